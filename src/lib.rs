@@ -1,0 +1,27 @@
+//! `clip_distill`: a tensor and reverse-mode autodiff engine that distils CLIP models.
+//!
+//! The rooms, from the ground up; each imports only from those above it in this list:
+//!
+//! - [`tensor`]: a value. Shape, dtype, storage handle, counter-based random numbers.
+//! - [`backend`]: the kernels as one object-safe trait, and the devices that run them.
+//! - [`autodiff`]: the tape. [`autodiff::Var`], recording, backward, recomputation.
+//! - [`ops`]: the closed set of differentiable operations, one file each.
+//! - [`loss`]: each distillation loss, one file and one operation, and their weighted sum.
+//! - [`model`]: CLIP as open_clip defines it: configuration, towers, parameters, heads.
+//! - [`io`]: safetensors, and the maps between file layouts and ours.
+//! - [`data`]: tokenizer, image decoding and transforms, webdataset shards, loader, demo corpus.
+//! - [`optim`]: AdamW, learning-rate schedules, gradient clipping.
+//! - [`train`]: configuration, one step, the loop, checkpoints, logs.
+//! - [`eval`]: zero-shot classification, retrieval, their report.
+
+pub mod autodiff;
+pub mod backend;
+pub mod data;
+pub mod eval;
+pub mod io;
+pub mod loss;
+pub mod model;
+pub mod ops;
+pub mod optim;
+pub mod tensor;
+pub mod train;
