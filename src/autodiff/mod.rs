@@ -1,1 +1,243 @@
-//! Work in progress.
+//! The tape: what was computed, and how to go back.
+//!
+//! A [`Tape`] records one closure per operation, which captures just what its backward reads. A
+//! tape made by [`Tape::frozen`] records nothing, so a teacher's activations are freed as it goes.
+//! [`Tape::checkpoint`] keeps only the inputs of a part and runs it again on the way back.
+
+mod error;
+
+pub use error::{Error, Result};
+
+use crate::backend::{Backend, Grad};
+use crate::tensor::Tensor;
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+/// A value on the tape. Cloning shares the value.
+#[derive(Clone, Debug)]
+pub struct Var {
+    value: Tensor,
+    id: Option<usize>,
+}
+
+impl Var {
+    /// A value without gradient.
+    pub fn constant(value: Tensor) -> Self {
+        Self { value, id: None }
+    }
+
+    /// The value.
+    pub fn value(&self) -> &Tensor {
+        &self.value
+    }
+
+    /// Sizes of the value's dimensions.
+    pub fn shape(&self) -> &[usize] {
+        self.value.shape()
+    }
+
+    /// Whether a gradient flows to this value.
+    pub fn is_tracked(&self) -> bool {
+        self.id.is_some()
+    }
+
+    /// The same value, cut off from the tape: a stop-gradient.
+    pub fn detach(&self) -> Self {
+        Self::constant(self.value.clone())
+    }
+
+    /// The value for a computation that has no backward.
+    ///
+    /// # Errors
+    /// If the variable is tracked: its gradient would silently be missing.
+    pub fn untracked(&self, op: &'static str) -> Result<&Tensor> {
+        if self.is_tracked() { Err(Error::NoBackward { op }) } else { Ok(&self.value) }
+    }
+}
+
+type Backward = Box<dyn FnOnce(&Tape, &mut Grads, Tensor) -> Result<()>>;
+
+enum Step {
+    /// A leaf: its gradient stays.
+    Leaf,
+    /// An operation.
+    Op(Backward),
+}
+
+struct Node {
+    id: usize,
+    step: Step,
+}
+
+/// Gradients on their way back, by variable.
+#[derive(Default)]
+pub struct Grads {
+    slots: Vec<Grad>,
+}
+
+impl Grads {
+    /// Takes what `var` has gathered so far, to hand to a kernel; `None` if `var` wants none.
+    /// Follow with [`Grads::put`].
+    pub fn take(&mut self, var: &Var) -> Option<Grad> {
+        let id = var.id?;
+        if self.slots.len() <= id {
+            self.slots.resize(id + 1, None);
+        }
+        Some(self.slots[id].take())
+    }
+
+    /// Puts back what [`Grads::take`] gave, after the kernel added to it.
+    pub fn put(&mut self, var: &Var, grad: Option<Grad>) {
+        if let (Some(id), Some(grad)) = (var.id, grad) {
+            self.slots[id] = grad;
+        }
+    }
+
+    /// Adds `value` to the gradient of `var`, moving it in if it is the first.
+    pub fn add(&mut self, backend: &dyn Backend, var: &Var, value: Tensor) -> Result<()> {
+        if let Some(mut slot) = self.take(var) {
+            backend.accumulate(&mut slot, value)?;
+            self.put(var, Some(slot));
+        }
+        Ok(())
+    }
+
+    /// The gradient of a leaf after [`Tape::backward`]; `None` if it did not take part.
+    pub fn get(&self, var: &Var) -> Option<&Tensor> {
+        self.slots.get(var.id?)?.as_ref()
+    }
+
+    /// As [`Grads::get`], moving the gradient out.
+    pub fn remove(&mut self, var: &Var) -> Option<Tensor> {
+        self.slots.get_mut(var.id?)?.take()
+    }
+}
+
+/// Records operations for one backward pass.
+pub struct Tape {
+    backend: Arc<dyn Backend>,
+    nodes: RefCell<Vec<Node>>,
+    next: Cell<usize>,
+    recording: Cell<bool>,
+}
+
+impl Tape {
+    /// A tape that records.
+    pub fn new(backend: Arc<dyn Backend>) -> Self {
+        Self {
+            backend,
+            nodes: RefCell::default(),
+            next: Cell::new(0),
+            recording: Cell::new(true),
+        }
+    }
+
+    /// A tape that records nothing: for teachers and evaluation.
+    pub fn frozen(backend: Arc<dyn Backend>) -> Self {
+        let tape = Self::new(backend);
+        tape.recording.set(false);
+        tape
+    }
+
+    /// The device that runs this tape's operations.
+    pub fn backend(&self) -> &dyn Backend {
+        self.backend.as_ref()
+    }
+
+    /// The device, shared.
+    pub fn backend_arc(&self) -> Arc<dyn Backend> {
+        self.backend.clone()
+    }
+
+    /// Whether operations are recorded.
+    pub fn is_recording(&self) -> bool {
+        self.recording.get()
+    }
+
+    /// Whether an operation over `inputs` will be recorded: then its backward's operands are worth
+    /// keeping.
+    pub fn tracks(&self, inputs: &[&Var]) -> bool {
+        self.is_recording() && inputs.iter().any(|v| v.is_tracked())
+    }
+
+    fn push(&self, step: Step) -> usize {
+        let id = self.next.get();
+        self.next.set(id + 1);
+        self.nodes.borrow_mut().push(Node { id, step });
+        id
+    }
+
+    /// A variable whose gradient is wanted: a parameter.
+    pub fn leaf(&self, value: Tensor) -> Var {
+        let id = self.is_recording().then(|| self.push(Step::Leaf));
+        Var { value, id }
+    }
+
+    /// A new variable computed from `inputs`; `backward` gets the tape, the gradients to add to,
+    /// and the gradient of the value. Nothing is recorded when no input is tracked.
+    pub fn record(
+        &self,
+        value: Tensor,
+        inputs: &[&Var],
+        backward: impl FnOnce(&Tape, &mut Grads, Tensor) -> Result<()> + 'static,
+    ) -> Var {
+        let id = self.tracks(inputs).then(|| self.push(Step::Op(Box::new(backward))));
+        Var { value, id }
+    }
+
+    /// Runs `part` keeping only its inputs, and runs it again during backward (activation
+    /// checkpointing, Chen et al., arXiv 1604.06174): the same kernels on the same values, so the
+    /// same bits. `part` may use further variables of this tape, such as parameters; it must be
+    /// tracked through at least one of `inputs`.
+    pub fn checkpoint(
+        &self,
+        inputs: &[&Var],
+        part: impl Fn(&Tape) -> Result<Var> + 'static,
+    ) -> Result<Var> {
+        if !self.tracks(inputs) {
+            return part(self);
+        }
+        self.recording.set(false);
+        let first = part(self);
+        self.recording.set(true);
+        let value = first?.value;
+        Ok(self.record(value, inputs, move |tape, grads, dy| {
+            // The replayed nodes go on top of the stack that backward is walking down, so it
+            // meets them next; every later node is gone already.
+            let again = part(tape)?;
+            grads.add(tape.backend(), &again, dy)
+        }))
+    }
+
+    /// Gradients of the scalar `loss` with respect to every leaf. Consumes the recording.
+    ///
+    /// # Errors
+    /// If `loss` has more than one element or was not recorded here.
+    pub fn backward(&self, loss: &Var) -> Result<Grads> {
+        if loss.value.len() != 1 {
+            return Err(Error::NotScalar { shape: loss.shape().to_vec() });
+        }
+        let one = self.backend.upload(loss.shape(), &[1.0])?;
+        self.backward_from(&[(loss, one)])
+    }
+
+    /// As [`Tape::backward`] from given gradients of several variables.
+    pub fn backward_from(&self, seeds: &[(&Var, Tensor)]) -> Result<Grads> {
+        let mut grads = Grads::default();
+        for (var, seed) in seeds {
+            if !var.is_tracked() {
+                return Err(Error::NotRecorded);
+            }
+            grads.add(self.backend(), var, seed.clone())?;
+        }
+        loop {
+            let node = self.nodes.borrow_mut().pop();
+            let Some(node) = node else { return Ok(grads) };
+            if let Step::Op(backward) = node.step
+                && let Some(dy) = grads.slots.get_mut(node.id).and_then(Option::take)
+            {
+                backward(self, &mut grads, dy)?;
+            }
+        }
+    }
+}

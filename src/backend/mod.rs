@@ -1,1 +1,339 @@
-//! Work in progress.
+//! The contract between operations and devices: one object-safe trait, a method per kernel.
+//!
+//! Shapes are checked by the operations (`ops`, `loss`); a backend checks only what would be
+//! unsafe to trust. Gradients are *accumulated by the kernel that makes them*: a kernel gets a
+//! [`Slot`] for each gradient it computes, and either fills it (when empty) or adds into it. A slot
+//! of `None` means that nobody wants that gradient.
+
+pub mod cpu;
+mod error;
+mod relation;
+mod segments;
+
+pub use error::{Error, Result, shape_error};
+pub use relation::{IntraWeights, Pair, Relation, RowStats, Side};
+pub use segments::Segments;
+
+use crate::tensor::Tensor;
+
+/// A gradient under accumulation: empty until the first contribution.
+pub type Grad = Option<Tensor>;
+
+/// Where a kernel puts a gradient; `None` when it is not wanted.
+pub type Slot<'a> = Option<&'a mut Grad>;
+
+/// The elementwise function behind a linear layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// Identity.
+    None,
+    /// x Φ(x) with the exact Gaussian distribution function (erf).
+    Gelu,
+    /// x σ(1.702 x), as OpenAI's weights were trained.
+    QuickGelu,
+}
+
+/// Output of [`Backend::linear`].
+pub struct Linear {
+    /// act(x Wᵀ + b) + residual, `[rows, out]`.
+    pub y: Tensor,
+    /// x Wᵀ + b, kept for the activation's derivative; `None` without activation or when not asked.
+    pub pre: Option<Tensor>,
+}
+
+/// Output of [`Backend::layer_norm`].
+pub struct LayerNorm {
+    /// Normalised, scaled and shifted rows, `[rows, width]`.
+    pub y: Tensor,
+    /// Mean of each row, `[rows]`.
+    pub mean: Tensor,
+    /// 1/√(variance + ε) of each row, `[rows]`.
+    pub rstd: Tensor,
+}
+
+/// One parameter of an AdamW step; see [`Backend::adamw`].
+pub struct AdamWTensor<'a> {
+    /// Updated in place.
+    pub param: &'a mut Tensor,
+    /// Gradient of the same shape.
+    pub grad: &'a Tensor,
+    /// First moment, updated in place.
+    pub m: &'a mut Tensor,
+    /// Second moment, updated in place.
+    pub v: &'a mut Tensor,
+    /// Weight decay of this tensor.
+    pub weight_decay: f32,
+}
+
+/// Numbers of one AdamW step, the same for all parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamWStep {
+    /// Learning rate.
+    pub lr: f32,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to √v̂.
+    pub eps: f32,
+    /// 1-based number of this step, for the bias corrections.
+    pub step: u64,
+    /// Every gradient is multiplied by this first (clipping, loss scaling).
+    pub grad_scale: f32,
+}
+
+/// The names of all kernels, as [`Backend::coverage`] lists them.
+pub const KERNELS: &[&str] = &[
+    "storage",
+    "linear",
+    "layer_norm",
+    "attention",
+    "embedding",
+    "patchify",
+    "prepend_class",
+    "select_rows",
+    "l2_normalize",
+    "exp",
+    "weighted_sum",
+    "relation",
+    "intra_weights",
+    "mse",
+    "adamw",
+    "grad_norm",
+];
+
+/// A device that runs every kernel of the engine.
+#[allow(clippy::too_many_arguments)] // kernels take the operands of their formulas
+pub trait Backend: Send + Sync + std::fmt::Debug {
+    /// Short name: `cpu`, `cuda`, `wgpu`.
+    fn name(&self) -> &'static str;
+
+    /// One line about the device, for the log.
+    fn describe(&self) -> String;
+
+    /// Which of [`KERNELS`] this backend has.
+    fn coverage(&self) -> &'static [&'static str];
+
+    // --- storage -----------------------------------------------------------------------------
+
+    /// A tensor of f32 values from host memory.
+    fn upload(&self, shape: &[usize], data: &[f32]) -> Result<Tensor>;
+
+    /// A tensor of i32 values from host memory.
+    fn upload_i32(&self, shape: &[usize], data: &[i32]) -> Result<Tensor>;
+
+    /// The values of an f32 tensor, waiting for all work before it.
+    fn download(&self, tensor: &Tensor) -> Result<Vec<f32>>;
+
+    /// A tensor of zeros (f32).
+    fn zeros(&self, shape: &[usize]) -> Result<Tensor>;
+
+    /// A tensor with storage of its own and the same values.
+    fn copy(&self, tensor: &Tensor) -> Result<Tensor>;
+
+    /// `slot += value`: moves the value in when the slot is empty, without touching memory.
+    fn accumulate(&self, slot: &mut Grad, value: Tensor) -> Result<()>;
+
+    // --- linear ------------------------------------------------------------------------------
+
+    /// y = act(x Wᵀ + b) + residual. x `[rows, in]`, w `[out, in]`, b `[out]`, residual
+    /// `[rows, out]`. `keep_pre` asks for the pre-activation that the backward pass reads.
+    fn linear(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        b: Option<&Tensor>,
+        residual: Option<&Tensor>,
+        act: Activation,
+        keep_pre: bool,
+    ) -> Result<Linear>;
+
+    /// Given dy `[rows, out]`: dpre = dy·act′(pre), dx += dpre W, dw += dpreᵀ x, db += Σ_rows dpre.
+    fn linear_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        w: &Tensor,
+        pre: Option<&Tensor>,
+        act: Activation,
+        dx: Slot,
+        dw: Slot,
+        db: Slot,
+    ) -> Result<()>;
+
+    // --- layer_norm --------------------------------------------------------------------------
+
+    /// Normalises each row of x `[rows, width]` and applies gamma and beta `[width]`.
+    fn layer_norm(&self, x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f32) -> Result<LayerNorm>;
+
+    /// Backward of [`Backend::layer_norm`].
+    fn layer_norm_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        gamma: &Tensor,
+        mean: &Tensor,
+        rstd: &Tensor,
+        dx: Slot,
+        dgamma: Slot,
+        dbeta: Slot,
+    ) -> Result<()>;
+
+    // --- attention ---------------------------------------------------------------------------
+
+    /// Softmax attention within each segment. qkv `[total, 3·width]` holds q, k, v side by side, each
+    /// head a contiguous chunk. Returns the output `[total, width]` and the log-sum-exp of every
+    /// row of logits `[heads, total]`.
+    fn attention(
+        &self,
+        qkv: &Tensor,
+        segments: &Segments,
+        heads: usize,
+        causal: bool,
+    ) -> Result<(Tensor, Tensor)>;
+
+    /// Backward of [`Backend::attention`]: recomputes the probabilities from `lse`.
+    fn attention_backward(
+        &self,
+        dout: &Tensor,
+        qkv: &Tensor,
+        out: &Tensor,
+        lse: &Tensor,
+        segments: &Segments,
+        heads: usize,
+        causal: bool,
+        dqkv: Slot,
+    ) -> Result<()>;
+
+    // --- embedding and token moves -----------------------------------------------------------
+
+    /// out_r = table[ids_r] + positions[pos_r]. ids, pos `[rows]` i32.
+    fn embedding(
+        &self,
+        table: &Tensor,
+        positions: &Tensor,
+        ids: &Tensor,
+        pos: &Tensor,
+    ) -> Result<Tensor>;
+
+    /// Scatters dy `[rows, width]` into both tables, in a fixed order. `vocab` and `context` are
+    /// the tables' numbers of rows.
+    fn embedding_backward(
+        &self,
+        dy: &Tensor,
+        ids: &Tensor,
+        pos: &Tensor,
+        vocab: usize,
+        context: usize,
+        dtable: Slot,
+        dpositions: Slot,
+    ) -> Result<()>;
+
+    /// Cuts images `[batch, h, w, 3]` into patches `[batch·(h/p)·(w/p), p·p·3]`, row-major over the
+    /// grid, each patch in (y, x, channel) order.
+    fn patchify(&self, images: &Tensor, patch: usize) -> Result<Tensor>;
+
+    /// Prepends a class token to each image's patches and adds positions: patches
+    /// `[batch·len, width]`, class `[width]`, positions `[1 + len, width]` →
+    /// `[batch·(1 + len), width]`.
+    fn prepend_class(&self, patches: &Tensor, class: &Tensor, positions: &Tensor)
+    -> Result<Tensor>;
+
+    /// Backward of [`Backend::prepend_class`] from dy `[batch·(1 + len), width]`.
+    fn prepend_class_backward(
+        &self,
+        dy: &Tensor,
+        len: usize,
+        dpatches: Slot,
+        dclass: Slot,
+        dpositions: Slot,
+    ) -> Result<()>;
+
+    /// out_r = x[index_r]: `[n, width]` from x `[rows, width]`, index `[n]` i32.
+    fn select_rows(&self, x: &Tensor, index: &Tensor) -> Result<Tensor>;
+
+    /// dx[index_r] += dy_r, in a fixed order; `rows` is x's number of rows.
+    fn select_rows_backward(&self, dy: &Tensor, index: &Tensor, rows: usize, dx: Slot)
+    -> Result<()>;
+
+    // --- small elementwise -------------------------------------------------------------------
+
+    /// y = x / max(‖x‖, 1e-12) for each row, and the factor 1 / max(‖x‖, 1e-12) `[rows]`.
+    fn l2_normalize(&self, x: &Tensor) -> Result<(Tensor, Tensor)>;
+
+    /// Backward of [`Backend::l2_normalize`].
+    fn l2_normalize_backward(
+        &self,
+        dy: &Tensor,
+        y: &Tensor,
+        inverse: &Tensor,
+        dx: Slot,
+    ) -> Result<()>;
+
+    /// Elementwise exponential.
+    fn exp(&self, x: &Tensor) -> Result<Tensor>;
+
+    /// dx += dy · y.
+    fn exp_backward(&self, dy: &Tensor, y: &Tensor, dx: Slot) -> Result<()>;
+
+    /// Σ_k weight_k · term_k of tensors of one shape.
+    fn weighted_sum(&self, terms: &[(&Tensor, f32)]) -> Result<Tensor>;
+
+    /// dx += factor · dy.
+    fn scale_backward(&self, dy: &Tensor, factor: f32, dx: Slot) -> Result<()>;
+
+    // --- losses ------------------------------------------------------------------------------
+
+    /// Streams the similarity rows of `pair` and returns their statistics; see [`RowStats`].
+    fn relation(&self, pair: &Pair) -> Result<RowStats>;
+
+    /// Gradient of relation losses with respect to `pair.student.x`; recomputes every tile.
+    ///
+    /// With P_ij = exp(a_ij − A_i) and the target T_ij (teacher's softmax, or identity):
+    /// C_ij = row.coef_i (P_ij − T_ij) + col.coef_j (P′_ji − T′_ji), where the primed terms are
+    /// softmaxes along the other direction; dx_i += α Σ_j C_ij y_j. The row part alone gives
+    /// dscale += Σ_ij row.coef_i (P_ij − T_ij) x_i·y_j, so that each direction contributes once.
+    fn relation_backward(
+        &self,
+        pair: &Pair,
+        row: &Side,
+        col: Option<&Side>,
+        dx: Slot,
+        dscale: Slot,
+    ) -> Result<()>;
+
+    /// The weighted mean of per-anchor divergences d `[n]` under `weights`: the loss `[1]`, its
+    /// derivative g `[n]` by each d, and for [`IntraWeights::Clip`] the derivative `[n]` by each
+    /// entry of `weights_from` (the anchors' cross-entropies).
+    fn intra_weights(
+        &self,
+        d: &Tensor,
+        weights: IntraWeights,
+        weights_from: Option<&Tensor>,
+    ) -> Result<(Tensor, Tensor, Option<Tensor>)>;
+
+    /// Sum of all elements times `factor`, as `[1]`.
+    fn sum(&self, x: &Tensor, factor: f32) -> Result<Tensor>;
+
+    /// out_i = scalar · factor · x_i, with `scalar` a `[1]` tensor on the device; x absent means 1.
+    fn scale_by(&self, scalar: &Tensor, factor: f32, x: Option<&Tensor>, n: usize)
+    -> Result<Tensor>;
+
+    /// Mean of (x − y)² over all elements, `[1]`.
+    fn mse(&self, x: &Tensor, y: &Tensor) -> Result<Tensor>;
+
+    /// dx += dy · 2 (x − y) / len, dy `[1]`.
+    fn mse_backward(&self, dy: &Tensor, x: &Tensor, y: &Tensor, dx: Slot) -> Result<()>;
+
+    // --- optimiser ---------------------------------------------------------------------------
+
+    /// One AdamW step (Loshchilov and Hutter, arXiv 1711.05101; PyTorch's order of operations):
+    /// p ← p (1 − lr·wd); m, v updated; p ← p − lr m̂ / (√v̂ + ε).
+    fn adamw(&self, tensors: &mut [AdamWTensor], step: AdamWStep) -> Result<()>;
+
+    /// √Σ g² over all tensors, summed in f64 in a fixed order.
+    fn grad_norm(&self, grads: &[&Tensor]) -> Result<f64>;
+
+    /// Clamps every element into [low, high] in place.
+    fn clamp(&self, x: &mut Tensor, low: f32, high: f32) -> Result<()>;
+}

@@ -1,0 +1,303 @@
+//! The CPU: the embedded default, and the first oracle of the other backends. f32 only.
+//!
+//! Each kernel lives in the file of its operation; this file only joins them to the contract.
+
+mod attention;
+mod elementwise;
+mod embedding;
+mod gemm;
+mod intra_weights;
+mod l2_normalize;
+mod layer_norm;
+mod linear;
+mod math;
+mod mse;
+mod optimizer;
+mod parallel;
+mod relation;
+mod storage;
+mod tokens;
+
+use super::{
+    Activation, AdamWStep, AdamWTensor, Backend, Grad, IntraWeights, KERNELS, LayerNorm, Linear,
+    Pair, Result, RowStats, Segments, Side, Slot, shape_error,
+};
+use crate::tensor::Tensor;
+
+/// The CPU backend. Work is spread over rayon's global pool; results do not depend on its size.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cpu;
+
+impl Cpu {
+    const NAME: &'static str = "cpu";
+
+    /// The CPU backend.
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+fn checked(op: &'static str, shape: &[usize], len: usize) -> Result<()> {
+    if shape.iter().product::<usize>() != len {
+        return shape_error(op, format!("{len} values for shape {shape:?}"));
+    }
+    Ok(())
+}
+
+impl Backend for Cpu {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn describe(&self) -> String {
+        format!("CPU, {} threads, {:?} vectors", rayon::current_num_threads(), pulp::Arch::new())
+    }
+
+    fn coverage(&self) -> &'static [&'static str] {
+        KERNELS
+    }
+
+    fn upload(&self, shape: &[usize], data: &[f32]) -> Result<Tensor> {
+        checked("upload", shape, data.len())?;
+        Ok(storage::tensor(shape, data.to_vec()))
+    }
+
+    fn upload_i32(&self, shape: &[usize], data: &[i32]) -> Result<Tensor> {
+        checked("upload_i32", shape, data.len())?;
+        Ok(storage::tensor_i32(shape, data.to_vec()))
+    }
+
+    fn download(&self, tensor: &Tensor) -> Result<Vec<f32>> {
+        Ok(storage::f32s("download", tensor)?.to_vec())
+    }
+
+    fn zeros(&self, shape: &[usize]) -> Result<Tensor> {
+        Ok(storage::tensor(shape, vec![0.0; shape.iter().product()]))
+    }
+
+    fn copy(&self, tensor: &Tensor) -> Result<Tensor> {
+        Ok(storage::tensor(tensor.shape(), storage::f32s("copy", tensor)?.to_vec()))
+    }
+
+    fn accumulate(&self, slot: &mut Grad, value: Tensor) -> Result<()> {
+        elementwise::accumulate(slot, value)
+    }
+
+    fn linear(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        b: Option<&Tensor>,
+        residual: Option<&Tensor>,
+        act: Activation,
+        keep_pre: bool,
+    ) -> Result<Linear> {
+        linear::forward(x, w, b, residual, act, keep_pre)
+    }
+
+    fn linear_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        w: &Tensor,
+        pre: Option<&Tensor>,
+        act: Activation,
+        dx: Slot,
+        dw: Slot,
+        db: Slot,
+    ) -> Result<()> {
+        linear::backward(dy, x, w, pre, act, dx, dw, db)
+    }
+
+    fn layer_norm(&self, x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f32) -> Result<LayerNorm> {
+        layer_norm::forward(x, gamma, beta, eps)
+    }
+
+    fn layer_norm_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        gamma: &Tensor,
+        mean: &Tensor,
+        rstd: &Tensor,
+        dx: Slot,
+        dgamma: Slot,
+        dbeta: Slot,
+    ) -> Result<()> {
+        layer_norm::backward(dy, x, gamma, mean, rstd, dx, dgamma, dbeta)
+    }
+
+    fn attention(
+        &self,
+        qkv: &Tensor,
+        segments: &Segments,
+        heads: usize,
+        causal: bool,
+    ) -> Result<(Tensor, Tensor)> {
+        attention::forward(qkv, segments, heads, causal)
+    }
+
+    fn attention_backward(
+        &self,
+        dout: &Tensor,
+        qkv: &Tensor,
+        out: &Tensor,
+        lse: &Tensor,
+        segments: &Segments,
+        heads: usize,
+        causal: bool,
+        dqkv: Slot,
+    ) -> Result<()> {
+        attention::backward(dout, qkv, out, lse, segments, heads, causal, dqkv)
+    }
+
+    fn embedding(
+        &self,
+        table: &Tensor,
+        positions: &Tensor,
+        ids: &Tensor,
+        pos: &Tensor,
+    ) -> Result<Tensor> {
+        embedding::forward(table, positions, ids, pos)
+    }
+
+    fn embedding_backward(
+        &self,
+        dy: &Tensor,
+        ids: &Tensor,
+        pos: &Tensor,
+        vocab: usize,
+        context: usize,
+        dtable: Slot,
+        dpositions: Slot,
+    ) -> Result<()> {
+        embedding::scatter(dy, ids, vocab, dtable)?;
+        embedding::scatter(dy, pos, context, dpositions)
+    }
+
+    fn patchify(&self, images: &Tensor, patch: usize) -> Result<Tensor> {
+        tokens::patchify(images, patch)
+    }
+
+    fn prepend_class(
+        &self,
+        patches: &Tensor,
+        class: &Tensor,
+        positions: &Tensor,
+    ) -> Result<Tensor> {
+        tokens::prepend_class(patches, class, positions)
+    }
+
+    fn prepend_class_backward(
+        &self,
+        dy: &Tensor,
+        len: usize,
+        dpatches: Slot,
+        dclass: Slot,
+        dpositions: Slot,
+    ) -> Result<()> {
+        tokens::prepend_class_backward(dy, len, dpatches, dclass, dpositions)
+    }
+
+    fn select_rows(&self, x: &Tensor, index: &Tensor) -> Result<Tensor> {
+        tokens::select_rows(x, index)
+    }
+
+    fn select_rows_backward(
+        &self,
+        dy: &Tensor,
+        index: &Tensor,
+        rows: usize,
+        dx: Slot,
+    ) -> Result<()> {
+        embedding::scatter(dy, index, rows, dx)
+    }
+
+    fn l2_normalize(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
+        l2_normalize::forward(x)
+    }
+
+    fn l2_normalize_backward(
+        &self,
+        dy: &Tensor,
+        y: &Tensor,
+        inverse: &Tensor,
+        dx: Slot,
+    ) -> Result<()> {
+        l2_normalize::backward(dy, y, inverse, dx)
+    }
+
+    fn exp(&self, x: &Tensor) -> Result<Tensor> {
+        elementwise::exp(x)
+    }
+
+    fn exp_backward(&self, dy: &Tensor, y: &Tensor, dx: Slot) -> Result<()> {
+        elementwise::exp_backward(dy, y, dx)
+    }
+
+    fn weighted_sum(&self, terms: &[(&Tensor, f32)]) -> Result<Tensor> {
+        elementwise::weighted_sum(terms)
+    }
+
+    fn scale_backward(&self, dy: &Tensor, factor: f32, dx: Slot) -> Result<()> {
+        elementwise::scale_backward(dy, factor, dx)
+    }
+
+    fn relation(&self, pair: &Pair) -> Result<RowStats> {
+        relation::forward(pair)
+    }
+
+    fn relation_backward(
+        &self,
+        pair: &Pair,
+        row: &Side,
+        col: Option<&Side>,
+        dx: Slot,
+        dscale: Slot,
+    ) -> Result<()> {
+        relation::backward(pair, row, col, dx, dscale)
+    }
+
+    fn intra_weights(
+        &self,
+        d: &Tensor,
+        weights: IntraWeights,
+        weights_from: Option<&Tensor>,
+    ) -> Result<(Tensor, Tensor, Option<Tensor>)> {
+        intra_weights::intra_weights(d, weights, weights_from)
+    }
+
+    fn sum(&self, x: &Tensor, factor: f32) -> Result<Tensor> {
+        elementwise::sum(x, factor)
+    }
+
+    fn scale_by(
+        &self,
+        scalar: &Tensor,
+        factor: f32,
+        x: Option<&Tensor>,
+        n: usize,
+    ) -> Result<Tensor> {
+        elementwise::scale_by(scalar, factor, x, n)
+    }
+
+    fn mse(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+        mse::forward(x, y)
+    }
+
+    fn mse_backward(&self, dy: &Tensor, x: &Tensor, y: &Tensor, dx: Slot) -> Result<()> {
+        mse::backward(dy, x, y, dx)
+    }
+
+    fn adamw(&self, tensors: &mut [AdamWTensor], step: AdamWStep) -> Result<()> {
+        optimizer::adamw(tensors, step)
+    }
+
+    fn grad_norm(&self, grads: &[&Tensor]) -> Result<f64> {
+        optimizer::grad_norm(grads)
+    }
+
+    fn clamp(&self, x: &mut Tensor, low: f32, high: f32) -> Result<()> {
+        optimizer::clamp(x, low, high)
+    }
+}

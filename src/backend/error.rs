@@ -1,0 +1,66 @@
+//! What can go wrong in a kernel call.
+
+use crate::tensor::DType;
+
+/// Result of a backend call.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error of a backend.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Shapes that do not fit the operation.
+    #[error("{op}: {detail}")]
+    Shape {
+        /// The operation.
+        op: &'static str,
+        /// Both shapes and the rule that they break.
+        detail: String,
+    },
+    /// An element type that the operation does not take.
+    #[error("{op}: expected {expected:?}, got {got:?}")]
+    DType {
+        /// The operation.
+        op: &'static str,
+        /// What the kernel takes.
+        expected: DType,
+        /// What it was given.
+        got: DType,
+    },
+    /// A tensor of another device.
+    #[error("{op}: the tensor does not live on backend {backend}")]
+    Foreign {
+        /// The operation.
+        op: &'static str,
+        /// The backend that was called.
+        backend: &'static str,
+    },
+    /// The tensor to be written is shared, so writing would change another value.
+    #[error("{op}: the tensor to write is shared")]
+    Shared {
+        /// The operation.
+        op: &'static str,
+    },
+    /// An index outside its table.
+    #[error("{op}: index {index} outside 0..{bound}")]
+    Index {
+        /// The operation.
+        op: &'static str,
+        /// The offending index.
+        index: i64,
+        /// Number of valid indices.
+        bound: usize,
+    },
+    /// The backend has no such kernel; its coverage table says so.
+    #[error("backend {backend} has no kernel {kernel}")]
+    Unsupported {
+        /// The backend.
+        backend: &'static str,
+        /// The kernel.
+        kernel: &'static str,
+    },
+}
+
+/// A shape error naming the operation.
+pub fn shape_error<T>(op: &'static str, detail: impl Into<String>) -> Result<T> {
+    Err(Error::Shape { op, detail: detail.into() })
+}

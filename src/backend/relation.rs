@@ -1,0 +1,60 @@
+//! The operands of the relation kernels, which all similarity losses share.
+
+use crate::tensor::Tensor;
+
+/// Logits a_ij = scale · x_i·y_j between two sets of unit features, never stored as a matrix.
+#[derive(Clone, Debug)]
+pub struct Relation {
+    /// Anchors, `[n, width]`.
+    pub x: Tensor,
+    /// Candidates, `[m, width]`.
+    pub y: Tensor,
+    /// α, `[1]`, already exponentiated.
+    pub scale: Tensor,
+}
+
+/// A student's relation and what it should look like.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// Whose rows are trained.
+    pub student: Relation,
+    /// Whose softmax rows are the target; without a teacher the target of row i is class i.
+    pub teacher: Option<Relation>,
+    /// Leaves j = i out of every sum: intra-modal relations look at negatives only.
+    pub skip_diagonal: bool,
+}
+
+/// What one streaming pass over the rows of a [`Pair`] yields.
+#[derive(Clone, Debug)]
+pub struct RowStats {
+    /// A_i = ln Σ_j exp a_ij of the student, `[n]`.
+    pub lse: Tensor,
+    /// B_i of the teacher, `[n]`.
+    pub teacher_lse: Option<Tensor>,
+    /// With a teacher, KL(q_i ‖ p_i); without, the cross-entropy A_i − a_ii. `[n]`
+    pub value: Tensor,
+}
+
+/// One direction of a relation loss in the backward pass.
+#[derive(Clone, Debug)]
+pub struct Side {
+    /// The statistics of that direction's forward pass.
+    pub stats: RowStats,
+    /// ∂L/∂value_i including the upstream gradient, `[n]`.
+    pub coef: Tensor,
+}
+
+/// How anchors of the intra-modal loss are weighted; `--intra-weights`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IntraWeights {
+    /// w_i = d_i / Σd, differentiated through.
+    Divergence,
+    /// w_i = d_i / stop(Σd).
+    Stable,
+    /// w_i = stop(d_i / Σd).
+    Detached,
+    /// w_i = 1/N.
+    Uniform,
+    /// w_i = ℓ_i / Σℓ with the anchor's own contrastive cross-entropy ℓ_i.
+    Clip,
+}
