@@ -253,8 +253,13 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     fn select_rows(&self, x: &Tensor, index: &Tensor) -> Result<Tensor>;
 
     /// dx[index_r] += dy_r, in a fixed order; `rows` is x's number of rows.
-    fn select_rows_backward(&self, dy: &Tensor, index: &Tensor, rows: usize, dx: Slot)
-    -> Result<()>;
+    fn select_rows_backward(
+        &self,
+        dy: &Tensor,
+        index: &Tensor,
+        rows: usize,
+        dx: Slot,
+    ) -> Result<()>;
 
     // --- small elementwise -------------------------------------------------------------------
 
@@ -316,8 +321,13 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     fn sum(&self, x: &Tensor, factor: f32) -> Result<Tensor>;
 
     /// out_i = scalar · factor · x_i, with `scalar` a `[1]` tensor on the device; x absent means 1.
-    fn scale_by(&self, scalar: &Tensor, factor: f32, x: Option<&Tensor>, n: usize)
-    -> Result<Tensor>;
+    fn scale_by(
+        &self,
+        scalar: &Tensor,
+        factor: f32,
+        x: Option<&Tensor>,
+        n: usize,
+    ) -> Result<Tensor>;
 
     /// Mean of (x − y)² over all elements, `[1]`.
     fn mse(&self, x: &Tensor, y: &Tensor) -> Result<Tensor>;

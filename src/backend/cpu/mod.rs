@@ -50,7 +50,11 @@ impl Backend for Cpu {
     }
 
     fn describe(&self) -> String {
-        format!("CPU, {} threads, {:?} vectors", rayon::current_num_threads(), pulp::Arch::new())
+        format!(
+            "CPU, {} threads, {:?} vectors",
+            rayon::current_num_threads(),
+            pulp::Arch::new()
+        )
     }
 
     fn coverage(&self) -> &'static [&'static str] {
@@ -76,7 +80,10 @@ impl Backend for Cpu {
     }
 
     fn copy(&self, tensor: &Tensor) -> Result<Tensor> {
-        Ok(storage::tensor(tensor.shape(), storage::f32s("copy", tensor)?.to_vec()))
+        Ok(storage::tensor(
+            tensor.shape(),
+            storage::f32s("copy", tensor)?.to_vec(),
+        ))
     }
 
     fn accumulate(&self, slot: &mut Grad, value: Tensor) -> Result<()> {
