@@ -86,6 +86,7 @@ pub struct AdamWStep {
 pub const KERNELS: &[&str] = &[
     "storage",
     "linear",
+    "matmul",
     "layer_norm",
     "attention",
     "embedding",
@@ -159,6 +160,19 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
         dx: Slot,
         dw: Slot,
         db: Slot,
+    ) -> Result<()>;
+
+    /// y = x P. x `[rows, in]`, p `[in, out]`.
+    fn matmul(&self, x: &Tensor, p: &Tensor) -> Result<Tensor>;
+
+    /// dx += dy Pᵀ, dp += xᵀ dy.
+    fn matmul_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        p: &Tensor,
+        dx: Slot,
+        dp: Slot,
     ) -> Result<()>;
 
     // --- layer_norm --------------------------------------------------------------------------

@@ -125,3 +125,34 @@ pub(super) fn backward(
     }
     Ok(())
 }
+
+pub(super) fn matmul(x: &Tensor, p: &Tensor) -> Result<Tensor> {
+    let (rows, inner, out) = (x.rows(), x.width(), p.width());
+    let mut y = vec![0.0; rows * out];
+    let (x, p) = (
+        View::new(f32s(OP, x)?, rows, inner),
+        View::new(f32s(OP, p)?, inner, out),
+    );
+    gemm(&mut y, false, 1.0, x, p);
+    Ok(tensor(&[rows, out], y))
+}
+
+pub(super) fn matmul_backward(
+    dy: &Tensor,
+    x: &Tensor,
+    p: &Tensor,
+    dx: Slot,
+    dp: Slot,
+) -> Result<()> {
+    let (rows, inner, out) = (x.rows(), x.width(), p.width());
+    let dy = View::new(f32s(OP, dy)?, rows, out);
+    if let Some(dx) = dx {
+        let (dx, add) = target(OP, dx, x.shape())?;
+        gemm(dx, add, 1.0, dy, View::new(f32s(OP, p)?, inner, out).t());
+    }
+    if let Some(dp) = dp {
+        let (dp, add) = target(OP, dp, p.shape())?;
+        gemm(dp, add, 1.0, View::new(f32s(OP, x)?, rows, inner).t(), dy);
+    }
+    Ok(())
+}

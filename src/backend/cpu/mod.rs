@@ -116,6 +116,21 @@ impl Backend for Cpu {
         linear::backward(dy, x, w, pre, act, dx, dw, db)
     }
 
+    fn matmul(&self, x: &Tensor, p: &Tensor) -> Result<Tensor> {
+        linear::matmul(x, p)
+    }
+
+    fn matmul_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        p: &Tensor,
+        dx: Slot,
+        dp: Slot,
+    ) -> Result<()> {
+        linear::matmul_backward(dy, x, p, dx, dp)
+    }
+
     fn layer_norm(&self, x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f32) -> Result<LayerNorm> {
         layer_norm::forward(x, gamma, beta, eps)
     }
