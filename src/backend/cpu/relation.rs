@@ -214,7 +214,7 @@ pub(super) fn forward(pair: &Pair) -> Result<RowStats> {
                 if let Some(t) = &teacher {
                     t.cosines(&rows, &cols, &mut b);
                 }
-                vectorised(|| {
+                vectorised(#[inline(always)] || {
                     for (r, state) in state.iter_mut().enumerate() {
                         let i = rows.start + r;
                         let line = r * cols.len()..(r + 1) * cols.len();
@@ -359,7 +359,7 @@ fn backward_block(
         if let Some(teacher) = teacher {
             teacher.cosines(&rows, &cols, &mut t);
         }
-        vectorised(|| {
+        vectorised(#[inline(always)] || {
             for (r, i) in rows.clone().enumerate() {
                 let line = r * cols.len()..(r + 1) * cols.len();
                 let c = &mut c[line.clone()];
