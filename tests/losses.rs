@@ -45,7 +45,8 @@ struct Case {
 fn unit(x: &mut [f64], width: usize) {
     for row in x.chunks_mut(width) {
         let norm = row.iter().map(|v| v * v).sum::<f64>().sqrt();
-        row.iter_mut().for_each(|v| *v = f64::from((*v / norm) as f32));
+        row.iter_mut()
+            .for_each(|v| *v = f64::from((*v / norm) as f32));
     }
 }
 
@@ -56,7 +57,10 @@ impl Case {
         let mut normal = |n: usize| (0..n).map(|_| f64::from(rng.normal())).collect::<Vec<_>>();
         let mut near = |x: &[f64], distance: f64| {
             let noise = normal(x.len());
-            x.iter().zip(noise).map(|(x, e)| x + distance * e).collect::<Vec<_>>()
+            x.iter()
+                .zip(noise)
+                .map(|(x, e)| x + distance * e)
+                .collect::<Vec<_>>()
         };
         let mut image = near(&vec![0.0; n * teacher_width], 1.0);
         let mut text = near(&image, 1.0);
@@ -69,8 +73,20 @@ impl Case {
         unit(&mut text, teacher_width);
         unit(&mut v, width);
         unit(&mut s, width);
-        let x = v.into_iter().chain(s).chain([f64::from(scales.0)]).collect();
-        Self { n, width, teacher_width, x, image, text, teacher_scale: f64::from(scales.1) }
+        let x = v
+            .into_iter()
+            .chain(s)
+            .chain([f64::from(scales.0)])
+            .collect();
+        Self {
+            n,
+            width,
+            teacher_width,
+            x,
+            image,
+            text,
+            teacher_scale: f64::from(scales.1),
+        }
     }
 
     fn student(&self) -> (&[f64], &[f64], f64) {
@@ -89,7 +105,9 @@ impl Case {
 /// scale · x_i·y_j as rows.
 fn logits(x: &[f64], y: &[f64], width: usize, scale: f64) -> Vec<Vec<f64>> {
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    x.chunks(width).map(|a| y.chunks(width).map(|b| scale * dot(a, b)).collect()).collect()
+    x.chunks(width)
+        .map(|a| y.chunks(width).map(|b| scale * dot(a, b)).collect())
+        .collect()
 }
 
 fn lse(row: &[f64]) -> f64 {
@@ -98,13 +116,19 @@ fn lse(row: &[f64]) -> f64 {
 }
 
 fn ce(rows: &[Vec<f64>]) -> Vec<f64> {
-    rows.iter().enumerate().map(|(i, row)| lse(row) - row[i]).collect()
+    rows.iter()
+        .enumerate()
+        .map(|(i, row)| lse(row) - row[i])
+        .collect()
 }
 
 fn kl(teacher: &[Vec<f64>], student: &[Vec<f64>]) -> Vec<f64> {
     let row = |(b, a): (&Vec<f64>, &Vec<f64>)| {
         let (lb, la) = (lse(b), lse(a));
-        b.iter().zip(a).map(|(b, a)| (b - lb).exp() * ((b - lb) - (a - la))).sum()
+        b.iter()
+            .zip(a)
+            .map(|(b, a)| (b - lb).exp() * ((b - lb) - (a - la)))
+            .sum()
     };
     teacher.iter().zip(student).map(row).collect()
 }
@@ -135,7 +159,12 @@ fn oracle(loss: Loss, case: &Case, frozen: &Case) -> f64 {
         }
         Loss::Fd => {
             let mse = |x: &[f64], y: &[f64]| {
-                mean(&x.iter().zip(y).map(|(x, y)| (x - y).powi(2)).collect::<Vec<_>>())
+                mean(
+                    &x.iter()
+                        .zip(y)
+                        .map(|(x, y)| (x - y).powi(2))
+                        .collect::<Vec<_>>(),
+                )
             };
             mse(v, image) + mse(s, text)
         }
@@ -174,7 +203,11 @@ fn oracle(loss: Loss, case: &Case, frozen: &Case) -> f64 {
 fn slope(loss: Loss, case: &Case, direction: impl Fn(usize) -> f64) -> f64 {
     let at = |h: f64| {
         let mut moved = case.clone();
-        moved.x.iter_mut().enumerate().for_each(|(k, x)| *x += h * direction(k));
+        moved
+            .x
+            .iter_mut()
+            .enumerate()
+            .for_each(|(k, x)| *x += h * direction(k));
         oracle(loss, &moved, case)
     };
     let h = 1e-5;
@@ -225,33 +258,59 @@ fn engine(loss: Loss, case: &Case) -> (f32, Vec<f32>) {
 fn close(what: &str, got: f32, want: f64, size: f64, alpha: f64) {
     let error = (f64::from(got) - want).abs();
     let bound = 1e-4 * size + 2e-7 * alpha.max(1.0);
-    assert!(error <= bound, "{what}: {got} for {want:e}, off by {error:e} of {bound:e}");
+    assert!(
+        error <= bound,
+        "{what}: {got} for {want:e}, off by {error:e} of {bound:e}"
+    );
 }
 
 /// Forward, and the gradient of every variable.
 fn check(loss: Loss, case: &Case) {
-    let what = format!("{loss:?} n={} d={}/{}", case.n, case.width, case.teacher_width);
+    let what = format!(
+        "{loss:?} n={} d={}/{}",
+        case.n, case.width, case.teacher_width
+    );
     let (value, gradient) = engine(loss, case);
     let want = oracle(loss, case, case);
     let error = (f64::from(value) - want).abs();
-    assert!(error <= 1e-5 * (0.1 + want.abs()), "{what}: {value} for {want}");
+    assert!(
+        error <= 1e-5 * (0.1 + want.abs()),
+        "{what}: {value} for {want}"
+    );
     let count = case.x.len();
-    let slopes: Vec<f64> =
-        (0..count).map(|k| slope(loss, case, |j| f64::from(u8::from(j == k)))).collect();
+    let slopes: Vec<f64> = (0..count)
+        .map(|k| slope(loss, case, |j| f64::from(u8::from(j == k))))
+        .collect();
     let (features, scale) = slopes.split_at(count - 1);
     let largest = features.iter().fold(0.0f64, |m, g| m.max(g.abs()));
     let alpha = case.x[count - 1];
     for (k, &want) in features.iter().enumerate() {
-        close(&format!("{what} feature {k}"), gradient[k], want, largest, alpha);
+        close(
+            &format!("{what} feature {k}"),
+            gradient[k],
+            want,
+            largest,
+            alpha,
+        );
     }
     // ∂L/∂α collects cosines where ∂L/∂x collects α: smaller by that.
-    close(&format!("{what} scale"), gradient[count - 1], scale[0], scale[0].abs(), 1.0);
+    close(
+        &format!("{what} scale"),
+        gradient[count - 1],
+        scale[0],
+        scale[0].abs(),
+        1.0,
+    );
 }
 
 #[test]
 fn every_loss_matches_its_formula() {
     for loss in all_losses() {
-        let widths = if matches!(loss, Loss::Fd | Loss::Icl) { (7, 7) } else { (6, 9) };
+        let widths = if matches!(loss, Loss::Fd | Loss::Icl) {
+            (7, 7)
+        } else {
+            (6, 9)
+        };
         check(loss, &Case::new(9, widths.0, widths.1, (14.3, 20.0), 1));
         check(loss, &Case::new(5, widths.0, widths.1, (1.0, 3.0), 2));
     }
@@ -289,17 +348,34 @@ fn many_tiles() {
     let case = Case::new(1100, 4, 5, (14.3, 20.0), 3);
     let same = Case::new(1100, 5, 5, (14.3, 20.0), 3);
     for loss in all_losses() {
-        if matches!(loss, Loss::Intra(Stable | Detached, _) | Loss::Intra(_, Modality::Text)) {
+        if matches!(
+            loss,
+            Loss::Intra(Stable | Detached, _) | Loss::Intra(_, Modality::Text)
+        ) {
             continue; // the same tiles as the others
         }
-        let case = if matches!(loss, Loss::Fd | Loss::Icl) { &same } else { &case };
+        let case = if matches!(loss, Loss::Fd | Loss::Icl) {
+            &same
+        } else {
+            &case
+        };
         let (value, gradient) = engine(loss, case);
         let want = oracle(loss, case, case);
-        assert!((f64::from(value) - want).abs() < 1e-5 * want, "{loss:?}: {value} for {want}");
+        assert!(
+            (f64::from(value) - want).abs() < 1e-5 * want,
+            "{loss:?}: {value} for {want}"
+        );
         // Uphill, so that nothing cancels in the comparison.
-        let norm = gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+        let norm = gradient
+            .iter()
+            .map(|g| f64::from(*g).powi(2))
+            .sum::<f64>()
+            .sqrt();
         let want = slope(loss, case, |k| f64::from(gradient[k]) / norm);
-        assert!((norm - want).abs() < 1e-4 * want, "{loss:?}: slope {norm} for {want}");
+        assert!(
+            (norm - want).abs() < 1e-4 * want,
+            "{loss:?}: slope {norm} for {want}"
+        );
     }
 }
 
@@ -321,7 +397,10 @@ fn a_student_equal_to_its_teacher_has_nothing_to_learn() {
 fn one_negative_tells_nothing() {
     for n in [1, 2] {
         let case = Case::new(n, 6, 6, (14.3, 30.0), 5);
-        for loss in all_losses().into_iter().filter(|l| matches!(l, Loss::Intra(..))) {
+        for loss in all_losses()
+            .into_iter()
+            .filter(|l| matches!(l, Loss::Intra(..)))
+        {
             let (value, gradient) = engine(loss, &case);
             assert_eq!(value, 0.0, "{loss:?}");
             assert!(gradient.iter().all(|&g| g == 0.0), "{loss:?}");
@@ -358,7 +437,10 @@ fn extremes_stay_finite_and_right() {
             ("one_hot", &one_hot),
         ] {
             let (value, gradient) = engine(loss, case);
-            assert!(value.is_finite() && value >= 0.0, "{loss:?} {name}: {value}");
+            assert!(
+                value.is_finite() && value >= 0.0,
+                "{loss:?} {name}: {value}"
+            );
             assert!(gradient.iter().all(|g| g.is_finite()), "{loss:?} {name}");
             if name == "duplicates" || name == "clamped" {
                 check(loss, case);
@@ -372,9 +454,15 @@ fn the_number_of_threads_changes_no_bit() {
     let case = Case::new(700, 24, 24, (14.3, 20.0), 10);
     for loss in all_losses() {
         let run = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
             let (value, gradient) = pool.install(|| engine(loss, &case));
-            (value.to_bits(), gradient.into_iter().map(f32::to_bits).collect::<Vec<_>>())
+            (
+                value.to_bits(),
+                gradient.into_iter().map(f32::to_bits).collect::<Vec<_>>(),
+            )
         };
         assert!(run(1) == run(2), "{loss:?}");
         assert!(run(1) == run(5), "{loss:?}");

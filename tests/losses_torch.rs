@@ -25,7 +25,10 @@ impl Fixture<'_> {
     fn values(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
         let view = self.file.tensor(&format!("{}.{name}", self.case)).unwrap();
         let bytes = view.data().as_chunks::<4>().0;
-        (view.shape().to_vec(), bytes.iter().map(|&b| f32::from_le_bytes(b)).collect())
+        (
+            view.shape().to_vec(),
+            bytes.iter().map(|&b| f32::from_le_bytes(b)).collect(),
+        )
     }
 
     fn tensor(&self, name: &str) -> Tensor {
@@ -95,10 +98,16 @@ fn check(case: &Value, bytes: &[u8]) -> bool {
             text: f.projected("s_raw", "head_text_weight", "head_text_bias"),
         }
     } else {
-        Features { image: f.leaf("v"), text: f.leaf("s") }
+        Features {
+            image: f.leaf("v"),
+            text: f.leaf("s"),
+        }
     };
-    let teacher =
-        TeacherFeatures { image: f.tensor("V"), text: f.tensor("T"), scale: f.tensor("alpha_t") };
+    let teacher = TeacherFeatures {
+        image: f.tensor("V"),
+        text: f.tensor("T"),
+        scale: f.tensor("alpha_t"),
+    };
     let scale = f.leaf("alpha");
     let value = match text("loss") {
         "clip" => loss::clip(&f.tape, &student, &scale),
@@ -129,7 +138,11 @@ fn check(case: &Value, bytes: &[u8]) -> bool {
     .unwrap();
     let got = f.tape.backend().download(value.value()).unwrap()[0];
     let want = f.values("loss").1[0];
-    assert!((got - want).abs() <= 1e-5 * want.abs() + 1e-7, "{}: {got} for {want}", f.case);
+    assert!(
+        (got - want).abs() <= 1e-5 * want.abs() + 1e-7,
+        "{}: {got} for {want}",
+        f.case
+    );
     let grads = f.tape.backward(&value).unwrap();
     f.compare(&grads);
     true
