@@ -106,7 +106,7 @@ pub(super) fn forward(
             let keys = h.keys(to);
             let p = &mut scratch[..(to - from) * keys];
             h.logits(from, to, p);
-            vectorised(|| {
+            vectorised(#[inline(always)] || {
                 for (r, row) in p.chunks_exact_mut(keys).enumerate() {
                     let (seen, hidden) = row.split_at_mut(h.visible(from + r));
                     let max = math::max(seen);
@@ -165,7 +165,7 @@ pub(super) fn backward(
             let first = (h.start + from) * width + h.head * h.dim;
             let d_rows = View::strided(&dout[first..], to - from, h.dim, width);
             gemm_serial(ds, false, 1.0, d_rows, h.part(2, 0, keys).t());
-            vectorised(|| {
+            vectorised(#[inline(always)] || {
                 let rows = p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys));
                 for (r, (p, ds)) in rows.enumerate() {
                     let row = first + r * width;

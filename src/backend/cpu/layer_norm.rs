@@ -13,7 +13,7 @@ pub(super) fn forward(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f32) -> Re
     let (xs, gamma, beta) = (f32s(OP, x)?, f32s(OP, gamma)?, f32s(OP, beta)?);
     let mut y = vec![0.0; rows * width];
     let mut stats = vec![0.0; rows * 2];
-    over_rows2(&mut y, width, &mut stats, 2, |first, y, stats| {
+    over_rows2(&mut y, width, &mut stats, 2, #[inline(always)] |first, y, stats| {
         let rows = y.chunks_exact_mut(width).zip(stats.chunks_exact_mut(2));
         for (r, (y, stats)) in rows.enumerate() {
             let x = &xs[(first + r) * width..][..width];
@@ -48,7 +48,7 @@ pub(super) fn backward(
     let (dy, xs, g) = (f32s(OP, dy)?, f32s(OP, x)?, f32s(OP, gamma)?);
     let (mean, rstd) = (f32s(OP, mean)?, f32s(OP, rstd)?);
     if let Some(dx) = dx {
-        over_rows(accumulator(OP, dx, x.shape())?, width, |first, dx| {
+        over_rows(accumulator(OP, dx, x.shape())?, width, #[inline(always)] |first, dx| {
             let mut scaled = vec![0.0; width];
             let mut normal = vec![0.0; width];
             for (r, dx) in dx.chunks_exact_mut(width).enumerate() {
@@ -72,7 +72,7 @@ pub(super) fn backward(
         });
     }
     if let Some(dgamma) = dgamma {
-        column_sums(rows, accumulator(OP, dgamma, gamma.shape())?, |r, sum| {
+        column_sums(rows, accumulator(OP, dgamma, gamma.shape())?, #[inline(always)] |r, sum| {
             let at = r * width..(r + 1) * width;
             for ((s, dy), x) in sum.iter_mut().zip(&dy[at.clone()]).zip(&xs[at]) {
                 *s += dy * (x - mean[r]) * rstd[r];
@@ -80,7 +80,7 @@ pub(super) fn backward(
         });
     }
     if let Some(dbeta) = dbeta {
-        column_sums(rows, accumulator(OP, dbeta, gamma.shape())?, |r, sum| {
+        column_sums(rows, accumulator(OP, dbeta, gamma.shape())?, #[inline(always)] |r, sum| {
             for (s, dy) in sum.iter_mut().zip(&dy[r * width..]) {
                 *s += dy;
             }

@@ -14,9 +14,9 @@ const OP: &str = "linear";
 fn activate(act: Activation, pre: &[f32], y: &mut [f32]) {
     let values = y.iter_mut().zip(pre);
     match act {
-        Activation::None => values.for_each(|(y, &x)| *y = x),
-        Activation::Gelu => values.for_each(|(y, &x)| *y = math::gelu(x)),
-        Activation::QuickGelu => values.for_each(|(y, &x)| *y = math::quick_gelu(x)),
+        Activation::None => values.for_each(#[inline(always)] |(y, &x)| *y = x),
+        Activation::Gelu => values.for_each(#[inline(always)] |(y, &x)| *y = math::gelu(x)),
+        Activation::QuickGelu => values.for_each(#[inline(always)] |(y, &x)| *y = math::quick_gelu(x)),
     }
 }
 
@@ -35,7 +35,7 @@ pub(super) fn forward(
     let fused_residual = residual.filter(|_| act == Activation::None);
     let mut pre = fused_residual.map_or_else(|| vec![0.0; rows * out], <[f32]>::to_vec);
     if let Some(bias) = bias {
-        over_rows(&mut pre, out, |_, pre| {
+        over_rows(&mut pre, out, #[inline(always)] |_, pre| {
             for row in pre.chunks_exact_mut(out) {
                 for (p, b) in row.iter_mut().zip(bias) {
                     *p += b;
@@ -57,7 +57,7 @@ pub(super) fn forward(
         });
     }
     let mut y = vec![0.0; rows * out];
-    over_rows(&mut y, out, |first, y| {
+    over_rows(&mut y, out, #[inline(always)] |first, y| {
         let at = first * out..first * out + y.len();
         activate(act, &pre[at.clone()], y);
         if let Some(residual) = residual {
@@ -90,16 +90,16 @@ pub(super) fn backward(
         Some(pre) => {
             let pre = f32s(OP, pre)?;
             let mut dpre = vec![0.0; rows * out];
-            over_rows(&mut dpre, out, |first, dpre| {
+            over_rows(&mut dpre, out, #[inline(always)] |first, dpre| {
                 let at = first * out..first * out + dpre.len();
                 let values = dpre.iter_mut().zip(&pre[at.clone()]).zip(&dy[at]);
                 match act {
-                    Activation::None => values.for_each(|((d, _), dy)| *d = *dy),
+                    Activation::None => values.for_each(#[inline(always)] |((d, _), dy)| *d = *dy),
                     Activation::Gelu => {
-                        values.for_each(|((d, &p), dy)| *d = dy * math::gelu_derivative(p));
+                        values.for_each(#[inline(always)] |((d, &p), dy)| *d = dy * math::gelu_derivative(p));
                     }
                     Activation::QuickGelu => {
-                        values.for_each(|((d, &p), dy)| *d = dy * math::quick_gelu_derivative(p));
+                        values.for_each(#[inline(always)] |((d, &p), dy)| *d = dy * math::quick_gelu_derivative(p));
                     }
                 }
             });
@@ -117,7 +117,7 @@ pub(super) fn backward(
         gemm(dw, add, 1.0, d.t(), View::new(f32s(OP, x)?, rows, inner));
     }
     if let Some(db) = db {
-        column_sums(rows, accumulator(OP, db, &[out])?, |r, sum| {
+        column_sums(rows, accumulator(OP, db, &[out])?, #[inline(always)] |r, sum| {
             for (s, d) in sum.iter_mut().zip(&dpre[r * out..]) {
                 *s += d;
             }

@@ -35,7 +35,7 @@ pub(super) fn adamw(tensors: &mut [AdamWTensor], step: AdamWStep) -> Result<()> 
             .zip(grad.par_chunks(CHUNK))
             .zip(m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK)))
             .for_each(|((p, g), (m, v))| {
-                vectorised(|| {
+                vectorised(#[inline(always)] || {
                     for (((p, g), m), v) in p.iter_mut().zip(g).zip(m.iter_mut()).zip(v.iter_mut())
                     {
                         let g = g * step.grad_scale;
@@ -55,7 +55,7 @@ pub(super) fn grad_norm(grads: &[&Tensor]) -> Result<f64> {
     for grad in grads {
         let partials: Vec<f64> = f32s("grad_norm", grad)?
             .par_chunks(4096)
-            .map(|chunk| f64::from(vectorised(|| math::dot(chunk, chunk))))
+            .map(|chunk| f64::from(vectorised(#[inline(always)] || math::dot(chunk, chunk))))
             .collect();
         total += partials.iter().sum::<f64>();
     }

@@ -14,7 +14,7 @@ pub(super) fn patchify(images: &Tensor, patch: usize) -> Result<Tensor> {
     let out = patch * patch * channels;
     let pixels = f32s("patchify", images)?;
     let mut y = vec![0.0; batch * grid_h * grid_w * out];
-    over_rows(&mut y, out, |first, y| {
+    over_rows(&mut y, out, #[inline(always)] |first, y| {
         for (r, y) in y.chunks_exact_mut(out).enumerate() {
             let (row, gx) = ((first + r) / grid_w, (first + r) % grid_w);
             let (image, gy) = (row / grid_h, row % grid_h);
@@ -37,7 +37,7 @@ pub(super) fn prepend_class(
     let batch = patches.rows() / (tokens - 1);
     let (patches, class, positions) = (f32s(OP, patches)?, f32s(OP, class)?, f32s(OP, positions)?);
     let mut y = vec![0.0; batch * tokens * width];
-    over_rows(&mut y, width, |first, y| {
+    over_rows(&mut y, width, #[inline(always)] |first, y| {
         for (r, y) in y.chunks_exact_mut(width).enumerate() {
             let (image, token) = ((first + r) / tokens, (first + r) % tokens);
             let from = match token {
@@ -69,7 +69,7 @@ pub(super) fn prepend_class_backward(
         over_rows(
             accumulator(OP, dpatches, &[batch * len, width])?,
             width,
-            |first, d| {
+            #[inline(always)] |first, d| {
                 for (r, d) in d.chunks_exact_mut(width).enumerate() {
                     let (i, token) = ((first + r) / len, (first + r) % len + 1);
                     for (d, dy) in d.iter_mut().zip(&dy[i * image + token * width..]) {
@@ -80,7 +80,7 @@ pub(super) fn prepend_class_backward(
         );
     }
     let sum_images = |out: &mut [f32]| {
-        column_sums(batch, out, |i, sum| {
+        column_sums(batch, out, #[inline(always)] |i, sum| {
             for (s, dy) in sum.iter_mut().zip(&dy[i * image..]) {
                 *s += dy;
             }
