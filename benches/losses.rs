@@ -35,7 +35,11 @@ fn batch(n: usize) -> Batch {
     Batch {
         student: [unit(0), unit(1)],
         scale: scale(14.3),
-        teacher: TeacherFeatures { image: unit(2), text: unit(3), scale: scale(50.0) },
+        teacher: TeacherFeatures {
+            image: unit(2),
+            text: unit(3),
+            scale: scale(50.0),
+        },
     }
 }
 
@@ -48,7 +52,14 @@ fn step(name: &str, batch: &Batch) {
         "clip" => clip(&tape, &student, &scale),
         "crd" => crd(&tape, &student, &scale, &batch.teacher),
         "icl" => icl(&tape, &student, &scale, &batch.teacher),
-        _ => intra(&tape, &student, &scale, &batch.teacher, &Intra::default(), &scale),
+        _ => intra(
+            &tape,
+            &student,
+            &scale,
+            &batch.teacher,
+            &Intra::default(),
+            &scale,
+        ),
     }
     .expect("loss");
     tape.backward(&value).expect("backward");
@@ -58,7 +69,11 @@ fn step(name: &str, batch: &Batch) {
 fn status(key: &str) -> Option<f64> {
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = text.lines().find(|line| line.starts_with(key))?;
-    line.split_whitespace().nth(1)?.parse::<f64>().ok().map(|kib| kib / 1024.0)
+    line.split_whitespace()
+        .nth(1)?
+        .parse::<f64>()
+        .ok()
+        .map(|kib| kib / 1024.0)
 }
 
 /// Peak memory of one step above what its inputs hold. Runs first: the peak never falls.
@@ -67,18 +82,27 @@ fn memory(_: &mut Criterion) {
     let batch = batch(n);
     // The peak so far includes making the inputs; 5 means "reset the peak to now".
     let reset = std::fs::write("/proc/self/clear_refs", "5").is_ok();
-    let before = if reset { status("VmRSS:") } else { status("VmHWM:") };
+    let before = if reset {
+        status("VmRSS:")
+    } else {
+        status("VmHWM:")
+    };
     step("intra", &batch);
     if let (Some(before), Some(after)) = (before, status("VmHWM:")) {
         let matrix = (n * n * 4) as f64 / 1048576.0;
-        println!("intra, n = {n}: inputs {before:.0} MiB, peak +{:.0} MiB", after - before);
+        println!(
+            "intra, n = {n}: inputs {before:.0} MiB, peak +{:.0} MiB",
+            after - before
+        );
         println!("  (one {n}×{n} matrix of f32 would be {matrix:.0} MiB)");
     }
 }
 
 fn times(c: &mut Criterion) {
     let mut group = c.benchmark_group("loss");
-    group.sample_size(10).warm_up_time(Duration::from_millis(200));
+    group
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(200));
     group.measurement_time(Duration::from_secs(2));
     for n in [1024, 2048, 4096, 8192, 16384] {
         let batch = batch(n);

@@ -28,15 +28,24 @@ fn main() {
     let (student, teacher) = (clip("ViT-T-16"), clip("ViT-B-16"));
     let frozen = teacher.init(backend.as_ref(), 1).expect("teacher");
     let mut parameters = student.init(backend.as_ref(), 2).expect("student");
-    let icl = backend.upload(&[1], &[(1.0f32 / 0.07).ln()]).expect("scale");
+    let icl = backend
+        .upload(&[1], &[(1.0f32 / 0.07).ln()])
+        .expect("scale");
     parameters.push("heads.icl_logit_scale", icl);
-    let config = AdamWConfig { beta1: 0.9, beta2: 0.98, eps: 1e-6, weight_decay: 0.1 };
+    let config = AdamWConfig {
+        beta1: 0.9,
+        beta2: 0.98,
+        eps: 1e-6,
+        weight_decay: 0.1,
+    };
     let mut adamw = AdamW::new(config, backend.as_ref(), &parameters).expect("moments");
     let objective = Objective::from(Method::IntraKd);
 
     let mut rng = Philox::new(0, Purpose::Test, 0, 0);
     let pixels: Vec<f32> = (0..batch * 224 * 224 * 3).map(|_| rng.normal()).collect();
-    let images = backend.upload(&[batch, 224, 224, 3], &pixels).expect("images");
+    let images = backend
+        .upload(&[batch, 224, 224, 3], &pixels)
+        .expect("images");
     let texts: Vec<Vec<i32>> = (0..batch)
         .map(|_| {
             let mut text = vec![49406];
@@ -54,8 +63,16 @@ fn main() {
         let unit = |x| ops::l2_normalize(&tape, &x).expect("unit").value().clone();
         let scale = ops::exp(&tape, bound.var("logit_scale").expect("scale")).expect("exp");
         let teacher_features = TeacherFeatures {
-            image: unit(teacher.encode_image(&tape, &bound, &images).expect("image tower")),
-            text: unit(teacher.encode_text(&tape, &bound, &texts).expect("text tower")),
+            image: unit(
+                teacher
+                    .encode_image(&tape, &bound, &images)
+                    .expect("image tower"),
+            ),
+            text: unit(
+                teacher
+                    .encode_text(&tape, &bound, &texts)
+                    .expect("text tower"),
+            ),
             scale: scale.value().clone(),
         };
         marks.push(Instant::now());
@@ -63,8 +80,12 @@ fn main() {
             let tape = Tape::new(backend.clone());
             let bound = parameters.bind(&tape);
             let features = Features {
-                image: student.encode_image(&tape, &bound, &images).expect("image tower"),
-                text: student.encode_text(&tape, &bound, &texts).expect("text tower"),
+                image: student
+                    .encode_image(&tape, &bound, &images)
+                    .expect("image tower"),
+                text: student
+                    .encode_text(&tape, &bound, &texts)
+                    .expect("text tower"),
             };
             let scale = |name| ops::exp(&tape, bound.var(name).expect("scale")).expect("exp");
             let inputs = Inputs {
@@ -80,7 +101,9 @@ fn main() {
             marks.push(Instant::now());
             optim::collect(&parameters, &bound, &mut grads)
         };
-        adamw.step(backend.as_ref(), &mut parameters, &collected, 1e-4, None).expect("step");
+        adamw
+            .step(backend.as_ref(), &mut parameters, &collected, 1e-4, None)
+            .expect("step");
         marks.push(Instant::now());
         if step > 0 {
             for (i, time) in times[..4].iter_mut().enumerate() {
@@ -90,7 +113,10 @@ fn main() {
         }
     }
     println!("batch {batch}, median of {steps} steps after one warm-up:");
-    for (part, time) in ["teacher", "forward", "backward", "optimiser", "step"].iter().zip(times) {
+    for (part, time) in ["teacher", "forward", "backward", "optimiser", "step"]
+        .iter()
+        .zip(times)
+    {
         println!("  {part:10} {:.3} s", median(time));
     }
 }
