@@ -41,7 +41,7 @@ struct Concept {
 impl Concept {
     /// Held out by a hash of the id, so that a newer list of emoji moves no concept across.
     fn held_out(&self) -> bool {
-        crc32fast::hash(self.id.as_bytes()) % HELD_OUT == 0
+        crc32fast::hash(self.id.as_bytes()).is_multiple_of(HELD_OUT)
     }
 
     /// What someone might write under the drawing; the first is the name, and what surrounds it

@@ -1,4 +1,4 @@
-//! Small lossless-in-practice PNGs of small drawings: few colours, chosen for each image.
+//! Small PNGs of small drawings: few colours, chosen for each image.
 
 use std::io::Write;
 
