@@ -1,0 +1,316 @@
+//! Every operation, forward and every gradient, against the f64 oracle at drawn shapes.
+
+use check::check;
+use clip_distill::autodiff::{Tape, Var};
+use clip_distill::backend::{Activation, Backend, Segments, cpu::Cpu};
+use clip_distill::ops;
+use clip_distill::tensor::Tensor;
+use oracle::linear::Activation as OracleActivation;
+use oracle::{Array, normal};
+use proptest::prelude::*;
+use std::sync::Arc;
+
+#[path = "common/check.rs"]
+mod check;
+#[allow(dead_code)]
+mod oracle;
+
+fn scaled(shape: &[usize], seed: u64, factor: f64) -> Array {
+    let mut a = normal(shape, seed);
+    a.data.iter_mut().for_each(|v| *v *= factor);
+    a
+}
+
+fn index(tape: &Tape, ids: &[usize]) -> Tensor {
+    let ids: Vec<i32> = ids.iter().map(|&i| i as i32).collect();
+    tape.backend()
+        .upload_i32(&[ids.len()], &ids)
+        .expect("upload")
+}
+
+const ACTIVATIONS: [(Activation, OracleActivation); 3] = [
+    (Activation::None, OracleActivation::None),
+    (Activation::Gelu, OracleActivation::Gelu),
+    (Activation::QuickGelu, OracleActivation::QuickGelu),
+];
+
+/// Sizes around the kernels' vector and block widths: 1, primes, powers of two and their
+/// neighbours.
+fn size() -> impl Strategy<Value = usize> {
+    prop_oneof![1usize..20, Just(31), Just(33)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    #[test]
+    fn linear(rows in size(), inner in size(), out in size(), act in 0usize..3, seed: u64) {
+        let (act, reference) = ACTIVATIONS[act];
+        let inputs = [
+            normal(&[rows, inner], seed),
+            scaled(&[out, inner], seed ^ 1, 0.3),
+            normal(&[out], seed ^ 2),
+            normal(&[rows, out], seed ^ 3),
+        ];
+        check("linear", &inputs, |tape, v| {
+            ops::linear(tape, &v[0], &v[1], Some(&v[2]), Some(&v[3]), act)
+        }, |a| oracle::linear::linear(&a[0], &a[1], Some(&a[2]), reference, Some(&a[3])));
+        check("linear without bias", &inputs[..2], |tape, v| {
+            ops::linear(tape, &v[0], &v[1], None, None, act)
+        }, |a| oracle::linear::linear(&a[0], &a[1], None, reference, None));
+    }
+
+    #[test]
+    fn layer_norm(rows in size(), width in 2usize..40, seed: u64) {
+        let inputs = [normal(&[rows, width], seed), normal(&[width], seed ^ 1),
+            normal(&[width], seed ^ 2)];
+        // A width of two sends every row to ±1, whose gradient is a difference of equal numbers.
+        prop_assume!(width > 2);
+        check("layer_norm", &inputs, |tape, v| ops::layer_norm(tape, &v[0], &v[1], &v[2], 1e-5),
+            |a| oracle::layer_norm::layer_norm(&a[0], &a[1], &a[2]));
+    }
+
+    #[test]
+    fn attention(
+        lengths in prop::collection::vec(1usize..9, 1..4),
+        heads in 1usize..4,
+        dim in 1usize..9,
+        causal: bool,
+        seed: u64,
+    ) {
+        let mut offsets = vec![0];
+        for length in &lengths {
+            offsets.push(offsets[offsets.len() - 1] + length);
+        }
+        let total = offsets[lengths.len()];
+        let inputs = [normal(&[total, 3 * heads * dim], seed)];
+        check("attention", &inputs, |tape, v| {
+            let segments = Segments::new(tape.backend(), lengths.iter().copied())?;
+            ops::attention(tape, &v[0], &segments, heads, causal)
+        }, |a| oracle::attention::attention(&a[0], &offsets, heads, causal));
+    }
+
+    #[test]
+    fn embedding(width in size(), vocab in 1usize..9, rows in 1usize..9, seed: u64) {
+        let ids: Vec<usize> = (0..rows).map(|r| (r * 7 + seed as usize % 5) % vocab).collect();
+        let pos: Vec<usize> = (0..rows).map(|r| r % 4).collect();
+        let inputs = [normal(&[vocab, width], seed), normal(&[4, width], seed ^ 1)];
+        // A row of a table that no token uses has gradient zero, not none: both tables take part.
+        check("embedding", &inputs, |tape, v| {
+            ops::embedding(tape, &v[0], &v[1], &index(tape, &ids), &index(tape, &pos))
+        }, |a| oracle::embedding::embedding(&a[0], &a[1], &ids, &pos));
+    }
+
+    #[test]
+    fn prepend_class(batch in 1usize..5, len in 1usize..9, width in size(), seed: u64) {
+        let inputs = [normal(&[batch * len, width], seed), normal(&[width], seed ^ 1),
+            normal(&[1 + len, width], seed ^ 2)];
+        check("prepend_class", &inputs, |tape, v| ops::prepend_class(tape, &v[0], &v[1], &v[2]),
+            |a| oracle::class_token::class_token(&a[0], &a[1], &a[2]));
+    }
+
+    #[test]
+    fn select_rows(rows in 1usize..9, width in size(), n in 1usize..6, seed: u64) {
+        let picked: Vec<usize> = (0..n).map(|i| (i * 3 + seed as usize % 7) % rows).collect();
+        let inputs = [normal(&[rows, width], seed)];
+        check("select_rows", &inputs, |tape, v| {
+            ops::select_rows(tape, &v[0], &index(tape, &picked))
+        }, |a| oracle::select_rows::select_rows(&a[0], &picked));
+    }
+
+    #[test]
+    fn l2_normalize(rows in size(), width in 2usize..40, seed: u64) {
+        let inputs = [normal(&[rows, width], seed)];
+        check("l2_normalize", &inputs, |tape, v| ops::l2_normalize(tape, &v[0]),
+            |a| oracle::l2_normalize::l2_normalize(&a[0]));
+    }
+
+    #[test]
+    fn small_operations(rows in size(), width in size(), seed: u64) {
+        let inputs = [normal(&[rows, width], seed), normal(&[rows, width], seed ^ 1)];
+        check("exp", &inputs[..1], |tape, v| ops::exp(tape, &v[0]), |a| oracle::exp::exp(&a[0]));
+        check("weighted_sum", &inputs, |tape, v| {
+            ops::weighted_sum(tape, &[(&v[0], 0.5), (&v[1], -2.0)])
+        }, |a| oracle::weighted_sum::weighted_sum(a, &[0.5, -2.0]));
+        check("add", &inputs, |tape, v| ops::add(tape, &v[0], &v[1]),
+            |a| oracle::weighted_sum::weighted_sum(a, &[1.0, 1.0]));
+    }
+
+    #[test]
+    fn matmul(rows in size(), inner in size(), out in size(), seed: u64) {
+        let inputs = [normal(&[rows, inner], seed), scaled(&[inner, out], seed ^ 1, 0.3)];
+        check("matmul", &inputs, |tape, v| ops::matmul(tape, &v[0], &v[1]), |a| {
+            let mut transposed = Array::zeros(&[out, inner]);
+            for i in 0..inner {
+                for o in 0..out {
+                    transposed.data[o * inner + i] = a[1].data[i * out + o];
+                }
+            }
+            oracle::linear::linear(&a[0], &transposed, None, OracleActivation::None, None)
+        });
+    }
+
+    #[test]
+    fn patchify(batch in 1usize..4, grid_h in 1usize..4, grid_w in 1usize..4, p in 1usize..5, seed: u64) {
+        let image = normal(&[batch, grid_h * p, grid_w * p, 3], seed);
+        let image = Array::from_f32(&image.shape, &image.to_f32());
+        for backend in check::backends() {
+            let tape = Tape::new(backend.clone());
+            let pixels = backend.upload(&image.shape, &image.to_f32()).expect("upload");
+            let patches = ops::patchify(&tape, &pixels, p).expect("patches");
+            let want = oracle::patchify::patchify(&image, p);
+            assert_eq!(patches.shape(), want.shape);
+            assert_eq!(backend.download(&patches).expect("download"), want.to_f32());
+        }
+    }
+}
+
+/// Long sequences go through several query blocks, causal ones with growing keys.
+#[test]
+fn attention_in_blocks_agrees_with_the_formula() {
+    let (lengths, heads, dim) = ([300usize, 5, 513], 1, 4);
+    let total: usize = lengths.iter().sum();
+    let qkv = normal(&[total, 3 * heads * dim], 5);
+    let qkv = Array::from_f32(&qkv.shape, &qkv.to_f32());
+    for (causal, backend) in [(false, Cpu::new()), (true, Cpu::new())] {
+        let backend: Arc<dyn Backend> = Arc::new(backend);
+        let tape = Tape::new(backend.clone());
+        let x = tape.leaf(backend.upload(&qkv.shape, &qkv.to_f32()).expect("upload"));
+        let segments = Segments::new(backend.as_ref(), lengths).expect("segments");
+        let y = ops::attention(&tape, &x, &segments, heads, causal).expect("attention");
+        let want = oracle::attention::attention(&qkv, &[0, 300, 305, 818], heads, causal);
+        let got = Array::from_f32(&want.shape, &backend.download(y.value()).expect("download"));
+        assert!(oracle::worst_difference(&got, &want) < check::F32_FORWARD);
+        // One directional derivative of Σ u∘y against a central difference of the f64 formula.
+        let (u, direction) = (normal(&want.shape, 6), normal(&qkv.shape, 7));
+        let seed = backend.upload(&u.shape, &u.to_f32()).expect("upload");
+        let grads = tape.backward_from(&[(&y, seed)]).expect("backward");
+        let grad = backend
+            .download(grads.get(&x).expect("gradient"))
+            .expect("download");
+        let got: f64 = grad
+            .iter()
+            .zip(&direction.data)
+            .map(|(g, d)| f64::from(*g) * d)
+            .sum();
+        let along = |h: f64| {
+            let mut moved = qkv.clone();
+            for (m, d) in moved.data.iter_mut().zip(&direction.data) {
+                *m += h * d;
+            }
+            let y = oracle::attention::attention(&moved, &[0, 300, 305, 818], heads, causal);
+            oracle::dot(&y.data, &u.data)
+        };
+        let want = (along(1e-4) - along(-1e-4)) / 2e-4;
+        assert!(
+            (got - want).abs() < 1e-3 * want.abs().max(1.0),
+            "{got}, not {want}"
+        );
+    }
+}
+
+/// Recomputation gives the same bits as keeping everything.
+#[test]
+fn checkpointed_parts_give_the_same_bits() {
+    let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
+    let data = |shape: &[usize], seed| {
+        backend
+            .upload(shape, &normal(shape, seed).to_f32())
+            .expect("upload")
+    };
+    let run = |checkpoint: bool| {
+        let tape = Tape::new(backend.clone());
+        let (x, w) = (tape.leaf(data(&[7, 12], 1)), tape.leaf(data(&[12, 12], 2)));
+        let (gamma, beta) = (tape.leaf(data(&[12], 3)), tape.leaf(data(&[12], 4)));
+        let leaves = [x.clone(), w.clone(), gamma.clone(), beta.clone()];
+        let part = move |h: Var, w: Var, gamma: Var, beta: Var| {
+            move |tape: &Tape| {
+                let n = ops::layer_norm(tape, &h, &gamma, &beta, 1e-5)?;
+                ops::linear(tape, &n, &w, None, Some(&h), Activation::Gelu)
+            }
+        };
+        let mut h = x;
+        for _ in 0..3 {
+            let block = part(h.clone(), w.clone(), gamma.clone(), beta.clone());
+            h = if checkpoint {
+                tape.checkpoint(&[&h], block)
+            } else {
+                block(&tape)
+            }
+            .expect("block");
+        }
+        let grads = tape
+            .backward_from(&[(&h, data(&[7, 12], 5))])
+            .expect("backward");
+        let mut bits = backend.download(h.value()).expect("download");
+        for leaf in &leaves {
+            bits.extend(
+                backend
+                    .download(grads.get(leaf).expect("gradient"))
+                    .expect("download"),
+            );
+        }
+        bits.iter().map(|v| v.to_bits()).collect::<Vec<u32>>()
+    };
+    assert_eq!(run(true), run(false));
+}
+
+/// The number of threads changes no bit: blocks are cut by shape alone.
+#[test]
+fn threads_change_no_bit() {
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .expect("pool");
+        pool.install(|| {
+            let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
+            let tape = Tape::new(backend.clone());
+            let data = |shape: &[usize], seed| {
+                backend
+                    .upload(shape, &normal(shape, seed).to_f32())
+                    .expect("upload")
+            };
+            let x = tape.leaf(data(&[300, 96], 1));
+            let w = tape.leaf(data(&[288, 96], 2));
+            let b = tape.leaf(data(&[288], 3));
+            let qkv = ops::linear(&tape, &x, &w, Some(&b), None, Activation::Gelu).expect("qkv");
+            let segments = Segments::new(backend.as_ref(), [100, 1, 199]).expect("segments");
+            let y = ops::attention(&tape, &qkv, &segments, 3, true).expect("attention");
+            let grads = tape
+                .backward_from(&[(&y, data(&[300, 96], 4))])
+                .expect("backward");
+            [&x, &w, &b]
+                .iter()
+                .flat_map(|v| {
+                    backend
+                        .download(grads.get(v).expect("gradient"))
+                        .expect("values")
+                })
+                .map(f32::to_bits)
+                .collect::<Vec<u32>>()
+        })
+    };
+    let one = run(1);
+    assert_eq!(one, run(2));
+    assert_eq!(one, run(5));
+}
+
+/// Shapes that do not fit are refused with both shapes and the operation's name.
+#[test]
+fn shape_errors_name_the_operation_and_both_shapes() {
+    let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
+    let tape = Tape::new(backend.clone());
+    let x = tape.leaf(backend.zeros(&[2, 3]).expect("zeros"));
+    let w = tape.leaf(backend.zeros(&[4, 5]).expect("zeros"));
+    let error = ops::linear(&tape, &x, &w, None, None, Activation::None).expect_err("refused");
+    assert_eq!(error.to_string(), "linear: x [2, 3] against weight [4, 5]");
+    let table = tape.leaf(backend.zeros(&[4, 3]).expect("zeros"));
+    let bad = index(&tape, &[4]);
+    let error = ops::select_rows(&tape, &table, &bad).expect_err("refused");
+    assert_eq!(error.to_string(), "select_rows: index 4 outside 0..4");
+    assert!(
+        x.untracked("top_k").is_err(),
+        "a tracked variable without backward is an error"
+    );
+}
