@@ -9,6 +9,7 @@ mod error;
 pub mod image;
 pub mod loader;
 pub mod pattern;
+pub mod resize;
 pub mod sample;
 pub mod transform;
 pub mod webdataset;
