@@ -13,6 +13,8 @@ use super::image::RgbImage;
 const BITS: u32 = 22;
 /// Rows that the horizontal pass takes at once.
 const ROWS: usize = 16;
+/// Bytes of one column of those rows.
+const COLUMN: usize = ROWS * 3;
 /// Bytes of a row that the vertical pass takes at once.
 const CHUNK: usize = 32;
 
@@ -85,22 +87,33 @@ fn windows(from: u32, to: u32) -> Vec<Window> {
     (0..to).map(window).collect()
 }
 
-/// The weighted sum of `N` bytes of each source, `N` small enough for the sums to stay in registers.
+/// The weighted sum of `N` bytes of each source, which begin at `start` and every `stride` bytes
+/// after it; `N` is small enough for the sums to stay in registers.
 ///
 /// Sums stay within 2³¹: |weights| sum to less than 1.4, and pixels are below 2⁸. Wrapping, because
 /// an overflow check would keep the loop from being vectorised.
 #[inline(always)]
-fn weighted<'a, const N: usize>(
-    weights: &[i32],
-    sources: impl Iterator<Item = &'a [u8; N]>,
-) -> [u8; N] {
+fn weighted<const N: usize>(weights: &[i32], bytes: &[u8], start: usize, stride: usize) -> [u8; N] {
     let mut sums = [1i32 << (BITS - 1); N];
-    for (weight, source) in weights.iter().zip(sources) {
-        for i in 0..N {
-            sums[i] = sums[i].wrapping_add(weight.wrapping_mul(i32::from(source[i])));
+    let mut at = start;
+    for &weight in weights {
+        let Some(source) = bytes.get(at..).and_then(|b| b.first_chunk::<N>()) else {
+            break;
+        };
+        let mut i = 0;
+        while i < N {
+            sums[i] = sums[i].wrapping_add(weight.wrapping_mul(source[i] as i32));
+            i += 1;
         }
+        at += stride;
     }
-    sums.map(|sum| (sum >> BITS).clamp(0, 255) as u8)
+    let mut rounded = [0; N];
+    let mut i = 0;
+    while i < N {
+        rounded[i] = (sums[i] >> BITS).clamp(0, 255) as u8;
+        i += 1;
+    }
+    rounded
 }
 
 #[inline(always)]
@@ -108,26 +121,20 @@ fn horizontal(pixels: &[u8], width: usize, windows: &[Window]) -> Vec<u8> {
     let height = pixels.len() / (width * 3);
     let out_row = windows.len() * 3;
     let mut out = vec![0; height * out_row];
-    // A block of rows with its columns side by side, one colour after the other.
-    let mut columns = vec![[[0u8; ROWS]; 3]; width];
+    // A block of rows with its columns side by side.
+    let mut columns = vec![0u8; width * COLUMN];
     let blocks = pixels.chunks(width * 3 * ROWS);
     for (block, out) in blocks.zip(out.chunks_mut(out_row * ROWS)) {
         for (r, row) in block.chunks_exact(width * 3).enumerate() {
-            for (column, pixel) in columns.iter_mut().zip(row.chunks_exact(3)) {
-                for c in 0..3 {
-                    column[c][r] = pixel[c];
-                }
+            for (column, pixel) in columns.chunks_exact_mut(COLUMN).zip(row.chunks_exact(3)) {
+                column[r * 3..r * 3 + 3].copy_from_slice(pixel);
             }
         }
         for (x, window) in windows.iter().enumerate() {
-            let columns = &columns[window.first..];
-            let values: [[u8; ROWS]; 3] = std::array::from_fn(|c| {
-                weighted(&window.weights, columns.iter().map(|column| &column[c]))
-            });
-            for (r, row) in out.chunks_exact_mut(out_row).enumerate() {
-                for c in 0..3 {
-                    row[x * 3 + c] = values[c][r];
-                }
+            let start = window.first * COLUMN;
+            let values: [u8; COLUMN] = weighted(&window.weights, &columns, start, COLUMN);
+            for (row, value) in out.chunks_exact_mut(out_row).zip(values.chunks_exact(3)) {
+                row[x * 3..x * 3 + 3].copy_from_slice(value);
             }
         }
     }
@@ -138,18 +145,14 @@ fn horizontal(pixels: &[u8], width: usize, windows: &[Window]) -> Vec<u8> {
 fn vertical(pixels: &[u8], row: usize, windows: &[Window]) -> Vec<u8> {
     let mut out = vec![0; windows.len() * row];
     for (window, out) in windows.iter().zip(out.chunks_exact_mut(row)) {
-        let source = &pixels[window.first * row..];
+        let start = window.first * row;
         let (chunks, rest) = out.as_chunks_mut::<CHUNK>();
-        let whole = chunks.len() * CHUNK;
+        let whole = start + chunks.len() * CHUNK;
         for (i, chunk) in chunks.iter_mut().enumerate() {
-            let sources = source.chunks_exact(row);
-            let sources = sources.map_while(|r| r[i * CHUNK..].first_chunk());
-            *chunk = weighted(&window.weights, sources);
+            *chunk = weighted(&window.weights, pixels, start + i * CHUNK, row);
         }
         for (i, value) in rest.iter_mut().enumerate() {
-            let sources = source.chunks_exact(row);
-            let sources = sources.map_while(|r| r[whole + i..].first_chunk());
-            [*value] = weighted::<1>(&window.weights, sources);
+            [*value] = weighted(&window.weights, pixels, whole + i, row);
         }
     }
     out

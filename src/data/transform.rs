@@ -11,7 +11,7 @@ use crate::tensor::rng::Philox;
 /// OpenAI's mean of the channels, in units of 1.
 pub const OPENAI_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// OpenAI's standard deviation of the channels, in units of 1.
-pub const OPENAI_STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+pub const OPENAI_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// Aspect ratios beyond this are cut to it before resizing: otherwise a sliver of 1 x 10⁸ pixels
 /// would grow to `size` x (10⁸ `size`) on its way to a centre crop.
