@@ -5,12 +5,13 @@
 
 pub mod csv;
 pub mod dataset;
+pub mod demo;
 mod error;
 pub mod image;
 pub mod loader;
 pub mod pattern;
+pub mod resize;
 pub mod sample;
-pub mod demo;
 pub mod tokenizer;
 pub mod transform;
 pub mod webdataset;
