@@ -51,7 +51,11 @@ impl Var {
     /// # Errors
     /// If the variable is tracked: its gradient would silently be missing.
     pub fn untracked(&self, op: &'static str) -> Result<&Tensor> {
-        if self.is_tracked() { Err(Error::NoBackward { op }) } else { Ok(&self.value) }
+        if self.is_tracked() {
+            Err(Error::NoBackward { op })
+        } else {
+            Ok(&self.value)
+        }
     }
 }
 
@@ -181,7 +185,9 @@ impl Tape {
         inputs: &[&Var],
         backward: impl FnOnce(&Tape, &mut Grads, Tensor) -> Result<()> + 'static,
     ) -> Var {
-        let id = self.tracks(inputs).then(|| self.push(Step::Op(Box::new(backward))));
+        let id = self
+            .tracks(inputs)
+            .then(|| self.push(Step::Op(Box::new(backward))));
         Var { value, id }
     }
 
@@ -215,7 +221,9 @@ impl Tape {
     /// If `loss` has more than one element or was not recorded here.
     pub fn backward(&self, loss: &Var) -> Result<Grads> {
         if loss.value.len() != 1 {
-            return Err(Error::NotScalar { shape: loss.shape().to_vec() });
+            return Err(Error::NotScalar {
+                shape: loss.shape().to_vec(),
+            });
         }
         let one = self.backend.upload(loss.shape(), &[1.0])?;
         self.backward_from(&[(loss, one)])

@@ -62,5 +62,8 @@ pub enum Error {
 
 /// A shape error naming the operation.
 pub fn shape_error<T>(op: &'static str, detail: impl Into<String>) -> Result<T> {
-    Err(Error::Shape { op, detail: detail.into() })
+    Err(Error::Shape {
+        op,
+        detail: detail.into(),
+    })
 }

@@ -86,6 +86,7 @@ pub struct AdamWStep {
 pub const KERNELS: &[&str] = &[
     "storage",
     "linear",
+    "matmul",
     "layer_norm",
     "attention",
     "embedding",
@@ -159,6 +160,19 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
         dx: Slot,
         dw: Slot,
         db: Slot,
+    ) -> Result<()>;
+
+    /// y = x P. x `[rows, in]`, p `[in, out]`.
+    fn matmul(&self, x: &Tensor, p: &Tensor) -> Result<Tensor>;
+
+    /// dx += dy Pᵀ, dp += xᵀ dy.
+    fn matmul_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        p: &Tensor,
+        dx: Slot,
+        dp: Slot,
     ) -> Result<()>;
 
     // --- layer_norm --------------------------------------------------------------------------
@@ -253,8 +267,13 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     fn select_rows(&self, x: &Tensor, index: &Tensor) -> Result<Tensor>;
 
     /// dx[index_r] += dy_r, in a fixed order; `rows` is x's number of rows.
-    fn select_rows_backward(&self, dy: &Tensor, index: &Tensor, rows: usize, dx: Slot)
-    -> Result<()>;
+    fn select_rows_backward(
+        &self,
+        dy: &Tensor,
+        index: &Tensor,
+        rows: usize,
+        dx: Slot,
+    ) -> Result<()>;
 
     // --- small elementwise -------------------------------------------------------------------
 
@@ -316,8 +335,13 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     fn sum(&self, x: &Tensor, factor: f32) -> Result<Tensor>;
 
     /// out_i = scalar · factor · x_i, with `scalar` a `[1]` tensor on the device; x absent means 1.
-    fn scale_by(&self, scalar: &Tensor, factor: f32, x: Option<&Tensor>, n: usize)
-    -> Result<Tensor>;
+    fn scale_by(
+        &self,
+        scalar: &Tensor,
+        factor: f32,
+        x: Option<&Tensor>,
+        n: usize,
+    ) -> Result<Tensor>;
 
     /// Mean of (x − y)² over all elements, `[1]`.
     fn mse(&self, x: &Tensor, y: &Tensor) -> Result<Tensor>;

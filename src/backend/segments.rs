@@ -20,7 +20,10 @@ impl Segments {
             offsets.push(offsets[offsets.len() - 1] + length);
         }
         let host: Vec<i32> = offsets.iter().map(|&o| o as i32).collect();
-        Ok(Self { device: backend.upload_i32(&[host.len()], &host)?, offsets: offsets.into() })
+        Ok(Self {
+            device: backend.upload_i32(&[host.len()], &host)?,
+            offsets: offsets.into(),
+        })
     }
 
     /// Start of each sequence, and the total length last: `count + 1` entries.

@@ -1,1 +1,9 @@
-//! Work in progress.
+//! Files of tensors: safetensors, and the maps between file layouts and ours.
+
+mod clip;
+mod error;
+mod safetensors;
+
+pub use clip::{clip_from_entries, load_clip, save_clip};
+pub use error::{Error, Result};
+pub use safetensors::{Data, Entry, File, read, read_bytes, write};

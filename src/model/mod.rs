@@ -1,1 +1,15 @@
-//! Work in progress.
+//! CLIP as open_clip defines it: configuration, both towers, parameters by open_clip's names.
+
+mod clip;
+mod config;
+mod error;
+mod init;
+mod parameters;
+mod text;
+mod transformer;
+mod vision;
+
+pub use clip::{Clip, draw};
+pub use config::{ClipConfig, TextConfig, VisionConfig};
+pub use error::{Error, Result};
+pub use parameters::{Bound, Parameter, Parameters, Spec};

@@ -1,1 +1,39 @@
-//! Work in progress.
+//! The closed set of differentiable operations, at the granularity of the models: one file each,
+//! always in the order formula, backward derivation, forward, backward, shape errors.
+
+mod attention;
+mod embedding;
+mod exp;
+mod l2_normalize;
+mod layer_norm;
+mod linear;
+mod matmul;
+mod patch_embed;
+mod prepend_class;
+mod select_rows;
+mod weighted_sum;
+
+pub use crate::autodiff::{Error, Result};
+pub use attention::attention;
+pub use embedding::embedding;
+pub use exp::exp;
+pub use l2_normalize::l2_normalize;
+pub use layer_norm::layer_norm;
+pub use linear::linear;
+pub use matmul::matmul;
+pub use patch_embed::patchify;
+pub use prepend_class::prepend_class;
+pub use select_rows::select_rows;
+pub use weighted_sum::{add, weighted_sum};
+
+use crate::backend::{self, Grad, Slot};
+
+/// A shape error naming the operation.
+fn shape_error<T>(op: &'static str, detail: String) -> Result<T> {
+    Err(backend::Error::Shape { op, detail }.into())
+}
+
+/// A taken gradient as the slot that a kernel writes.
+fn slot(grad: &mut Option<Grad>) -> Slot<'_> {
+    grad.as_mut()
+}

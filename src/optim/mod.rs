@@ -1,1 +1,7 @@
-//! Work in progress.
+//! AdamW, learning-rate schedules, and the names of what they step over.
+
+mod adamw;
+mod schedule;
+
+pub use adamw::{AdamW, AdamWConfig, LOGIT_SCALE_MAX, collect};
+pub use schedule::{Schedule, ScheduleKind};

@@ -58,8 +58,16 @@ impl Tensor {
     /// If the storage is smaller than shape and dtype need: a backend's programming error.
     pub fn new(shape: &[usize], dtype: DType, storage: Arc<dyn Storage>) -> Self {
         let need = shape.iter().product::<usize>() * dtype.size();
-        assert!(storage.size() >= need, "storage of {} bytes for shape {shape:?}", storage.size());
-        Self { shape: shape.to_vec(), dtype, storage }
+        assert!(
+            storage.size() >= need,
+            "storage of {} bytes for shape {shape:?}",
+            storage.size()
+        );
+        Self {
+            shape: shape.to_vec(),
+            dtype,
+            storage,
+        }
     }
 
     /// Sizes of the dimensions, outermost first.
@@ -89,7 +97,9 @@ impl Tensor {
 
     /// Product of all dimensions but the last.
     pub fn rows(&self) -> usize {
-        self.shape.split_last().map_or(1, |(_, rest)| rest.iter().product())
+        self.shape
+            .split_last()
+            .map_or(1, |(_, rest)| rest.iter().product())
     }
 
     /// The memory behind the elements.

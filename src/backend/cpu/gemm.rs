@@ -23,7 +23,13 @@ impl<'a> View<'a> {
     /// Rows of `cols` elements that begin `row_stride` apart.
     pub(super) fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= data.len());
-        Self { data, rows, cols, row_stride, col_stride: 1 }
+        Self {
+            data,
+            rows,
+            cols,
+            row_stride,
+            col_stride: 1,
+        }
     }
 
     /// The transposed view.
@@ -119,8 +125,16 @@ pub(super) fn gemm(c: &mut [f32], add: bool, alpha: f32, a: View, b: View) {
     let out = Disjoint(c.as_mut_ptr());
     (0..tiles_m * tiles_n).into_par_iter().for_each(|tile| {
         let (i, j) = ((tile / tiles_n) * bm, (tile % tiles_n) * bn);
-        let a = View { data: &a.data[i * a.row_stride..], rows: bm.min(m - i), ..a };
-        let b = View { data: &b.data[j * b.col_stride..], cols: bn.min(n - j), ..b };
+        let a = View {
+            data: &a.data[i * a.row_stride..],
+            rows: bm.min(m - i),
+            ..a
+        };
+        let b = View {
+            data: &b.data[j * b.col_stride..],
+            cols: bn.min(n - j),
+            ..b
+        };
         // SAFETY: tiles partition C, and C is exclusively borrowed for the whole call.
         unsafe { gemm_raw(out.at(i * n + j), n, add, alpha, a, b) }
     });

@@ -128,7 +128,10 @@ pub(super) fn max(a: &[f32]) -> f32 {
             lanes[l] = if x[l] > lanes[l] { x[l] } else { lanes[l] };
         }
     }
-    lanes.iter().chain(tail).fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m })
+    lanes
+        .iter()
+        .chain(tail)
+        .fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m })
 }
 
 #[cfg(test)]
@@ -157,7 +160,11 @@ mod tests {
             let h = x / f64::from(n);
             let sum: f64 = (0..=n)
                 .map(|i| {
-                    let c = if i == 0 || i == n { 1.0 } else { f64::from(2 + 2 * (i % 2)) };
+                    let c = if i == 0 || i == n {
+                        1.0
+                    } else {
+                        f64::from(2 + 2 * (i % 2))
+                    };
                     c * phi(h * f64::from(i))
                 })
                 .sum();

@@ -50,7 +50,11 @@ impl Backend for Cpu {
     }
 
     fn describe(&self) -> String {
-        format!("CPU, {} threads, {:?} vectors", rayon::current_num_threads(), pulp::Arch::new())
+        format!(
+            "CPU, {} threads, {:?} vectors",
+            rayon::current_num_threads(),
+            pulp::Arch::new()
+        )
     }
 
     fn coverage(&self) -> &'static [&'static str] {
@@ -76,7 +80,10 @@ impl Backend for Cpu {
     }
 
     fn copy(&self, tensor: &Tensor) -> Result<Tensor> {
-        Ok(storage::tensor(tensor.shape(), storage::f32s("copy", tensor)?.to_vec()))
+        Ok(storage::tensor(
+            tensor.shape(),
+            storage::f32s("copy", tensor)?.to_vec(),
+        ))
     }
 
     fn accumulate(&self, slot: &mut Grad, value: Tensor) -> Result<()> {
@@ -107,6 +114,21 @@ impl Backend for Cpu {
         db: Slot,
     ) -> Result<()> {
         linear::backward(dy, x, w, pre, act, dx, dw, db)
+    }
+
+    fn matmul(&self, x: &Tensor, p: &Tensor) -> Result<Tensor> {
+        linear::matmul(x, p)
+    }
+
+    fn matmul_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        p: &Tensor,
+        dx: Slot,
+        dp: Slot,
+    ) -> Result<()> {
+        linear::matmul_backward(dy, x, p, dx, dp)
     }
 
     fn layer_norm(&self, x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f32) -> Result<LayerNorm> {

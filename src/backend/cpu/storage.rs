@@ -39,14 +39,21 @@ pub(super) fn tensor_i32(shape: &[usize], data: Vec<i32>) -> Tensor {
 }
 
 fn foreign(op: &'static str) -> Error {
-    Error::Foreign { op, backend: Cpu::NAME }
+    Error::Foreign {
+        op,
+        backend: Cpu::NAME,
+    }
 }
 
 /// The elements of an f32 tensor.
 pub(super) fn f32s<'a>(op: &'static str, t: &'a Tensor) -> Result<&'a [f32]> {
     match t.storage().as_any().downcast_ref::<Buffer>() {
         Some(Buffer::F32(v)) => Ok(&v[..t.len()]),
-        Some(_) => Err(Error::DType { op, expected: DType::F32, got: t.dtype() }),
+        Some(_) => Err(Error::DType {
+            op,
+            expected: DType::F32,
+            got: t.dtype(),
+        }),
         None => Err(foreign(op)),
     }
 }
@@ -55,7 +62,11 @@ pub(super) fn f32s<'a>(op: &'static str, t: &'a Tensor) -> Result<&'a [f32]> {
 pub(super) fn i32s<'a>(op: &'static str, t: &'a Tensor) -> Result<&'a [i32]> {
     match t.storage().as_any().downcast_ref::<Buffer>() {
         Some(Buffer::I32(v)) => Ok(&v[..t.len()]),
-        Some(_) => Err(Error::DType { op, expected: DType::I32, got: t.dtype() }),
+        Some(_) => Err(Error::DType {
+            op,
+            expected: DType::I32,
+            got: t.dtype(),
+        }),
         None => Err(foreign(op)),
     }
 }
@@ -66,7 +77,11 @@ pub(super) fn f32s_mut<'a>(op: &'static str, t: &'a mut Tensor) -> Result<&'a mu
     let storage = t.storage_mut().ok_or(Error::Shared { op })?;
     match storage.as_any_mut().downcast_mut::<Buffer>() {
         Some(Buffer::F32(v)) => Ok(&mut v[..len]),
-        Some(_) => Err(Error::DType { op, expected: DType::F32, got: dtype }),
+        Some(_) => Err(Error::DType {
+            op,
+            expected: DType::F32,
+            got: dtype,
+        }),
         None => Err(foreign(op)),
     }
 }
@@ -81,7 +96,10 @@ pub(super) fn accumulator<'a>(
 ) -> Result<&'a mut [f32]> {
     if let Some(t) = slot {
         if t.shape() != shape {
-            return shape_error(op, format!("gradient {:?} into slot {:?}", shape, t.shape()));
+            return shape_error(
+                op,
+                format!("gradient {:?} into slot {:?}", shape, t.shape()),
+            );
         }
         if t.storage_mut().is_none() {
             *slot = Some(tensor(shape, f32s(op, t)?.to_vec()));

@@ -1,0 +1,70 @@
+//! AdamW, gradient norm, clamping.
+
+use super::math;
+use super::parallel::vectorised;
+use super::storage::{f32s, f32s_mut};
+use crate::backend::{AdamWStep, AdamWTensor, Result, shape_error};
+use crate::tensor::Tensor;
+use rayon::prelude::*;
+
+/// Elements per task.
+const CHUNK: usize = 16 * 1024;
+
+pub(super) fn adamw(tensors: &mut [AdamWTensor], step: AdamWStep) -> Result<()> {
+    const OP: &str = "adamw";
+    let t = step.step as i32;
+    let correction1 = 1.0 - f64::from(step.beta1).powi(t);
+    let correction2_sqrt = (1.0 - f64::from(step.beta2).powi(t)).sqrt();
+    let step_size = (f64::from(step.lr) / correction1) as f32;
+    let inverse_correction2 = (1.0 / correction2_sqrt) as f32;
+    for tensor in tensors {
+        let n = tensor.param.len();
+        if [tensor.grad.len(), tensor.m.len(), tensor.v.len()] != [n; 3] {
+            let detail = format!(
+                "param {:?}, grad {:?}",
+                tensor.param.shape(),
+                tensor.grad.shape()
+            );
+            return shape_error(OP, detail);
+        }
+        let keep = 1.0 - step.lr * tensor.weight_decay;
+        let grad = f32s(OP, tensor.grad)?;
+        let (m, v) = (f32s_mut(OP, tensor.m)?, f32s_mut(OP, tensor.v)?);
+        f32s_mut(OP, tensor.param)?
+            .par_chunks_mut(CHUNK)
+            .zip(grad.par_chunks(CHUNK))
+            .zip(m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK)))
+            .for_each(|((p, g), (m, v))| {
+                vectorised(|| {
+                    for (((p, g), m), v) in p.iter_mut().zip(g).zip(m.iter_mut()).zip(v.iter_mut())
+                    {
+                        let g = g * step.grad_scale;
+                        *m = step.beta1.mul_add(*m, (1.0 - step.beta1) * g);
+                        *v = step.beta2.mul_add(*v, (1.0 - step.beta2) * g * g);
+                        let denominator = v.sqrt().mul_add(inverse_correction2, step.eps);
+                        *p = p.mul_add(keep, -step_size * (*m / denominator));
+                    }
+                });
+            });
+    }
+    Ok(())
+}
+
+pub(super) fn grad_norm(grads: &[&Tensor]) -> Result<f64> {
+    let mut total = 0.0;
+    for grad in grads {
+        let partials: Vec<f64> = f32s("grad_norm", grad)?
+            .par_chunks(4096)
+            .map(|chunk| f64::from(vectorised(|| math::dot(chunk, chunk))))
+            .collect();
+        total += partials.iter().sum::<f64>();
+    }
+    Ok(total.sqrt())
+}
+
+pub(super) fn clamp(x: &mut Tensor, low: f32, high: f32) -> Result<()> {
+    for v in f32s_mut("clamp", x)? {
+        *v = v.clamp(low, high);
+    }
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! A CLIP model: two towers into one embedding.
+
+use super::{Bound, ClipConfig, Parameters, Result, Spec, init, text, vision};
+use crate::autodiff::{Tape, Var};
+use crate::backend::{Activation, Backend};
+use crate::tensor::Tensor;
+use crate::tensor::rng::{Philox, Purpose};
+
+/// A CLIP model without its parameters, which live in [`Parameters`].
+#[derive(Clone, Debug)]
+pub struct Clip {
+    config: ClipConfig,
+}
+
+impl Clip {
+    /// The model that `config` describes.
+    pub fn new(config: ClipConfig) -> Self {
+        Self { config }
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &ClipConfig {
+        &self.config
+    }
+
+    /// Names and shapes of all parameters, in order. Shapes are the engine's: open_clip's
+    /// `visual.conv1.weight` `[width, 3, p, p]` is `[width, p·p·3]` here.
+    pub fn parameter_shapes(&self) -> Vec<(String, Vec<usize>)> {
+        init::plan(&self.config)
+            .into_iter()
+            .map(|(name, shape, _)| (name, shape))
+            .collect()
+    }
+
+    /// Fresh parameters, initialised as open_clip does. Each parameter's draws depend on the seed
+    /// and its name alone.
+    ///
+    /// # Errors
+    /// If the device has no memory for them.
+    pub fn init(&self, backend: &dyn Backend, seed: u64) -> Result<Parameters> {
+        let mut parameters = Parameters::default();
+        for (name, shape, spec) in init::plan(&self.config) {
+            let values = draw(seed, &name, shape.iter().product(), spec);
+            parameters.push(name, backend.upload(&shape, &values)?);
+        }
+        Ok(parameters)
+    }
+
+    fn activation(&self) -> Activation {
+        if self.config.quick_gelu {
+            Activation::QuickGelu
+        } else {
+            Activation::Gelu
+        }
+    }
+
+    /// Image features `[batch, embed_dim]`, not normalised, of images `[batch, size, size, 3]`.
+    ///
+    /// # Errors
+    /// If the images do not fit the model.
+    pub fn encode_image(&self, tape: &Tape, bound: &Bound, images: &Tensor) -> Result<Var> {
+        vision::encode(&self.config, self.activation(), tape, bound, images)
+    }
+
+    /// Text features `[texts, embed_dim]`, not normalised. Each text is its tokens up to and
+    /// including the end token, unpadded.
+    ///
+    /// # Errors
+    /// If a text is empty, longer than the context, or holds an unknown id.
+    pub fn encode_text(&self, tape: &Tape, bound: &Bound, texts: &[Vec<i32>]) -> Result<Var> {
+        text::encode(&self.config, self.activation(), tape, bound, texts)
+    }
+}
+
+/// Values of a parameter's initialisation. The name enters the stream's index by FNV-1a.
+pub fn draw(seed: u64, name: &str, n: usize, spec: Spec) -> Vec<f32> {
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let mut rng = Philox::new(seed, Purpose::Init, 0, hash);
+    let value = || match spec {
+        Spec::Constant(c) => c,
+        Spec::Normal(std) => std * rng.normal(),
+        Spec::Uniform(bound) => rng.uniform_in(-bound, bound),
+    };
+    std::iter::repeat_with(value).take(n).collect()
+}

@@ -1,0 +1,98 @@
+//! The pre-LayerNorm transformer that both towers share (open_clip's `Transformer`).
+
+use super::{Bound, Result};
+use crate::autodiff::{Tape, Var};
+use crate::backend::{Activation, Segments};
+use crate::ops;
+
+/// ε of every LayerNorm in CLIP.
+pub(super) const LN_EPS: f32 = 1e-5;
+
+/// What a stack of blocks needs to know.
+#[derive(Clone)]
+pub(super) struct Stack {
+    /// Name of the first block less its number: `visual.transformer.resblocks.`.
+    pub prefix: &'static str,
+    pub layers: usize,
+    pub heads: usize,
+    pub causal: bool,
+    pub act: Activation,
+}
+
+/// Linear layer `name`.weight, `name`.bias.
+fn linear(
+    tape: &Tape,
+    bound: &Bound,
+    (weight, bias): (String, String),
+    x: &Var,
+    residual: Option<&Var>,
+    act: Activation,
+) -> Result<Var> {
+    Ok(ops::linear(
+        tape,
+        x,
+        bound.var(&weight)?,
+        Some(bound.var(&bias)?),
+        residual,
+        act,
+    )?)
+}
+
+/// LayerNorm `name`.weight, `name`.bias.
+pub(super) fn layer_norm(tape: &Tape, bound: &Bound, name: &str, x: &Var) -> Result<Var> {
+    let (gamma, beta) = (bound.at(name, ".weight")?, bound.at(name, ".bias")?);
+    Ok(ops::layer_norm(tape, x, gamma, beta, LN_EPS)?)
+}
+
+impl Stack {
+    /// Runs packed tokens x `[total, width]` through all blocks:
+    /// x ← x + attention(ln_1(x)), x ← x + mlp(ln_2(x)).
+    pub fn forward(
+        &self,
+        tape: &Tape,
+        bound: &Bound,
+        mut x: Var,
+        segments: &Segments,
+    ) -> Result<Var> {
+        for layer in 0..self.layers {
+            x = self.block(tape, bound, layer, &x, segments)?;
+        }
+        Ok(x)
+    }
+
+    fn block(
+        &self,
+        tape: &Tape,
+        bound: &Bound,
+        layer: usize,
+        x: &Var,
+        segments: &Segments,
+    ) -> Result<Var> {
+        let p = format!("{}{layer}.", self.prefix);
+        let pair = |w: &str, b: &str| (format!("{p}{w}"), format!("{p}{b}"));
+        let none = Activation::None;
+        let h = layer_norm(tape, bound, &format!("{p}ln_1"), x)?;
+        let in_proj = pair("attn.in_proj_weight", "attn.in_proj_bias");
+        let qkv = linear(tape, bound, in_proj, &h, None, none)?;
+        let h = ops::attention(tape, &qkv, segments, self.heads, self.causal)?;
+        let out_proj = pair("attn.out_proj.weight", "attn.out_proj.bias");
+        let x = linear(tape, bound, out_proj, &h, Some(x), none)?;
+        let h = layer_norm(tape, bound, &format!("{p}ln_2"), &x)?;
+        let h = linear(
+            tape,
+            bound,
+            pair("mlp.c_fc.weight", "mlp.c_fc.bias"),
+            &h,
+            None,
+            self.act,
+        )?;
+        linear(
+            tape,
+            bound,
+            pair("mlp.c_proj.weight", "mlp.c_proj.bias"),
+            &h,
+            Some(&x),
+            none,
+        )
+    }
+}

@@ -1,0 +1,127 @@
+//! AdamW over named parameters.
+
+use crate::autodiff::Grads;
+use crate::backend::{AdamWStep, AdamWTensor, Backend, Result};
+use crate::model::{Bound, Parameters};
+use crate::tensor::Tensor;
+
+/// Largest value of a learned log-scale: ln 100 (Radford et al., arXiv 2103.00020, §2.5).
+pub const LOGIT_SCALE_MAX: f32 = 4.605_170_2;
+
+/// AdamW's constants.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWConfig {
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to √v̂.
+    pub eps: f32,
+    /// Decoupled weight decay of parameters that decay.
+    pub weight_decay: f32,
+}
+
+/// AdamW's state: two moments per parameter, in the parameters' order.
+#[derive(Debug)]
+pub struct AdamW {
+    /// The constants.
+    pub config: AdamWConfig,
+    /// Steps taken.
+    pub steps: u64,
+    /// First moments.
+    pub m: Vec<Tensor>,
+    /// Second moments.
+    pub v: Vec<Tensor>,
+}
+
+impl AdamW {
+    /// Zero moments for `parameters`.
+    ///
+    /// # Errors
+    /// If the device has no memory for them.
+    pub fn new(
+        config: AdamWConfig,
+        backend: &dyn Backend,
+        parameters: &Parameters,
+    ) -> Result<Self> {
+        let zeros = || -> Result<Vec<Tensor>> {
+            parameters
+                .iter()
+                .map(|p| backend.zeros(p.tensor.shape()))
+                .collect()
+        };
+        Ok(Self {
+            config,
+            steps: 0,
+            m: zeros()?,
+            v: zeros()?,
+        })
+    }
+
+    /// One step at learning rate `lr`, after clipping the gradients' global norm to `max_norm` if
+    /// given; then every parameter named `…logit_scale` is clamped to [0, ln 100]. A parameter
+    /// without gradient took no part and stays. Returns the norm before clipping.
+    ///
+    /// `bound` and its tape must be gone or unused: a parameter still shared cannot be written.
+    ///
+    /// # Errors
+    /// If a parameter is shared, or a kernel fails.
+    pub fn step(
+        &mut self,
+        backend: &dyn Backend,
+        parameters: &mut Parameters,
+        grads: &[Option<Tensor>],
+        lr: f64,
+        max_norm: Option<f64>,
+    ) -> Result<f64> {
+        let present: Vec<&Tensor> = grads.iter().flatten().collect();
+        let norm = backend.grad_norm(&present)?;
+        // torch.nn.utils.clip_grad_norm_ divides by norm + 1e-6.
+        let grad_scale = max_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0)) as f32;
+        self.steps += 1;
+        let decay = self.config.weight_decay;
+        let mut tensors: Vec<AdamWTensor> = parameters
+            .iter_mut()
+            .zip(grads)
+            .zip(self.m.iter_mut().zip(&mut self.v))
+            .filter_map(|((p, grad), (m, v))| {
+                let weight_decay = if p.decay { decay } else { 0.0 };
+                let grad = grad.as_ref()?;
+                Some(AdamWTensor {
+                    param: &mut p.tensor,
+                    grad,
+                    m,
+                    v,
+                    weight_decay,
+                })
+            })
+            .collect();
+        let AdamWConfig {
+            beta1, beta2, eps, ..
+        } = self.config;
+        let step = AdamWStep {
+            lr: lr as f32,
+            beta1,
+            beta2,
+            eps,
+            step: self.steps,
+            grad_scale,
+        };
+        backend.adamw(&mut tensors, step)?;
+        for p in parameters
+            .iter_mut()
+            .filter(|p| p.name.ends_with("logit_scale"))
+        {
+            backend.clamp(&mut p.tensor, 0.0, LOGIT_SCALE_MAX)?;
+        }
+        Ok(norm)
+    }
+}
+
+/// The gradients of `parameters` in their order, moved out of `grads`.
+pub fn collect(parameters: &Parameters, bound: &Bound, grads: &mut Grads) -> Vec<Option<Tensor>> {
+    parameters
+        .iter()
+        .map(|p| bound.var(&p.name).ok().and_then(|var| grads.remove(var)))
+        .collect()
+}
