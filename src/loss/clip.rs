@@ -27,8 +27,10 @@ pub fn clip(tape: &Tape, student: &Features, scale: &Var) -> Result<Var> {
     //
     // The kernel makes α Σ_j C_ij s_j from the image→text rows with the text→image side as columns;
     // exchanging the roles gives ∂L/∂s. Each call adds its row part of ∂L/∂α, together all of it.
-    Ok(tape.record(value, &inputs.each_ref(), move |tape, grads, dy| {
-        let coef = half_mean_coef(tape, &dy, n)?;
-        cross.backward(tape, grads, (&student, &scale), (coef.clone(), coef))
-    }))
+    Ok(
+        tape.record(value, &inputs.each_ref(), move |tape, grads, dy| {
+            let coef = half_mean_coef(tape, &dy, n)?;
+            cross.backward(tape, grads, (&student, &scale), (coef.clone(), coef))
+        }),
+    )
 }

@@ -7,9 +7,7 @@
 //! ```
 //! v, s `[n, d_S]` and V, T `[n, d_T]` unit rows, α and α_T `[1]`, L `[1]`.
 
-use super::{
-    CrossModal, Features, TeacherFeatures, check_student, check_teacher, half_mean_coef,
-};
+use super::{CrossModal, Features, TeacherFeatures, check_student, check_teacher, half_mean_coef};
 use crate::autodiff::{Result, Tape, Var};
 
 /// ½ mean_i [KL(softmax(α_T V_i·T_:) ‖ softmax(α v_i·s_:)) + the same text→image], a scalar `[1]`;
@@ -17,12 +15,7 @@ use crate::autodiff::{Result, Tape, Var};
 ///
 /// # Errors
 /// If the features' shapes do not fit each other or a scale is no scalar.
-pub fn crd(
-    tape: &Tape,
-    student: &Features,
-    scale: &Var,
-    teacher: &TeacherFeatures,
-) -> Result<Var> {
+pub fn crd(tape: &Tape, student: &Features, scale: &Var, teacher: &TeacherFeatures) -> Result<Var> {
     let n = check_student("crd", student, scale)?;
     check_teacher("crd", student, teacher)?;
     let cross = CrossModal::new(tape, student, scale, Some(teacher))?;
@@ -36,8 +29,10 @@ pub fn crd(
     //
     // and from there on as for `clip`: ∂L/∂v_i = α Σ_j C_ij s_j, ∂L/∂s_j = α Σ_i C_ij v_i,
     // ∂L/∂α = Σ_ij C_ij v_i·s_j.
-    Ok(tape.record(value, &inputs.each_ref(), move |tape, grads, dy| {
-        let coef = half_mean_coef(tape, &dy, n)?;
-        cross.backward(tape, grads, (&student, &scale), (coef.clone(), coef))
-    }))
+    Ok(
+        tape.record(value, &inputs.each_ref(), move |tape, grads, dy| {
+            let coef = half_mean_coef(tape, &dy, n)?;
+            cross.backward(tape, grads, (&student, &scale), (coef.clone(), coef))
+        }),
+    )
 }

@@ -23,12 +23,18 @@ pub fn fd(tape: &Tape, student: &Features, teacher: &TeacherFeatures) -> Result<
     let (student, teacher) = (student.clone(), teacher.clone());
     let inputs = [student.image.clone(), student.text.clone()];
     // ∂L/∂v_ik = ḡ · 2 (v_ik − V_ik)/(n d), and the same for the text.
-    Ok(tape.record(value, &inputs.each_ref(), move |tape, grads, dy| {
-        for (x, y) in [(&student.image, &teacher.image), (&student.text, &teacher.text)] {
-            let mut dx = grads.take(x);
-            tape.backend().mse_backward(&dy, x.value(), y, dx.as_mut())?;
-            grads.put(x, dx);
-        }
-        Ok(())
-    }))
+    Ok(
+        tape.record(value, &inputs.each_ref(), move |tape, grads, dy| {
+            for (x, y) in [
+                (&student.image, &teacher.image),
+                (&student.text, &teacher.text),
+            ] {
+                let mut dx = grads.take(x);
+                tape.backend()
+                    .mse_backward(&dy, x.value(), y, dx.as_mut())?;
+                grads.put(x, dx);
+            }
+            Ok(())
+        }),
+    )
 }

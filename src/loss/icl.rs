@@ -19,12 +19,7 @@ use crate::backend::{Pair, Side};
 ///
 /// # Errors
 /// If a modality's shape differs between student and teacher or the scale is no scalar.
-pub fn icl(
-    tape: &Tape,
-    student: &Features,
-    scale: &Var,
-    teacher: &TeacherFeatures,
-) -> Result<Var> {
+pub fn icl(tape: &Tape, student: &Features, scale: &Var, teacher: &TeacherFeatures) -> Result<Var> {
     let n = check_student("icl", student, scale)?;
     rows("icl", student.image.shape(), teacher.text.shape(), true)?;
     rows("icl", student.text.shape(), teacher.image.shape(), true)?;
@@ -45,11 +40,19 @@ pub fn icl(
     //
     //   C_ij = ∂L/∂a_ij = k (p_ij − [i=j]),
     //   ∂L/∂v_i = c Σ_j C_ij T_j,    ∂L/∂c = Σ_ij C_ij v_i·T_j + the same of the texts.
-    Ok(tape.record(value, &inputs.each_ref(), move |tape, grads, dy| {
-        let coef = half_mean_coef(tape, &dy, n)?;
-        let row = Side { stats: image_stats, coef: coef.clone() };
-        send_back(tape, grads, &image, &row, None, &student.image, &scale)?;
-        let row = Side { stats: text_stats, coef };
-        send_back(tape, grads, &text, &row, None, &student.text, &scale)
-    }))
+    Ok(
+        tape.record(value, &inputs.each_ref(), move |tape, grads, dy| {
+            let coef = half_mean_coef(tape, &dy, n)?;
+            let row = Side {
+                stats: image_stats,
+                coef: coef.clone(),
+            };
+            send_back(tape, grads, &image, &row, None, &student.image, &scale)?;
+            let row = Side {
+                stats: text_stats,
+                coef,
+            };
+            send_back(tape, grads, &text, &row, None, &student.text, &scale)
+        }),
+    )
 }

@@ -46,7 +46,10 @@ pub struct Intra {
 
 impl Default for Intra {
     fn default() -> Self {
-        Self { weights: IntraWeights::Divergence, modality: Modality::Both }
+        Self {
+            weights: IntraWeights::Divergence,
+            modality: Modality::Both,
+        }
     }
 }
 
@@ -88,30 +91,64 @@ pub fn intra(
     let part = |x: &Var, y: &Tensor, own: Option<&RowStats>| -> Result<(Tensor, Part)> {
         let pair = Pair {
             student: relation_of(x, x.value(), scale),
-            teacher: Some(Relation { x: y.clone(), y: y.clone(), scale: teacher.scale.clone() }),
+            teacher: Some(Relation {
+                x: y.clone(),
+                y: y.clone(),
+                scale: teacher.scale.clone(),
+            }),
             skip_diagonal: true,
         };
         let stats = backend.relation(&pair)?;
         let (loss, g, h) =
             backend.intra_weights(&stats.value, options.weights, own.map(|own| &own.value))?;
-        Ok((loss, Part { pair, stats, g, h, x: x.clone() }))
+        Ok((
+            loss,
+            Part {
+                pair,
+                stats,
+                g,
+                h,
+                x: x.clone(),
+            },
+        ))
     };
     let image = match options.modality {
         Modality::Text => None,
-        _ => Some(part(&student.image, &teacher.image, clip.as_ref().map(|c| &c.image_stats))?),
+        _ => Some(part(
+            &student.image,
+            &teacher.image,
+            clip.as_ref().map(|c| &c.image_stats),
+        )?),
     };
     let text = match options.modality {
         Modality::Image => None,
-        _ => Some(part(&student.text, &teacher.text, clip.as_ref().map(|c| &c.text_stats))?),
+        _ => Some(part(
+            &student.text,
+            &teacher.text,
+            clip.as_ref().map(|c| &c.text_stats),
+        )?),
     };
-    let terms: Vec<_> = [&image, &text].into_iter().flatten().map(|(l, _)| (l, 1.0)).collect();
+    let terms: Vec<_> = [&image, &text]
+        .into_iter()
+        .flatten()
+        .map(|(l, _)| (l, 1.0))
+        .collect();
     let value = backend.weighted_sum(&terms)?;
     let (image, text) = (image.map(|(_, part)| part), text.map(|(_, part)| part));
 
     let mut inputs = vec![scale.clone()];
-    inputs.extend([&image, &text].into_iter().flatten().map(|part| part.x.clone()));
+    inputs.extend(
+        [&image, &text]
+            .into_iter()
+            .flatten()
+            .map(|part| part.x.clone()),
+    );
     if clip.is_some() {
-        inputs.extend([student.image.clone(), student.text.clone(), clip_scale.clone()]);
+        inputs.extend([
+            student.image.clone(),
+            student.text.clone(),
+            clip_scale.clone(),
+        ]);
     }
     let (student, scale, clip_scale) = (student.clone(), scale.clone(), clip_scale.clone());
     // Let ḡ be the gradient of L, and g_i = ∂L/∂d_i with the weights' own dependence on d in it
@@ -134,18 +171,35 @@ pub fn intra(
     // ℓ_i is a row's value of the contrastive loss, so ḡ h_i takes the place of ḡ/(2n) in `clip`'s
     // backward: image→text rows get those of I→I, text→image rows those of T→T, 0 where a
     // modality is left out.
-    Ok(tape.record(value, &inputs.iter().collect::<Vec<_>>(), move |tape, grads, dy| {
-        let backend = tape.backend();
-        let mut clip_coef = [None, None];
-        for (part, clip_coef) in [image, text].into_iter().zip(&mut clip_coef) {
-            let Some(Part { pair, stats, g, h, x }) = part else { continue };
-            let side = Side { stats, coef: backend.scale_by(&dy, 1.0, Some(&g), n)? };
-            send_back(tape, grads, &pair, &side, Some(&side), &x, &scale)?;
-            *clip_coef = h.map(|h| backend.scale_by(&dy, 1.0, Some(&h), n)).transpose()?;
-        }
-        let Some(clip) = clip else { return Ok(()) };
-        let [image, text] =
-            clip_coef.map(|coef| coef.map_or_else(|| backend.zeros(&[n]), Ok));
-        clip.backward(tape, grads, (&student, &clip_scale), (image?, text?))
-    }))
+    Ok(tape.record(
+        value,
+        &inputs.iter().collect::<Vec<_>>(),
+        move |tape, grads, dy| {
+            let backend = tape.backend();
+            let mut clip_coef = [None, None];
+            for (part, clip_coef) in [image, text].into_iter().zip(&mut clip_coef) {
+                let Some(Part {
+                    pair,
+                    stats,
+                    g,
+                    h,
+                    x,
+                }) = part
+                else {
+                    continue;
+                };
+                let side = Side {
+                    stats,
+                    coef: backend.scale_by(&dy, 1.0, Some(&g), n)?,
+                };
+                send_back(tape, grads, &pair, &side, Some(&side), &x, &scale)?;
+                *clip_coef = h
+                    .map(|h| backend.scale_by(&dy, 1.0, Some(&h), n))
+                    .transpose()?;
+            }
+            let Some(clip) = clip else { return Ok(()) };
+            let [image, text] = clip_coef.map(|coef| coef.map_or_else(|| backend.zeros(&[n]), Ok));
+            clip.backward(tape, grads, (&student, &clip_scale), (image?, text?))
+        },
+    ))
 }

@@ -45,19 +45,31 @@ pub struct TeacherFeatures {
 impl TeacherFeatures {
     /// The teacher's image→text relation.
     fn image_to_text(&self) -> Relation {
-        Relation { x: self.image.clone(), y: self.text.clone(), scale: self.scale.clone() }
+        Relation {
+            x: self.image.clone(),
+            y: self.text.clone(),
+            scale: self.scale.clone(),
+        }
     }
 
     /// The teacher's text→image relation.
     fn text_to_image(&self) -> Relation {
-        Relation { x: self.text.clone(), y: self.image.clone(), scale: self.scale.clone() }
+        Relation {
+            x: self.text.clone(),
+            y: self.image.clone(),
+            scale: self.scale.clone(),
+        }
     }
 }
 
 /// Checks that `a` and `b` are n rows each, of one width where `same_width`. Returns n.
 fn rows(op: &'static str, a: &[usize], b: &[usize], same_width: bool) -> Result<usize> {
     if a.len() != 2 || b.len() != 2 || a[0] != b[0] || (same_width && a[1] != b[1]) {
-        let rule = if same_width { "must be one [n, width]" } else { "must have the same rows" };
+        let rule = if same_width {
+            "must be one [n, width]"
+        } else {
+            "must have the same rows"
+        };
         return Ok(shape_error(op, format!("{a:?} and {b:?} {rule}"))?);
     }
     Ok(a[0])
@@ -66,7 +78,10 @@ fn rows(op: &'static str, a: &[usize], b: &[usize], same_width: bool) -> Result<
 /// Checks that a scale is one number.
 fn scalar(op: &'static str, scale: &Tensor) -> Result<()> {
     if scale.shape() != [1] {
-        return Ok(shape_error(op, format!("scale {:?} must be [1]", scale.shape()))?);
+        return Ok(shape_error(
+            op,
+            format!("scale {:?} must be [1]", scale.shape()),
+        )?);
     }
     Ok(())
 }
@@ -106,12 +121,24 @@ impl CrossModal {
             teacher,
             skip_diagonal: false,
         };
-        let image =
-            pair(&student.image, &student.text, teacher.map(TeacherFeatures::image_to_text));
-        let text = pair(&student.text, &student.image, teacher.map(TeacherFeatures::text_to_image));
+        let image = pair(
+            &student.image,
+            &student.text,
+            teacher.map(TeacherFeatures::image_to_text),
+        );
+        let text = pair(
+            &student.text,
+            &student.image,
+            teacher.map(TeacherFeatures::text_to_image),
+        );
         let image_stats = tape.backend().relation(&image)?;
         let text_stats = tape.backend().relation(&text)?;
-        Ok(Self { image, image_stats, text, text_stats })
+        Ok(Self {
+            image,
+            image_stats,
+            text,
+            text_stats,
+        })
     }
 
     /// ½ (mean_i value_i of image→text + the same of text→image).
@@ -129,16 +156,42 @@ impl CrossModal {
         (student, scale): (&Features, &Var),
         (image_coef, text_coef): (Tensor, Tensor),
     ) -> Result<()> {
-        let image = Side { stats: self.image_stats, coef: image_coef };
-        let text = Side { stats: self.text_stats, coef: text_coef };
-        send_back(tape, grads, &self.image, &image, Some(&text), &student.image, scale)?;
-        send_back(tape, grads, &self.text, &text, Some(&image), &student.text, scale)
+        let image = Side {
+            stats: self.image_stats,
+            coef: image_coef,
+        };
+        let text = Side {
+            stats: self.text_stats,
+            coef: text_coef,
+        };
+        send_back(
+            tape,
+            grads,
+            &self.image,
+            &image,
+            Some(&text),
+            &student.image,
+            scale,
+        )?;
+        send_back(
+            tape,
+            grads,
+            &self.text,
+            &text,
+            Some(&image),
+            &student.text,
+            scale,
+        )
     }
 }
 
 /// The relation of a variable with constant or variable candidates under a variable scale.
 fn relation_of(x: &Var, y: &Tensor, scale: &Var) -> Relation {
-    Relation { x: x.value().clone(), y: y.clone(), scale: scale.value().clone() }
+    Relation {
+        x: x.value().clone(),
+        y: y.clone(),
+        scale: scale.value().clone(),
+    }
 }
 
 /// ½ (mean of one direction's values + mean of the other's), `[1]`.
@@ -150,7 +203,9 @@ fn mean_of_both(tape: &Tape, a: &RowStats, b: &RowStats, n: usize) -> Result<Ten
 
 /// ∂L/∂value_i = dy/(2n) of a mean over both directions, `[n]`.
 fn half_mean_coef(tape: &Tape, dy: &Tensor, n: usize) -> Result<Tensor> {
-    Ok(tape.backend().scale_by(dy, 0.5 / n.max(1) as f32, None, n)?)
+    Ok(tape
+        .backend()
+        .scale_by(dy, 0.5 / n.max(1) as f32, None, n)?)
 }
 
 /// Runs `relation_backward` into the gradients of `x` and `scale`, as far as they want any.
@@ -165,7 +220,8 @@ fn send_back(
 ) -> Result<()> {
     let (mut dx, mut dscale) = (grads.take(x), grads.take(scale));
     if dx.is_some() || dscale.is_some() {
-        tape.backend().relation_backward(pair, row, col, dx.as_mut(), dscale.as_mut())?;
+        tape.backend()
+            .relation_backward(pair, row, col, dx.as_mut(), dscale.as_mut())?;
     }
     grads.put(x, dx);
     grads.put(scale, dscale);

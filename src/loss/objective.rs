@@ -33,12 +33,23 @@ pub struct Weights {
 
 impl From<Method> for Weights {
     fn from(method: Method) -> Self {
-        let clip = Self { clip: 1.0, ..Self::default() };
-        let clip_kd = Self { crd: 1.0, fd: 2000.0, icl: 1.0, ..clip };
+        let clip = Self {
+            clip: 1.0,
+            ..Self::default()
+        };
+        let clip_kd = Self {
+            crd: 1.0,
+            fd: 2000.0,
+            icl: 1.0,
+            ..clip
+        };
         match method {
             Method::Clip => clip,
             Method::ClipKd => clip_kd,
-            Method::IntraKd => Self { intra: 1.0, ..clip_kd },
+            Method::IntraKd => Self {
+                intra: 1.0,
+                ..clip_kd
+            },
         }
     }
 }
@@ -46,7 +57,9 @@ impl From<Method> for Weights {
 impl Weights {
     /// Whether any loss reads the teacher.
     pub fn need_teacher(&self) -> bool {
-        [self.crd, self.fd, self.icl, self.intra].iter().any(|&w| w != 0.0)
+        [self.crd, self.fd, self.icl, self.intra]
+            .iter()
+            .any(|&w| w != 0.0)
     }
 
     /// Whether any loss compares features themselves, which then must have the teacher's width.
@@ -138,7 +151,12 @@ impl Objective {
     /// weight is 0.
     pub fn evaluate(&self, tape: &Tape, inputs: &Inputs) -> Result<ObjectiveValue> {
         let weights = &self.weights;
-        rows("objective", inputs.student.image.shape(), inputs.student.text.shape(), true)?;
+        rows(
+            "objective",
+            inputs.student.image.shape(),
+            inputs.student.text.shape(),
+            true,
+        )?;
         scalar("objective", inputs.scale.value())?;
         let student = Features {
             image: ops::l2_normalize(tape, &inputs.student.image)?,
@@ -150,7 +168,10 @@ impl Objective {
         }
         if weights.need_teacher() {
             let Some(teacher) = inputs.teacher else {
-                return Ok(shape_error("objective", "distillation needs a teacher's features")?);
+                return Ok(shape_error(
+                    "objective",
+                    "distillation needs a teacher's features",
+                )?);
             };
             if weights.crd != 0.0 {
                 let value = crd(tape, &student, inputs.scale, teacher)?;
@@ -179,12 +200,21 @@ impl Objective {
                 terms.push(("intra", weights.intra, value));
             }
         }
-        let weighted: Vec<_> = terms.iter().map(|(_, weight, term)| (term, *weight)).collect();
+        let weighted: Vec<_> = terms
+            .iter()
+            .map(|(_, weight, term)| (term, *weight))
+            .collect();
         if weighted.is_empty() {
-            return Ok(shape_error("objective", "every weight is 0: nothing to minimise")?);
+            return Ok(shape_error(
+                "objective",
+                "every weight is 0: nothing to minimise",
+            )?);
         }
         let total = ops::weighted_sum(tape, &weighted)?;
-        let terms = terms.into_iter().map(|(name, _, term)| (name, term)).collect();
+        let terms = terms
+            .into_iter()
+            .map(|(name, _, term)| (name, term))
+            .collect();
         Ok(ObjectiveValue { total, terms })
     }
 }

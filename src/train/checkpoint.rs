@@ -86,15 +86,18 @@ impl TrainState {
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join(TRAIN_STATE);
         let raw = fs::read(&path).map_err(|e| unreadable(&path, &e))?;
-        let bad = |what: &dyn std::fmt::Display| {
-            Error::Usage(format!("{}: {what}", path.display()))
-        };
+        let bad =
+            |what: &dyn std::fmt::Display| Error::Usage(format!("{}: {what}", path.display()));
         let (_, header) = SafeTensors::read_metadata(&raw).map_err(|e| bad(&e))?;
         let metadata = header.metadata().clone().unwrap_or_default();
         if metadata.get("format").map(String::as_str) != Some(FORMAT) {
             return Err(bad(&"not a train state of this program's version"));
         }
-        let entry = |key: &str| metadata.get(key).ok_or_else(|| bad(&format!("lacks `{key}`")));
+        let entry = |key: &str| {
+            metadata
+                .get(key)
+                .ok_or_else(|| bad(&format!("lacks `{key}`")))
+        };
         let position: Position = serde_json::from_str(entry("position")?).map_err(|e| bad(&e))?;
         let config = entry("config")?.clone();
         let file = SafeTensors::deserialize(&raw).map_err(|e| bad(&e))?;
@@ -108,21 +111,35 @@ impl TrainState {
                 .chunks_exact(4)
                 .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
                 .collect();
-            tensors.insert(name.to_string(), HostTensor { shape: view.shape().to_vec(), data });
+            tensors.insert(
+                name.to_string(),
+                HostTensor {
+                    shape: view.shape().to_vec(),
+                    data,
+                },
+            );
         }
-        Ok(Self { position, config, tensors })
+        Ok(Self {
+            position,
+            config,
+            tensors,
+        })
     }
 }
 
 /// Writes and syncs a small file.
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut f = File::create(path).map_err(|e| file("create", path, &e))?;
-    f.write_all(bytes).and_then(|()| f.sync_all()).map_err(|e| file("write", path, &e))
+    f.write_all(bytes)
+        .and_then(|()| f.sync_all())
+        .map_err(|e| file("write", path, &e))
 }
 
 /// Syncs a file or folder that somebody else wrote.
 fn sync(path: &Path) -> Result<()> {
-    File::open(path).and_then(|f| f.sync_all()).map_err(|e| file("sync", path, &e))
+    File::open(path)
+        .and_then(|f| f.sync_all())
+        .map_err(|e| file("sync", path, &e))
 }
 
 /// Writes the checkpoint of `state` into `folder` (a run's `checkpoints/`) and returns its path.
@@ -201,12 +218,16 @@ pub fn latest(folder: &Path) -> Result<Option<PathBuf>> {
     let mut best: Option<(u64, PathBuf)> = None;
     for entry in entries {
         let path = entry.map_err(|e| unreadable(folder, &e))?.path();
-        let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
+        let Some(name) = path.file_name().and_then(|n| n.to_str()) else {
+            continue;
+        };
         let visible = name.strip_prefix(REPLACED).unwrap_or(name);
         let Some(step) = visible.strip_prefix("step_").and_then(|s| s.parse().ok()) else {
             continue;
         };
-        let complete = [MODEL, MODEL_CONFIG, TRAIN_STATE].iter().all(|f| path.join(f).is_file());
+        let complete = [MODEL, MODEL_CONFIG, TRAIN_STATE]
+            .iter()
+            .all(|f| path.join(f).is_file());
         // On a tie the published folder wins over the one that it replaces.
         let better = best.as_ref().is_none_or(|(s, p)| {
             step > *s || step == *s && p.file_name().is_some_and(|n| n != visible)
@@ -215,7 +236,9 @@ pub fn latest(folder: &Path) -> Result<Option<PathBuf>> {
             best = Some((step, path));
         }
     }
-    let Some((step, path)) = best else { return Ok(None) };
+    let Some((step, path)) = best else {
+        return Ok(None);
+    };
     let target = folder.join(format!("step_{step}"));
     if path != target {
         fs::rename(&path, &target).map_err(|e| file("rename", &path, &e))?;
@@ -248,16 +271,25 @@ mod tests {
     use super::*;
 
     fn state(step: u64) -> TrainState {
-        let tensor = HostTensor { shape: vec![2, 3], data: vec![1.0, -0.0, f32::MIN_POSITIVE, 3.5, 1e-40, 7.0] };
+        let tensor = HostTensor {
+            shape: vec![2, 3],
+            data: vec![1.0, -0.0, f32::MIN_POSITIVE, 3.5, 1e-40, 7.0],
+        };
         TrainState {
-            position: Position { step, epoch: 1, batch: 2 },
+            position: Position {
+                step,
+                epoch: 1,
+                batch: 2,
+            },
             config: "seed = 1\n".into(),
             tensors: BTreeMap::from([("m.x".to_string(), tensor)]),
         }
     }
 
     fn put(folder: &Path, step: u64, text: &str) -> Result<PathBuf> {
-        save(folder, &state(step), &serde_json::json!({}), |path| write(path, text.as_bytes()))
+        save(folder, &state(step), &serde_json::json!({}), |path| {
+            write(path, text.as_bytes())
+        })
     }
 
     #[test]

@@ -22,7 +22,12 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher: Option<String>,
     /// The teacher's weights.
-    #[arg(long, alias = "t-model-checkpoint", value_name = "FILE", help_heading = "Models")]
+    #[arg(
+        long,
+        alias = "t-model-checkpoint",
+        value_name = "FILE",
+        help_heading = "Models"
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher_checkpoint: Option<PathBuf>,
     /// Weights that the student starts from.
@@ -34,19 +39,39 @@ pub struct Config {
     #[arg(long, value_enum, default_value_t, help_heading = "Losses")]
     pub method: Method,
     /// Weight of the contrastive loss.
-    #[arg(long, alias = "alpha-task-loss", value_name = "WEIGHT", help_heading = "Losses")]
+    #[arg(
+        long,
+        alias = "alpha-task-loss",
+        value_name = "WEIGHT",
+        help_heading = "Losses"
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha_clip: Option<f64>,
     /// Weight of contrastive relational distillation.
-    #[arg(long, alias = "alpha-ckd-loss", value_name = "WEIGHT", help_heading = "Losses")]
+    #[arg(
+        long,
+        alias = "alpha-ckd-loss",
+        value_name = "WEIGHT",
+        help_heading = "Losses"
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha_crd: Option<f64>,
     /// Weight of feature distillation.
-    #[arg(long, alias = "alpha-fd-loss", value_name = "WEIGHT", help_heading = "Losses")]
+    #[arg(
+        long,
+        alias = "alpha-fd-loss",
+        value_name = "WEIGHT",
+        help_heading = "Losses"
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha_fd: Option<f64>,
     /// Weight of interactive contrastive learning.
-    #[arg(long, alias = "alpha-icl-loss", value_name = "WEIGHT", help_heading = "Losses")]
+    #[arg(
+        long,
+        alias = "alpha-icl-loss",
+        value_name = "WEIGHT",
+        help_heading = "Losses"
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha_icl: Option<f64>,
     /// Weight of the intra-modal divergence-weighted loss.
@@ -72,13 +97,28 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train_num_samples: Option<usize>,
     /// CSV column of the image's path.
-    #[arg(long, default_value = "filepath", value_name = "COLUMN", help_heading = "Data")]
+    #[arg(
+        long,
+        default_value = "filepath",
+        value_name = "COLUMN",
+        help_heading = "Data"
+    )]
     pub csv_img_key: String,
     /// CSV column of the caption.
-    #[arg(long, default_value = "title", value_name = "COLUMN", help_heading = "Data")]
+    #[arg(
+        long,
+        default_value = "title",
+        value_name = "COLUMN",
+        help_heading = "Data"
+    )]
     pub csv_caption_key: String,
     /// CSV separator (default: a tab).
-    #[arg(long, default_value = "\t", hide_default_value = true, help_heading = "Data")]
+    #[arg(
+        long,
+        default_value = "\t",
+        hide_default_value = true,
+        help_heading = "Data"
+    )]
     pub csv_separator: String,
     /// What happens to a training image.
     #[arg(long, value_enum, default_value_t, help_heading = "Data")]
@@ -102,7 +142,12 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,
     /// Pairs in a step.
-    #[arg(long, default_value_t = 1024, value_name = "N", help_heading = "Optimisation")]
+    #[arg(
+        long,
+        default_value_t = 1024,
+        value_name = "N",
+        help_heading = "Optimisation"
+    )]
     pub batch_size: usize,
     /// Peak learning rate.
     #[arg(long, default_value_t = 1e-3, help_heading = "Optimisation")]
@@ -120,7 +165,12 @@ pub struct Config {
     #[arg(long, default_value_t = 1e-6, help_heading = "Optimisation")]
     pub eps: f64,
     /// Steps of linear warm-up.
-    #[arg(long, default_value_t = 10_000, value_name = "STEPS", help_heading = "Optimisation")]
+    #[arg(
+        long,
+        default_value_t = 10_000,
+        value_name = "STEPS",
+        help_heading = "Optimisation"
+    )]
     pub warmup: u64,
     /// Learning rate after the warm-up.
     #[arg(long, value_enum, default_value_t, help_heading = "Optimisation")]
@@ -153,8 +203,13 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Steps between two lines of metrics.jsonl.
-    #[arg(long, alias = "log-every-n-steps", default_value_t = 100, value_name = "STEPS",
-          help_heading = "Run")]
+    #[arg(
+        long,
+        alias = "log-every-n-steps",
+        default_value_t = 100,
+        value_name = "STEPS",
+        help_heading = "Run"
+    )]
     pub log_every: u64,
     /// Epochs between two checkpoints; 0 for only the last.
     #[arg(long, default_value_t = 1, value_name = "EPOCHS", help_heading = "Run")]
@@ -218,8 +273,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
         Err(e) if !e.use_stderr() => return Ok(Request::Print(e.render().to_string())),
         Err(e) => return usage(clap_line(&e.render().to_string())),
     };
-    let line =
-        CommandLine::from_arg_matches(&matches).map_err(|e| Error::Usage(clap_line(&e.to_string())))?;
+    let line = CommandLine::from_arg_matches(&matches)
+        .map_err(|e| Error::Usage(clap_line(&e.to_string())))?;
     let config = match &line.call.config {
         Some(path) => overlay(&line.config, &matches, path)?,
         None => line.config,
@@ -243,8 +298,15 @@ fn dashes(arg: OsString) -> OsString {
 fn clap_line(message: &str) -> String {
     let text = message.strip_prefix("error: ").unwrap_or(message);
     let keep = text.split("\n\nUsage:").next().unwrap_or(text);
-    let keep = keep.split("\n\nFor more information").next().unwrap_or(keep);
-    let lines: Vec<&str> = keep.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    let keep = keep
+        .split("\n\nFor more information")
+        .next()
+        .unwrap_or(keep);
+    let lines: Vec<&str> = keep
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect();
     lines.join("; ")
 }
 
@@ -254,30 +316,44 @@ fn overlay(flags: &Config, matches: &ArgMatches, path: &Path) -> Result<Config> 
     let bad = |e: &dyn std::fmt::Display| {
         Error::Usage(format!("{}: {}", path.display(), clap_line(&e.to_string())))
     };
-    let file: toml::Table = text.parse().map_err(|e: toml::de::Error| bad(&toml_line(&e)))?;
+    let file: toml::Table = text
+        .parse()
+        .map_err(|e: toml::de::Error| bad(&toml_line(&e)))?;
     let mut merged = toml::Table::try_from(flags).map_err(|e| bad(&e))?;
     let command = CommandLine::command();
     for (key, value) in file {
         let name = key.replace('_', "-");
         let arg = command.get_arguments().find(|a| {
             a.get_long() == Some(&name)
-                || a.get_all_aliases().is_some_and(|all| all.contains(&name.as_str()))
+                || a.get_all_aliases()
+                    .is_some_and(|all| all.contains(&name.as_str()))
         });
-        let known = arg.filter(|a| !["config", "resume", "dry-run", "help", "version"]
-            .contains(&a.get_long().unwrap_or_default()));
+        let known = arg.filter(|a| {
+            !["config", "resume", "dry-run", "help", "version"]
+                .contains(&a.get_long().unwrap_or_default())
+        });
         let Some(arg) = known else {
-            return Err(bad(&format!("unknown key `{key}`: see train --help for the names")));
+            return Err(bad(&format!(
+                "unknown key `{key}`: see train --help for the names"
+            )));
         };
         if matches.value_source(arg.get_id().as_str()) != Some(ValueSource::CommandLine) {
             let long = arg.get_long().unwrap_or_default().to_string();
             merged.insert(long, value);
         }
     }
-    merged.try_into().map_err(|e: toml::de::Error| bad(&toml_line(&e)))
+    merged
+        .try_into()
+        .map_err(|e: toml::de::Error| bad(&toml_line(&e)))
 }
 
 fn toml_line(e: &toml::de::Error) -> String {
-    e.to_string().lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ")
+    e.to_string()
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 impl Config {
@@ -294,8 +370,8 @@ impl Config {
     pub fn from_toml(text: &str) -> Result<Self> {
         let bad = |e: toml::de::Error| Error::Usage(toml_line(&e));
         let file: toml::Table = text.parse().map_err(bad)?;
-        let mut merged = toml::Table::try_from(Self::new())
-            .map_err(|e| Error::Usage(e.to_string()))?;
+        let mut merged =
+            toml::Table::try_from(Self::new()).map_err(|e| Error::Usage(e.to_string()))?;
         merged.extend(file);
         merged.try_into().map_err(bad)
     }
@@ -308,15 +384,23 @@ impl Config {
     /// Whether the student learns from a teacher.
     pub fn distils(&self) -> bool {
         self.method != Method::Clip
-            || [self.alpha_crd, self.alpha_fd, self.alpha_icl, self.alpha_intra]
-                .iter()
-                .any(|a| a.is_some_and(|a| a > 0.0))
+            || [
+                self.alpha_crd,
+                self.alpha_fd,
+                self.alpha_icl,
+                self.alpha_intra,
+            ]
+            .iter()
+            .any(|a| a.is_some_and(|a| a > 0.0))
     }
 
     /// The run's name, given or made from date, model and method.
     pub fn run_name(&self) -> String {
         self.name.clone().unwrap_or_else(|| {
-            let model = Path::new(&self.model).file_stem().unwrap_or_default().to_string_lossy();
+            let model = Path::new(&self.model)
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy();
             let method = String::from(match self.method {
                 Method::Clip => "clip",
                 Method::ClipKd => "clip-kd",
@@ -352,21 +436,45 @@ impl Config {
         }
         let unit = |x: f64| (0.0..1.0).contains(&x);
         let rules = [
-            (self.batch_size >= 2, "--batch-size must be at least 2: a pair needs negatives"),
+            (
+                self.batch_size >= 2,
+                "--batch-size must be at least 2: a pair needs negatives",
+            ),
             (self.epochs > 0, "--epochs must be at least 1"),
             (self.steps != Some(0), "--steps must be at least 1"),
-            (self.lr.is_finite() && self.lr > 0.0, "--lr must be positive"),
-            (self.wd.is_finite() && self.wd >= 0.0, "--wd must be at least 0"),
+            (
+                self.lr.is_finite() && self.lr > 0.0,
+                "--lr must be positive",
+            ),
+            (
+                self.wd.is_finite() && self.wd >= 0.0,
+                "--wd must be at least 0",
+            ),
             (unit(self.beta1), "--beta1 must be in [0, 1)"),
             (unit(self.beta2), "--beta2 must be in [0, 1)"),
-            (self.eps.is_finite() && self.eps > 0.0, "--eps must be positive"),
-            (self.grad_clip_norm.is_none_or(|x| x > 0.0), "--grad-clip-norm must be positive"),
+            (
+                self.eps.is_finite() && self.eps > 0.0,
+                "--eps must be positive",
+            ),
+            (
+                self.grad_clip_norm.is_none_or(|x| x > 0.0),
+                "--grad-clip-norm must be positive",
+            ),
             (self.workers > 0, "--workers must be at least 1"),
-            (self.shuffle_buffer > 0, "--shuffle-buffer must be at least 1"),
+            (
+                self.shuffle_buffer > 0,
+                "--shuffle-buffer must be at least 1",
+            ),
             (self.threads != Some(0), "--threads must be at least 1"),
             (self.log_every > 0, "--log-every must be at least 1"),
-            (self.save_every_steps != Some(0), "--save-every-steps must be at least 1"),
-            (self.eval_every != Some(0), "--eval-every must be at least 1"),
+            (
+                self.save_every_steps != Some(0),
+                "--save-every-steps must be at least 1",
+            ),
+            (
+                self.eval_every != Some(0),
+                "--eval-every must be at least 1",
+            ),
             (
                 self.aug_scale.len() == 2
                     && self.aug_scale[0] > 0.0
@@ -397,9 +505,9 @@ impl Config {
                 "this --method learns from a teacher: say --teacher and --teacher-checkpoint \
                  (or --method clip)",
             ),
-            (Some(t), None) if self.distils() && t != "demo" => {
-                usage(format!("--teacher {t} needs its weights: say --teacher-checkpoint"))
-            }
+            (Some(t), None) if self.distils() && t != "demo" => usage(format!(
+                "--teacher {t} needs its weights: say --teacher-checkpoint"
+            )),
             (Some(t), Some(_)) if t == "demo" => {
                 usage("--teacher demo brings its own weights: leave --teacher-checkpoint out")
             }

@@ -48,18 +48,27 @@ pub fn failed(error: impl std::fmt::Display) -> Error {
 /// A failed file operation: `what` ("write", "create"), where, and why; says so when the disk is
 /// full.
 pub fn file(what: &str, path: &Path, error: &std::io::Error) -> Error {
-    Error::Failed(format!("cannot {what} {}: {}", path.display(), io_reason(error)))
+    Error::Failed(format!(
+        "cannot {what} {}: {}",
+        path.display(),
+        io_reason(error)
+    ))
 }
 
 /// As [`file`], for an input that cannot be read.
 pub fn unreadable(path: &Path, error: &std::io::Error) -> Error {
-    Error::Usage(format!("cannot read {}: {error}", PathBuf::from(path).display()))
+    Error::Usage(format!(
+        "cannot read {}: {error}",
+        PathBuf::from(path).display()
+    ))
 }
 
 fn io_reason(error: &std::io::Error) -> String {
     use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     match error.kind() {
-        StorageFull => "the disk is full; free some space and run again with --resume latest".into(),
+        StorageFull => {
+            "the disk is full; free some space and run again with --resume latest".into()
+        }
         QuotaExceeded => "the disk quota is used up; run again with --resume latest".into(),
         FileTooLarge => "the file would exceed the size limit (ulimit -f)".into(),
         _ => error.to_string(),
@@ -67,5 +76,10 @@ fn io_reason(error: &std::io::Error) -> String {
 }
 
 fn one_line(message: &str) -> String {
-    message.split('\n').map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join("; ")
+    message
+        .split('\n')
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect::<Vec<_>>()
+        .join("; ")
 }

@@ -124,7 +124,9 @@ impl FromStr for IntraScale {
             "detached" => Ok(Self::Detached),
             _ => match s.parse::<f64>() {
                 Ok(x) if x.is_finite() && x > 0.0 => Ok(Self::Fixed(x)),
-                _ => Err(format!("`{s}` is none of shared, detached, a positive number")),
+                _ => Err(format!(
+                    "`{s}` is none of shared, detached, a positive number"
+                )),
             },
         }
     }

@@ -41,13 +41,18 @@ impl JsonLines {
             .append(true)
             .open(path)
             .map_err(|e| file("open", path, &e))?;
-        Ok(Self { path: path.to_path_buf(), file: handle })
+        Ok(Self {
+            path: path.to_path_buf(),
+            file: handle,
+        })
     }
 
     /// Appends one line.
     pub fn write(&mut self, object: Map<String, Value>) -> Result<()> {
         let line = format!("{}\n", Value::Object(object));
-        self.file.write_all(line.as_bytes()).map_err(|e| file("write", &self.path, &e))
+        self.file
+            .write_all(line.as_bytes())
+            .map_err(|e| file("write", &self.path, &e))
     }
 }
 
@@ -77,7 +82,13 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(500));
             bar
         });
-        Self { bar, label: label.to_string(), total, started: Instant::now(), first }
+        Self {
+            bar,
+            label: label.to_string(),
+            total,
+            started: Instant::now(),
+            first,
+        }
     }
 
     /// After a step: `message` is worth a line of its own when `logged`.
@@ -91,7 +102,12 @@ impl Progress {
                 let done = (step - self.first).max(1) as f64;
                 let eta = self.started.elapsed().as_secs_f64() / done
                     * (self.total.saturating_sub(step)) as f64;
-                eprintln!("{} step {step}/{} eta {} {message}", self.label, self.total, span(eta));
+                eprintln!(
+                    "{} step {step}/{} eta {} {message}",
+                    self.label,
+                    self.total,
+                    span(eta)
+                );
             }
             None => {}
         }
@@ -126,10 +142,17 @@ pub fn span(seconds: f64) -> String {
 
 /// Now, in UTC, as `2026_01_31-13_59_59`: fit for a folder's name.
 pub fn timestamp() -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs());
     let (year, month, day) = civil(now / 86_400);
     let s = now % 86_400;
-    format!("{year}_{month:02}_{day:02}-{:02}_{:02}_{:02}", s / 3600, s / 60 % 60, s % 60)
+    format!(
+        "{year}_{month:02}_{day:02}-{:02}_{:02}_{:02}",
+        s / 3600,
+        s / 60 % 60,
+        s % 60
+    )
 }
 
 /// Days since 1970-01-01 to a date of the Gregorian calendar (Hinnant's `civil_from_days`).
@@ -141,7 +164,11 @@ fn civil(days: u64) -> (u64, u64, u64) {
     let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
     let mp = (5 * doy + 2) / 153;
     let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    (yoe + era * 400 + u64::from(month <= 2), month, doy - (153 * mp + 2) / 5 + 1)
+    (
+        yoe + era * 400 + u64::from(month <= 2),
+        month,
+        doy - (153 * mp + 2) / 5 + 1,
+    )
 }
 
 #[cfg(test)]
@@ -168,7 +195,9 @@ mod tests {
         let path = dir.path().join("metrics.jsonl");
         std::fs::write(&path, "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n{\"st").unwrap();
         let mut lines = JsonLines::open(&path, 2).unwrap();
-        lines.write(Map::from_iter([("step".into(), Value::from(3))])).unwrap();
+        lines
+            .write(Map::from_iter([("step".into(), Value::from(3))]))
+            .unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text, "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n");
     }

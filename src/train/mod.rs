@@ -6,3 +6,5 @@ pub mod error;
 pub mod flags;
 pub mod interrupt;
 pub mod log;
+pub mod step;
+pub mod teacher;

@@ -39,7 +39,11 @@ pub(super) fn intra_weights(
     let total: f64 = l.iter().map(|&l| f64::from(l)).sum();
     let floored = total < FLOOR;
     let s = if floored { FLOOR } else { total };
-    let product: f64 = l.iter().zip(d).map(|(&l, &d)| f64::from(l) * f64::from(d)).sum();
+    let product: f64 = l
+        .iter()
+        .zip(d)
+        .map(|(&l, &d)| f64::from(l) * f64::from(d))
+        .sum();
     let mut loss = product / s;
     let own = if floored { 0.0 } else { loss };
     let map = |f: &dyn Fn(f64) -> f64, from: &[f32]| {

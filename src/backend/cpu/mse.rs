@@ -37,7 +37,12 @@ pub(super) fn backward(dy: &Tensor, x: &Tensor, y: &Tensor, dx: Slot) -> Result<
     let (x, y) = operands(x, y)?;
     let factor = match f32s(OP, dy)? {
         [dy] => dy * 2.0 / x.len().max(1) as f32,
-        dy => return shape_error(OP, format!("gradient of {} elements for a scalar", dy.len())),
+        dy => {
+            return shape_error(
+                OP,
+                format!("gradient of {} elements for a scalar", dy.len()),
+            );
+        }
     };
     over_rows(accumulator(OP, slot, shape)?, 1, |first, out| {
         let end = first + out.len();

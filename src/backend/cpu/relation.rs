@@ -77,11 +77,15 @@ fn operands(pair: &Pair) -> Result<(Operands<'_>, Option<Operands<'_>>)> {
     match &teacher {
         Some(t) if (t.n, t.m) != (student.n, student.m) => shape_error(
             OP,
-            format!("student {}×{}, teacher {}×{}", student.n, student.m, t.n, t.m),
+            format!(
+                "student {}×{}, teacher {}×{}",
+                student.n, student.m, t.n, t.m
+            ),
         ),
-        None if student.m < student.n => {
-            shape_error(OP, format!("{} rows, but only {} classes", student.n, student.m))
-        }
+        None if student.m < student.n => shape_error(
+            OP,
+            format!("{} rows, but only {} classes", student.n, student.m),
+        ),
         _ => Ok((student, teacher)),
     }
 }
@@ -104,7 +108,10 @@ struct LogSum {
 }
 
 impl LogSum {
-    const EMPTY: Self = Self { max: f32::NEG_INFINITY, sum: 0.0 };
+    const EMPTY: Self = Self {
+        max: f32::NEG_INFINITY,
+        sum: 0.0,
+    };
 
     /// Raises the reference to the largest of `logits`; what was summed must shrink by the result.
     #[inline(always)]
@@ -137,8 +144,12 @@ struct Row {
 }
 
 impl Row {
-    const EMPTY: Self =
-        Self { student: LogSum::EMPTY, teacher: LogSum::EMPTY, cross: 0.0, own: 0.0 };
+    const EMPTY: Self = Self {
+        student: LogSum::EMPTY,
+        teacher: LogSum::EMPTY,
+        cross: 0.0,
+        own: 0.0,
+    };
 
     #[inline(always)]
     fn absorb(&mut self, a: &[f32]) {
@@ -200,58 +211,73 @@ pub(super) fn forward(pair: &Pair) -> Result<RowStats> {
     let mut stats = vec![[0.0f32; 3]; n];
     let block = row_block(n);
     // A row without candidates (a lone anchor without its diagonal) knows nothing: all zero.
-    let candidates = if pair.skip_diagonal && n <= m { m.saturating_sub(1) } else { m };
+    let candidates = if pair.skip_diagonal && n <= m {
+        m.saturating_sub(1)
+    } else {
+        m
+    };
     if candidates > 0 {
-        stats.par_chunks_mut(block).enumerate().for_each(|(k, out)| {
-            let rows = k * block..k * block + out.len();
-            let area = out.len() * TILE.min(m);
-            let mut a = vec![0.0; area];
-            let mut b = vec![0.0; if teacher.is_some() { area } else { 0 }];
-            let mut state = vec![Row::EMPTY; out.len()];
-            for start in (0..m).step_by(TILE) {
-                let cols = start..m.min(start + TILE);
-                student.cosines(&rows, &cols, &mut a);
-                if let Some(t) = &teacher {
-                    t.cosines(&rows, &cols, &mut b);
-                }
-                vectorised(|| {
-                    for (r, state) in state.iter_mut().enumerate() {
-                        let i = rows.start + r;
-                        let line = r * cols.len()..(r + 1) * cols.len();
-                        let a = &mut a[line.clone()];
-                        a.iter_mut().for_each(|c| *c *= student.scale);
-                        if cols.contains(&i) {
-                            state.own = a[i - cols.start];
-                        }
-                        let b = teacher.as_ref().map(|t| {
-                            let b = &mut b[line];
-                            b.iter_mut().for_each(|c| *c *= t.scale);
-                            b
-                        });
-                        for part in segments(i, &cols, pair.skip_diagonal) {
-                            match &b {
-                                _ if part.is_empty() => {}
-                                Some(b) => state.absorb_both(&a[part.clone()], &b[part]),
-                                None => state.absorb(&a[part]),
+        stats
+            .par_chunks_mut(block)
+            .enumerate()
+            .for_each(|(k, out)| {
+                let rows = k * block..k * block + out.len();
+                let area = out.len() * TILE.min(m);
+                let mut a = vec![0.0; area];
+                let mut b = vec![0.0; if teacher.is_some() { area } else { 0 }];
+                let mut state = vec![Row::EMPTY; out.len()];
+                for start in (0..m).step_by(TILE) {
+                    let cols = start..m.min(start + TILE);
+                    student.cosines(&rows, &cols, &mut a);
+                    if let Some(t) = &teacher {
+                        t.cosines(&rows, &cols, &mut b);
+                    }
+                    vectorised(|| {
+                        for (r, state) in state.iter_mut().enumerate() {
+                            let i = rows.start + r;
+                            let line = r * cols.len()..(r + 1) * cols.len();
+                            let a = &mut a[line.clone()];
+                            a.iter_mut().for_each(|c| *c *= student.scale);
+                            if cols.contains(&i) {
+                                state.own = a[i - cols.start];
+                            }
+                            let b = teacher.as_ref().map(|t| {
+                                let b = &mut b[line];
+                                b.iter_mut().for_each(|c| *c *= t.scale);
+                                b
+                            });
+                            for part in segments(i, &cols, pair.skip_diagonal) {
+                                match &b {
+                                    _ if part.is_empty() => {}
+                                    Some(b) => state.absorb_both(&a[part.clone()], &b[part]),
+                                    None => state.absorb(&a[part]),
+                                }
                             }
                         }
-                    }
-                });
-            }
-            for (out, row) in out.iter_mut().zip(&state) {
-                let lse = row.student.value();
-                *out = if teacher.is_some() {
-                    [lse as f32, row.teacher.value() as f32, row.divergence() as f32]
-                } else {
-                    // A − a_ii with the large parts subtracted first.
-                    let ce = f64::from(row.student.max) - f64::from(row.own);
-                    [lse as f32, 0.0, (ce + row.student.sum.ln()) as f32]
-                };
-            }
-        });
+                    });
+                }
+                for (out, row) in out.iter_mut().zip(&state) {
+                    let lse = row.student.value();
+                    *out = if teacher.is_some() {
+                        [
+                            lse as f32,
+                            row.teacher.value() as f32,
+                            row.divergence() as f32,
+                        ]
+                    } else {
+                        // A − a_ii with the large parts subtracted first.
+                        let ce = f64::from(row.student.max) - f64::from(row.own);
+                        [lse as f32, 0.0, (ce + row.student.sum.ln()) as f32]
+                    };
+                }
+            });
     }
     let column = |c: usize| tensor(&[n], stats.iter().map(|s| s[c]).collect());
-    Ok(RowStats { lse: column(0), teacher_lse: teacher.map(|_| column(1)), value: column(2) })
+    Ok(RowStats {
+        lse: column(0),
+        teacher_lse: teacher.map(|_| column(1)),
+        value: column(2),
+    })
 }
 
 /// A [`Side`]'s memory.
@@ -277,7 +303,11 @@ impl<'a> Direction<'a> {
             let detail = format!("statistics {}, coefficients {}", lse.len(), coef.len());
             return shape_error(OP, format!("{detail} for {rows} rows"));
         }
-        Ok(Self { lse, teacher_lse, coef })
+        Ok(Self {
+            lse,
+            teacher_lse,
+            coef,
+        })
     }
 
     fn slice(self, range: Range<usize>) -> Self {
@@ -351,7 +381,11 @@ fn backward_block(
     let mut t = vec![0.0; if teacher.is_some() { area } else { 0 }];
     let mut work = vec![0.0; TILE.min(m)];
     let scales = (student.scale, teacher.map_or(0.0, |t| t.scale));
-    let inverse = if student.scale == 0.0 { 0.0 } else { 1.0 / student.scale };
+    let inverse = if student.scale == 0.0 {
+        0.0
+    } else {
+        1.0 / student.scale
+    };
     let mut dscale = 0.0;
     for start in (0..m).step_by(TILE) {
         let cols = start..m.min(start + TILE);
@@ -406,7 +440,13 @@ fn backward_block(
         });
         if let Some(dx) = dx.as_deref_mut() {
             let c = View::new(&c, rows.len(), cols.len());
-            gemm_serial(dx, add || start > 0, student.scale, c, student.y_rows(&cols));
+            gemm_serial(
+                dx,
+                add || start > 0,
+                student.scale,
+                c,
+                student.y_rows(&cols),
+            );
         }
     }
     dscale
@@ -426,7 +466,9 @@ pub(super) fn backward(
     let (student, teacher) = operands(pair)?;
     let (n, m, width) = (student.n, student.m, student.width);
     let row = Direction::new(row, n, teacher.is_some())?;
-    let col = col.map(|c| Direction::new(c, m, teacher.is_some())).transpose()?;
+    let col = col
+        .map(|c| Direction::new(c, m, teacher.is_some()))
+        .transpose()?;
     let dx = dx.map(|slot| target(OP, slot, &[n, width])).transpose()?;
     let add = dx.as_ref().is_some_and(|(_, add)| *add);
     let block = row_block(n);
@@ -439,11 +481,19 @@ pub(super) fn backward(
         .enumerate()
         .map(|(k, dx)| {
             let rows = k * block..n.min((k + 1) * block);
-            backward_block(pair, (&student, teacher.as_ref()), (row, col), rows, dx, add)
+            backward_block(
+                pair,
+                (&student, teacher.as_ref()),
+                (row, col),
+                rows,
+                dx,
+                add,
+            )
         })
         .collect();
     if let Some(slot) = dscale {
-        accumulator(OP, slot, pair.student.scale.shape())?[0] += partials.iter().sum::<f64>() as f32;
+        accumulator(OP, slot, pair.student.scale.shape())?[0] +=
+            partials.iter().sum::<f64>() as f32;
     }
     Ok(())
 }
