@@ -1,1 +1,22 @@
-//! Work in progress.
+//! Images and their texts: decoding, transforms, shards, and the loader that makes batches of them.
+//!
+//! Everything a run draws at random here comes from [`crate::tensor::rng::Philox`], named by
+//! (seed, purpose, epoch, sample), so that batches are the same whatever the number of threads.
+
+pub mod csv;
+pub mod dataset;
+mod error;
+pub mod image;
+pub mod loader;
+pub mod pattern;
+pub mod sample;
+pub mod transform;
+pub mod webdataset;
+
+pub use self::dataset::{Dataset, DatasetOptions};
+pub use self::error::{Error, Result};
+pub use self::image::{DecodeError, RgbImage};
+pub use self::loader::{Batch, Loader, LoaderConfig, Mode, Tokenizer};
+pub use self::pattern::ShardSource;
+pub use self::sample::{SkipKind, Skips, Stats};
+pub use self::transform::{Augment, Transform};
