@@ -207,6 +207,22 @@ fn remove(dir: &Path) -> Result<()> {
     }
 }
 
+/// Removes what a killed run left half written in `folder`.
+pub fn sweep(folder: &Path) -> Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(unreadable(folder, &e)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(|e| unreadable(folder, &e))?;
+        if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// The newest complete checkpoint in `folder`, if there is any. Temporary folders do not count, save
 /// that of a replacement that a crash cut short: it gets its name back.
 pub fn latest(folder: &Path) -> Result<Option<PathBuf>> {

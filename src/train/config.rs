@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Config {
-    /// Student: a model name (ViT-T-16, ...) or an open_clip model_config JSON file.
+    /// Student: a model name (ViT-T-16, ...), an open_clip model_config JSON file, or `demo`.
     #[arg(long, default_value = "ViT-T-16", help_heading = "Models")]
     pub model: String,
     /// Teacher: a model name or JSON file, or `demo` for the one inside this program.
@@ -95,7 +95,11 @@ pub struct Config {
     /// Pairs of an epoch, when the shards' own counts are not to be read.
     #[arg(long, value_name = "N", help_heading = "Data")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub train_num_samples: Option<usize>,
+    pub train_num_samples: Option<u64>,
+    /// How often an epoch reads each dataset of --train-data: 1::2.5
+    #[arg(long, value_name = "FACTORS", help_heading = "Data")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train_data_upsampling_factors: Option<String>,
     /// CSV column of the image's path.
     #[arg(
         long,
@@ -120,14 +124,18 @@ pub struct Config {
         help_heading = "Data"
     )]
     pub csv_separator: String,
+    /// Folder that relative paths of a CSV file start from.
+    #[arg(long, value_name = "DIR", help_heading = "Data")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_root: Option<PathBuf>,
     /// What happens to a training image.
     #[arg(long, value_enum, default_value_t, help_heading = "Data")]
     pub augment: Augment,
-    /// Range of the random crop's area.
+    /// Range of the crop's area, or of the affine transform's scale.
     #[arg(long, num_args = 2, default_values_t = [0.9, 1.0], value_names = ["FROM", "TO"],
           help_heading = "Data")]
     pub aug_scale: Vec<f64>,
-    /// Samples among which the shuffle buffer draws.
+    /// Samples among which the shuffle buffer draws; 0 keeps the data's order.
     #[arg(long, default_value_t = 5000, value_name = "N", help_heading = "Data")]
     pub shuffle_buffer: usize,
     /// Threads that read and decode.
@@ -211,9 +219,10 @@ pub struct Config {
         help_heading = "Run"
     )]
     pub log_every: u64,
-    /// Epochs between two checkpoints; 0 for only the last.
-    #[arg(long, default_value_t = 1, value_name = "EPOCHS", help_heading = "Run")]
-    pub save_frequency: u32,
+    /// Epochs between two checkpoints, 0 for only the last (default: 1, and 0 with --steps).
+    #[arg(long, value_name = "EPOCHS", help_heading = "Run")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub save_frequency: Option<u32>,
     /// Also a checkpoint every N steps.
     #[arg(long, value_name = "N", help_heading = "Run")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -479,8 +488,8 @@ impl Config {
                 self.aug_scale.len() == 2
                     && self.aug_scale[0] > 0.0
                     && self.aug_scale[0] <= self.aug_scale[1]
-                    && self.aug_scale[1] <= 1.0,
-                "--aug-scale must be two numbers, 0 < FROM <= TO <= 1",
+                    && self.aug_scale[1] <= if self.augment == Augment::Affine { 4.0 } else { 1.0 },
+                "--aug-scale must be two numbers, 0 < FROM <= TO <= 1 (4 with --augment affine)",
             ),
             (
                 self.csv_separator.len() == 1,
