@@ -10,6 +10,7 @@ pub mod image;
 pub mod loader;
 pub mod pattern;
 pub mod sample;
+pub mod tokenizer;
 pub mod transform;
 pub mod webdataset;
 
