@@ -6,8 +6,11 @@ use crate::model::{Clip, Parameters};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-/// The one tensor whose layout differs: open_clip `[width, 3, p, p]`, here `[width, p·p·3]`.
+/// The tensor whose layout differs: open_clip `[width, 3, p, p]`, here `[width, p·p·3]`.
 const PATCH_EMBED: &str = "visual.conv1.weight";
+
+/// A scalar in open_clip's files, `[1]` here.
+const LOGIT_SCALE: &str = "logit_scale";
 
 /// Permutes each of `out` filters between (channel, y, x) and (y, x, channel) order.
 fn permute_filters(data: &[f32], out: usize, to_channels_last: bool) -> Vec<f32> {
@@ -35,10 +38,10 @@ fn permute_filters(data: &[f32], out: usize, to_channels_last: bool) -> Vec<f32>
 /// A shape as the file has it.
 fn file_shape(clip: &Clip, name: &str, shape: &[usize]) -> Vec<usize> {
     let p = clip.config().vision_cfg.patch_size;
-    if name == PATCH_EMBED {
-        vec![shape[0], 3, p, p]
-    } else {
-        shape.to_vec()
+    match name {
+        PATCH_EMBED => vec![shape[0], 3, p, p],
+        LOGIT_SCALE => vec![],
+        _ => shape.to_vec(),
     }
 }
 

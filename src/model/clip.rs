@@ -24,7 +24,8 @@ impl Clip {
     }
 
     /// Names and shapes of all parameters, in order. Shapes are the engine's: open_clip's
-    /// `visual.conv1.weight` `[width, 3, p, p]` is `[width, p·p·3]` here.
+    /// `visual.conv1.weight` `[width, 3, p, p]` is `[width, p·p·3]` here, its scalar `logit_scale`
+    /// `[1]`.
     pub fn parameter_shapes(&self) -> Vec<(String, Vec<usize>)> {
         init::plan(&self.config)
             .into_iter()
@@ -68,7 +69,24 @@ impl Clip {
     /// # Errors
     /// If a text is empty, longer than the context, or holds an unknown id.
     pub fn encode_text(&self, tape: &Tape, bound: &Bound, texts: &[Vec<i32>]) -> Result<Var> {
-        text::encode(&self.config, self.activation(), tape, bound, texts)
+        let (x, segments) = text::tokens(&self.config, self.activation(), tape, bound, texts)?;
+        text::pool(tape, bound, &x, &text::ends(tape, &segments)?)
+    }
+
+    /// Token states of the text tower's last block, packed: `[total, width]`.
+    ///
+    /// # Errors
+    /// As [`Clip::encode_text`].
+    pub fn text_tokens(&self, tape: &Tape, bound: &Bound, texts: &[Vec<i32>]) -> Result<Var> {
+        Ok(text::tokens(&self.config, self.activation(), tape, bound, texts)?.0)
+    }
+
+    /// Text features read at rows `index` of [`Clip::text_tokens`], `[n, embed_dim]`.
+    ///
+    /// # Errors
+    /// If an index lies outside.
+    pub fn pool_text(&self, tape: &Tape, bound: &Bound, x: &Var, index: &Tensor) -> Result<Var> {
+        text::pool(tape, bound, x, index)
     }
 }
 

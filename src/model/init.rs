@@ -66,7 +66,8 @@ impl BlockStd {
 }
 
 /// All parameters of a CLIP model. Shapes are ours: `visual.conv1.weight` is
-/// `[width, patch·patch·3]` in (y, x, channel) order where open_clip stores `[width, 3, p, p]`.
+/// `[width, patch·patch·3]` in (y, x, channel) order where open_clip stores `[width, 3, p, p]`,
+/// and `logit_scale` is `[1]` where open_clip has a scalar.
 pub(super) fn plan(config: &ClipConfig) -> Vec<Planned> {
     let (v, t) = (&config.vision_cfg, &config.text_cfg);
     let mut out = Vec::new();
@@ -91,7 +92,7 @@ pub(super) fn plan(config: &ClipConfig) -> Vec<Planned> {
     add(
         &mut out,
         "logit_scale",
-        &[],
+        &[1],
         Spec::Constant((1.0f32 / 0.07).ln()),
     );
 

@@ -1,0 +1,481 @@
+//! Every loss against its formula: written naively in f64 with every n×n matrix in plain sight, and
+//! differentiated by central differences.
+
+use clip_distill::autodiff::{Tape, Var};
+use clip_distill::backend::IntraWeights::{self, Clip, Detached, Divergence, Stable, Uniform};
+use clip_distill::backend::cpu::Cpu;
+use clip_distill::loss::{self, Features, Intra, Modality, TeacherFeatures};
+use clip_distill::tensor::rng::{Philox, Purpose};
+use proptest::prelude::*;
+use std::sync::Arc;
+
+const WEIGHTS: [IntraWeights; 5] = [Divergence, Stable, Detached, Uniform, Clip];
+const MODALITIES: [Modality; 3] = [Modality::Both, Modality::Image, Modality::Text];
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Loss {
+    Clip,
+    Crd,
+    Fd,
+    Icl,
+    Intra(IntraWeights, Modality),
+}
+
+fn all_losses() -> Vec<Loss> {
+    let mut all = vec![Loss::Clip, Loss::Crd, Loss::Fd, Loss::Icl];
+    for weights in WEIGHTS {
+        all.extend(MODALITIES.map(|modality| Loss::Intra(weights, modality)));
+    }
+    all
+}
+
+/// Unit features, each value exactly an f32.
+#[derive(Clone, Debug)]
+struct Case {
+    n: usize,
+    width: usize,
+    teacher_width: usize,
+    /// The variables in one vector: v, then s, then α.
+    x: Vec<f64>,
+    image: Vec<f64>,
+    text: Vec<f64>,
+    teacher_scale: f64,
+}
+
+fn unit(x: &mut [f64], width: usize) {
+    for row in x.chunks_mut(width) {
+        let norm = row.iter().map(|v| v * v).sum::<f64>().sqrt();
+        row.iter_mut()
+            .for_each(|v| *v = f64::from((*v / norm) as f32));
+    }
+}
+
+impl Case {
+    /// Captions lie near their images and the student near its teacher, as in training.
+    fn new(n: usize, width: usize, teacher_width: usize, scales: (f32, f32), seed: u64) -> Self {
+        let mut rng = Philox::new(seed, Purpose::Test, 0, 0);
+        let mut normal = |n: usize| (0..n).map(|_| f64::from(rng.normal())).collect::<Vec<_>>();
+        let mut near = |x: &[f64], distance: f64| {
+            let noise = normal(x.len());
+            x.iter()
+                .zip(noise)
+                .map(|(x, e)| x + distance * e)
+                .collect::<Vec<_>>()
+        };
+        let mut image = near(&vec![0.0; n * teacher_width], 1.0);
+        let mut text = near(&image, 1.0);
+        let fit = |x: &[f64]| -> Vec<f64> {
+            let row = |i: usize| (0..width).map(move |k| x[i * teacher_width + k % teacher_width]);
+            (0..n).flat_map(row).collect()
+        };
+        let (mut v, mut s) = (near(&fit(&image), 0.7), near(&fit(&text), 0.7));
+        unit(&mut image, teacher_width);
+        unit(&mut text, teacher_width);
+        unit(&mut v, width);
+        unit(&mut s, width);
+        let x = v
+            .into_iter()
+            .chain(s)
+            .chain([f64::from(scales.0)])
+            .collect();
+        Self {
+            n,
+            width,
+            teacher_width,
+            x,
+            image,
+            text,
+            teacher_scale: f64::from(scales.1),
+        }
+    }
+
+    fn student(&self) -> (&[f64], &[f64], f64) {
+        let (v, rest) = self.x.split_at(self.n * self.width);
+        (v, &rest[..rest.len() - 1], rest[rest.len() - 1])
+    }
+
+    /// The student becomes its teacher, scale and all.
+    fn equal(mut self) -> Self {
+        assert_eq!(self.width, self.teacher_width);
+        self.x = [&self.image[..], &self.text[..], &[self.teacher_scale]].concat();
+        self
+    }
+}
+
+/// scale · x_i·y_j as rows.
+fn logits(x: &[f64], y: &[f64], width: usize, scale: f64) -> Vec<Vec<f64>> {
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    x.chunks(width)
+        .map(|a| y.chunks(width).map(|b| scale * dot(a, b)).collect())
+        .collect()
+}
+
+fn lse(row: &[f64]) -> f64 {
+    let top = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    top + row.iter().map(|a| (a - top).exp()).sum::<f64>().ln()
+}
+
+fn ce(rows: &[Vec<f64>]) -> Vec<f64> {
+    rows.iter()
+        .enumerate()
+        .map(|(i, row)| lse(row) - row[i])
+        .collect()
+}
+
+fn kl(teacher: &[Vec<f64>], student: &[Vec<f64>]) -> Vec<f64> {
+    let row = |(b, a): (&Vec<f64>, &Vec<f64>)| {
+        let (lb, la) = (lse(b), lse(a));
+        b.iter()
+            .zip(a)
+            .map(|(b, a)| (b - lb).exp() * ((b - lb) - (a - la)))
+            .sum()
+    };
+    teacher.iter().zip(student).map(row).collect()
+}
+
+fn negatives(rows: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
+    let others = |(i, mut row): (usize, Vec<f64>)| {
+        row.remove(i);
+        row
+    };
+    rows.into_iter().enumerate().map(others).collect()
+}
+
+fn mean(x: &[f64]) -> f64 {
+    x.iter().sum::<f64>() / x.len() as f64
+}
+
+/// The loss of `case`; what a stop-gradient holds is taken from `frozen`.
+fn oracle(loss: Loss, case: &Case, frozen: &Case) -> f64 {
+    let ((v, s, alpha), w) = (case.student(), case.width);
+    let (image, text, tw) = (&case.image, &case.text, case.teacher_width);
+    let cross = |x, y| logits(x, y, w, alpha);
+    match loss {
+        Loss::Clip => 0.5 * (mean(&ce(&cross(v, s))) + mean(&ce(&cross(s, v)))),
+        Loss::Crd => {
+            let teacher = |x, y| logits(x, y, tw, case.teacher_scale);
+            let image = kl(&teacher(image, text), &cross(v, s));
+            0.5 * (mean(&image) + mean(&kl(&teacher(text, &case.image), &cross(s, v))))
+        }
+        Loss::Fd => {
+            let mse = |x: &[f64], y: &[f64]| {
+                mean(
+                    &x.iter()
+                        .zip(y)
+                        .map(|(x, y)| (x - y).powi(2))
+                        .collect::<Vec<_>>(),
+                )
+            };
+            mse(v, image) + mse(s, text)
+        }
+        Loss::Icl => 0.5 * (mean(&ce(&cross(v, text))) + mean(&ce(&cross(s, image)))),
+        Loss::Intra(weights, modality) => {
+            let part = |pick: fn(&Case) -> [&[f64]; 3]| {
+                let divergences = |case: &Case| {
+                    let ([x, _, y], alpha) = (pick(case), case.student().2);
+                    let a = negatives(logits(x, x, w, alpha));
+                    kl(&negatives(logits(y, y, tw, case.teacher_scale)), &a)
+                };
+                let (d, d0) = (divergences(case), divergences(frozen));
+                let [x, other, _] = pick(case);
+                let by: Vec<f64> = match weights {
+                    Divergence | Stable => d.clone(),
+                    Detached => d0.clone(),
+                    Uniform => vec![1.0; d.len()],
+                    Clip => ce(&logits(x, other, w, alpha)),
+                };
+                let total: f64 = if weights == Stable { &d0 } else { &by }.iter().sum();
+                by.iter().zip(&d).map(|(w, d)| w * d).sum::<f64>() / total.max(1e-12)
+            };
+            let mut sum = 0.0;
+            if modality != Modality::Text {
+                sum += part(|c| [c.student().0, c.student().1, &c.image]);
+            }
+            if modality != Modality::Image {
+                sum += part(|c| [c.student().1, c.student().0, &c.text]);
+            }
+            sum
+        }
+    }
+}
+
+/// Central difference along `direction`.
+fn slope(loss: Loss, case: &Case, direction: impl Fn(usize) -> f64) -> f64 {
+    let at = |h: f64| {
+        let mut moved = case.clone();
+        moved
+            .x
+            .iter_mut()
+            .enumerate()
+            .for_each(|(k, x)| *x += h * direction(k));
+        oracle(loss, &moved, case)
+    };
+    let h = 1e-5;
+    // Fourth order: at α = 100 the third derivative is 1e6.
+    (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h)
+}
+
+/// Loss and gradient (v, s, α in one vector) by the engine.
+fn engine(loss: Loss, case: &Case) -> (f32, Vec<f32>) {
+    let tape = Tape::new(Arc::new(Cpu::new()));
+    let upload = |shape: &[usize], x: &[f64]| {
+        let x: Vec<f32> = x.iter().map(|&x| x as f32).collect();
+        tape.backend().upload(shape, &x).unwrap()
+    };
+    let ((v, s, alpha), n) = (case.student(), case.n);
+    let student = Features {
+        image: tape.leaf(upload(&[n, case.width], v)),
+        text: tape.leaf(upload(&[n, case.width], s)),
+    };
+    let scale = tape.leaf(upload(&[1], &[alpha]));
+    let teacher = TeacherFeatures {
+        image: upload(&[n, case.teacher_width], &case.image),
+        text: upload(&[n, case.teacher_width], &case.text),
+        scale: upload(&[1], &[case.teacher_scale]),
+    };
+    let value = match loss {
+        Loss::Clip => loss::clip(&tape, &student, &scale),
+        Loss::Crd => loss::crd(&tape, &student, &scale, &teacher),
+        Loss::Fd => loss::fd(&tape, &student, &teacher),
+        Loss::Icl => loss::icl(&tape, &student, &scale, &teacher),
+        Loss::Intra(weights, modality) => {
+            let options = Intra { weights, modality };
+            loss::intra(&tape, &student, &scale, &teacher, &options, &scale)
+        }
+    }
+    .unwrap();
+    let grads = tape.backward(&value).unwrap();
+    let read = |x: &Var| match grads.get(x) {
+        Some(g) => tape.backend().download(g).unwrap(),
+        None => vec![0.0; x.value().len()],
+    };
+    let gradient = [read(&student.image), read(&student.text), read(&scale)].concat();
+    (tape.backend().download(value.value()).unwrap()[0], gradient)
+}
+
+/// Rounding: a logit is right to 2⁻²⁴ α, so a softmax to a relative 1e-5 at α = 100, and a gradient
+/// multiplies softmaxes by α again. Where student's and teacher's softmaxes cancel, that is all left.
+fn close(what: &str, got: f32, want: f64, size: f64, alpha: f64) {
+    let error = (f64::from(got) - want).abs();
+    let bound = 1e-4 * size + 2e-7 * alpha.max(1.0);
+    assert!(
+        error <= bound,
+        "{what}: {got} for {want:e}, off by {error:e} of {bound:e}"
+    );
+}
+
+/// Forward, and the gradient of every variable.
+fn check(loss: Loss, case: &Case) {
+    let what = format!(
+        "{loss:?} n={} d={}/{}",
+        case.n, case.width, case.teacher_width
+    );
+    let (value, gradient) = engine(loss, case);
+    let want = oracle(loss, case, case);
+    let error = (f64::from(value) - want).abs();
+    assert!(
+        error <= 1e-5 * (0.1 + want.abs()),
+        "{what}: {value} for {want}"
+    );
+    let count = case.x.len();
+    let slopes: Vec<f64> = (0..count)
+        .map(|k| slope(loss, case, |j| f64::from(u8::from(j == k))))
+        .collect();
+    let (features, scale) = slopes.split_at(count - 1);
+    let largest = features.iter().fold(0.0f64, |m, g| m.max(g.abs()));
+    let alpha = case.x[count - 1];
+    for (k, &want) in features.iter().enumerate() {
+        close(
+            &format!("{what} feature {k}"),
+            gradient[k],
+            want,
+            largest,
+            alpha,
+        );
+    }
+    // ∂L/∂α collects cosines where ∂L/∂x collects α: smaller by that.
+    close(
+        &format!("{what} scale"),
+        gradient[count - 1],
+        scale[0],
+        scale[0].abs(),
+        1.0,
+    );
+}
+
+#[test]
+fn every_loss_matches_its_formula() {
+    for loss in all_losses() {
+        let widths = if matches!(loss, Loss::Fd | Loss::Icl) {
+            (7, 7)
+        } else {
+            (6, 9)
+        };
+        check(loss, &Case::new(9, widths.0, widths.1, (14.3, 20.0), 1));
+        check(loss, &Case::new(5, widths.0, widths.1, (1.0, 3.0), 2));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #[test]
+    fn odd_sizes(
+        n in 1usize..14,
+        width in 2usize..19,
+        teacher_width in 2usize..19,
+        alpha in 1.0f32..30.0,
+        teacher_alpha in 1.0f32..30.0,
+        which in 0usize..19,
+        seed in any::<u64>(),
+    ) {
+        let loss = all_losses()[which];
+        let same = matches!(loss, Loss::Fd | Loss::Icl);
+        let width = if same { teacher_width } else { width };
+        let case = Case::new(n, width, teacher_width, (alpha, teacher_alpha), seed);
+        let (v, s, alpha) = case.student();
+        let (v, s) = (logits(v, s, width, alpha), logits(s, v, width, alpha));
+        // Weights ℓ/Σℓ are as badly conditioned as Σℓ is small: unlearnable noise, not an error.
+        let known = |ce: Vec<f64>| ce.iter().sum::<f64>() > 0.1;
+        prop_assume!(!matches!(loss, Loss::Intra(Clip, _)) || (known(ce(&v)) && known(ce(&s))));
+        check(loss, &case);
+    }
+}
+
+/// More rows than a block and more columns than a tile: along directions, as there are too many
+/// variables for one difference each.
+#[test]
+fn many_tiles() {
+    let case = Case::new(1100, 4, 5, (14.3, 20.0), 3);
+    let same = Case::new(1100, 5, 5, (14.3, 20.0), 3);
+    for loss in all_losses() {
+        if matches!(
+            loss,
+            Loss::Intra(Stable | Detached, _) | Loss::Intra(_, Modality::Text)
+        ) {
+            continue; // the same tiles as the others
+        }
+        let case = if matches!(loss, Loss::Fd | Loss::Icl) {
+            &same
+        } else {
+            &case
+        };
+        let (value, gradient) = engine(loss, case);
+        let want = oracle(loss, case, case);
+        assert!(
+            (f64::from(value) - want).abs() < 1e-5 * want,
+            "{loss:?}: {value} for {want}"
+        );
+        // Uphill, so that nothing cancels in the comparison.
+        let norm = gradient
+            .iter()
+            .map(|g| f64::from(*g).powi(2))
+            .sum::<f64>()
+            .sqrt();
+        let want = slope(loss, case, |k| f64::from(gradient[k]) / norm);
+        assert!(
+            (norm - want).abs() < 1e-4 * want,
+            "{loss:?}: slope {norm} for {want}"
+        );
+    }
+}
+
+#[test]
+fn a_student_equal_to_its_teacher_has_nothing_to_learn() {
+    for (n, scale) in [(1, 5.0), (2, 14.3), (7, 14.3), (600, 100.0)] {
+        let case = Case::new(n, 16, 16, (1.0, scale), 4).equal();
+        for loss in all_losses() {
+            if !matches!(loss, Loss::Clip | Loss::Icl) {
+                let (value, gradient) = engine(loss, &case);
+                assert_eq!(value, 0.0, "{loss:?} n={n}");
+                assert!(gradient.iter().all(|&g| g == 0.0), "{loss:?} n={n}");
+            }
+        }
+    }
+}
+
+#[test]
+fn one_negative_tells_nothing() {
+    for n in [1, 2] {
+        let case = Case::new(n, 6, 6, (14.3, 30.0), 5);
+        for loss in all_losses()
+            .into_iter()
+            .filter(|l| matches!(l, Loss::Intra(..)))
+        {
+            let (value, gradient) = engine(loss, &case);
+            assert_eq!(value, 0.0, "{loss:?}");
+            assert!(gradient.iter().all(|&g| g == 0.0), "{loss:?}");
+        }
+    }
+}
+
+/// Duplicate rows, both scales at their clamp, softmaxes that are one-hot in f32.
+#[test]
+fn extremes_stay_finite_and_right() {
+    let mut duplicates = Case::new(8, 8, 8, (14.3, 20.0), 6);
+    duplicates.text.copy_within(8..16, 32);
+    duplicates.text.copy_within(8..16, 48);
+    let at = duplicates.n * duplicates.width;
+    duplicates.x.copy_within(at + 8..at + 16, at + 32);
+    let mut identical = Case::new(6, 8, 8, (100.0, 100.0), 7);
+    for rows in [&mut identical.image, &mut identical.text] {
+        (1..6).for_each(|i| rows.copy_within(0..8, 8 * i));
+    }
+    let clamped = Case::new(12, 8, 8, (100.0, 100.0), 8);
+    let mut one_hot = Case::new(6, 6, 6, (100.0, 100.0), 9);
+    for i in 0..6 {
+        for k in 0..6 {
+            let on = f64::from(u8::from(k == i));
+            (one_hot.image[6 * i + k], one_hot.text[6 * i + k]) = (on, on);
+            (one_hot.x[6 * i + k], one_hot.x[36 + 6 * i + k]) = (on, on);
+        }
+    }
+    for loss in all_losses() {
+        for (name, case) in [
+            ("duplicates", &duplicates),
+            ("identical", &identical),
+            ("clamped", &clamped),
+            ("one_hot", &one_hot),
+        ] {
+            let (value, gradient) = engine(loss, case);
+            assert!(
+                value.is_finite() && value >= 0.0,
+                "{loss:?} {name}: {value}"
+            );
+            assert!(gradient.iter().all(|g| g.is_finite()), "{loss:?} {name}");
+            if name == "duplicates" || name == "clamped" {
+                check(loss, case);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let case = Case::new(700, 24, 24, (14.3, 20.0), 10);
+    for loss in all_losses() {
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
+            let (value, gradient) = pool.install(|| engine(loss, &case));
+            (
+                value.to_bits(),
+                gradient.into_iter().map(f32::to_bits).collect::<Vec<_>>(),
+            )
+        };
+        assert!(run(1) == run(2), "{loss:?}");
+        assert!(run(1) == run(5), "{loss:?}");
+    }
+}
+
+#[test]
+fn a_nan_is_not_hidden() {
+    let mut case = Case::new(4, 3, 3, (14.3, 20.0), 11);
+    case.x[4] = f64::NAN;
+    for loss in all_losses() {
+        if !matches!(loss, Loss::Intra(_, Modality::Text)) {
+            assert!(engine(loss, &case).0.is_nan(), "{loss:?}");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Every loss against PyTorch in f64: `fixtures/torch/losses.json` lists the cases, and the README
+//! beside it says what each tensor is.
+
+use clip_distill::autodiff::{Grads, Tape, Var};
+use clip_distill::backend::Activation;
+use clip_distill::backend::IntraWeights;
+use clip_distill::backend::cpu::Cpu;
+use clip_distill::loss::{self, Features, Intra, Modality, TeacherFeatures};
+use clip_distill::ops;
+use clip_distill::tensor::Tensor;
+use safetensors::SafeTensors;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+struct Fixture<'a> {
+    tape: Tape,
+    file: SafeTensors<'a>,
+    case: &'a str,
+    leaves: HashMap<&'static str, Var>,
+}
+
+impl Fixture<'_> {
+    fn values(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
+        let view = self.file.tensor(&format!("{}.{name}", self.case)).unwrap();
+        let bytes = view.data().as_chunks::<4>().0;
+        (
+            view.shape().to_vec(),
+            bytes.iter().map(|&b| f32::from_le_bytes(b)).collect(),
+        )
+    }
+
+    fn tensor(&self, name: &str) -> Tensor {
+        let (mut shape, values) = self.values(name);
+        if shape.is_empty() {
+            shape.push(1);
+        }
+        self.tape.backend().upload(&shape, &values).unwrap()
+    }
+
+    /// A leaf whose gradient will be compared.
+    fn leaf(&mut self, name: &'static str) -> Var {
+        let var = self.tape.leaf(self.tensor(name));
+        self.leaves.insert(name, var.clone());
+        var
+    }
+
+    fn projected(&mut self, raw: &'static str, weight: &'static str, bias: &'static str) -> Var {
+        let (x, w, b) = (self.leaf(raw), self.leaf(weight), self.leaf(bias));
+        let y = ops::linear(&self.tape, &x, &w, Some(&b), None, Activation::None).unwrap();
+        ops::l2_normalize(&self.tape, &y).unwrap()
+    }
+
+    fn compare(&self, grads: &Grads) {
+        for (name, leaf) in &self.leaves {
+            let (_, want) = self.values(&format!("grad_{name}"));
+            let got = match grads.get(leaf) {
+                Some(g) => self.tape.backend().download(g).unwrap(),
+                None => vec![0.0; want.len()],
+            };
+            let largest = want.iter().fold(0.0f32, |m, g| m.max(g.abs()));
+            for (k, (got, want)) in got.iter().zip(&want).enumerate() {
+                let error = (got - want).abs();
+                assert!(
+                    error <= 1e-4 * largest + 1e-7,
+                    "{} grad_{name}[{k}]: {got} for {want}, largest {largest}",
+                    self.case
+                );
+            }
+        }
+    }
+}
+
+fn intra_weights(name: &str) -> IntraWeights {
+    match name {
+        "divergence" => IntraWeights::Divergence,
+        "stable" => IntraWeights::Stable,
+        "detached" => IntraWeights::Detached,
+        "uniform" => IntraWeights::Uniform,
+        "clip" => IntraWeights::Clip,
+        other => panic!("weights {other}"),
+    }
+}
+
+/// Whether the case's loss is one of ours; compares it if so.
+fn check(case: &Value, bytes: &[u8]) -> bool {
+    let text = |key: &str| case[key].as_str().unwrap_or_default();
+    let mut f = Fixture {
+        tape: Tape::new(Arc::new(Cpu::new())),
+        file: SafeTensors::deserialize(bytes).unwrap(),
+        case: text("case"),
+        leaves: HashMap::new(),
+    };
+    let student = if case["heads"] == true {
+        Features {
+            image: f.projected("v_raw", "head_image_weight", "head_image_bias"),
+            text: f.projected("s_raw", "head_text_weight", "head_text_bias"),
+        }
+    } else {
+        Features {
+            image: f.leaf("v"),
+            text: f.leaf("s"),
+        }
+    };
+    let teacher = TeacherFeatures {
+        image: f.tensor("V"),
+        text: f.tensor("T"),
+        scale: f.tensor("alpha_t"),
+    };
+    let scale = f.leaf("alpha");
+    let value = match text("loss") {
+        "clip" => loss::clip(&f.tape, &student, &scale),
+        "crd" => loss::crd(&f.tape, &student, &scale, &teacher),
+        "fd" => loss::fd(&f.tape, &student, &teacher),
+        "icl" => loss::icl(&f.tape, &student, &scale, &teacher),
+        "intra" => {
+            let options = Intra {
+                weights: intra_weights(text("weights")),
+                modality: match text("modality") {
+                    "image" => Modality::Image,
+                    "text" => Modality::Text,
+                    _ => Modality::Both,
+                },
+            };
+            let own = match &case["scale"] {
+                Value::Number(x) => {
+                    let x = x.as_f64().unwrap() as f32;
+                    Var::constant(f.tape.backend().upload(&[1], &[x]).unwrap())
+                }
+                name if name == "detached" => scale.detach(),
+                _ => scale.clone(),
+            };
+            loss::intra(&f.tape, &student, &own, &teacher, &options, &scale)
+        }
+        _ => return false,
+    }
+    .unwrap();
+    let got = f.tape.backend().download(value.value()).unwrap()[0];
+    let want = f.values("loss").1[0];
+    assert!(
+        (got - want).abs() <= 1e-5 * want.abs() + 1e-7,
+        "{}: {got} for {want}",
+        f.case
+    );
+    let grads = f.tape.backward(&value).unwrap();
+    f.compare(&grads);
+    true
+}
+
+#[test]
+fn losses_match_pytorch() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch");
+    let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
+    let cases: Vec<Value> = serde_json::from_slice(&read("losses.json")).unwrap();
+    let mut files = HashMap::new();
+    let mut compared = 0;
+    for case in &cases {
+        let name = case["file"].as_str().unwrap();
+        let bytes = files.entry(name).or_insert_with(|| read(name));
+        compared += usize::from(check(case, bytes));
+    }
+    println!("{compared} of {} cases compared", cases.len());
+    assert!(compared >= 70, "only {compared} cases compared");
+}

@@ -1,0 +1,163 @@
+//! Both towers against open_clip: features and every gradient, from the fixtures in
+//! `tests/fixtures/torch`.
+
+use clip_distill::autodiff::Tape;
+use clip_distill::backend::{Backend, cpu::Cpu};
+use clip_distill::io::{self, File};
+use clip_distill::loss::{self, Features};
+use clip_distill::model::{Clip, ClipConfig, Parameters};
+use clip_distill::ops;
+use clip_distill::optim;
+use common::*;
+use std::path::Path;
+use std::sync::Arc;
+
+mod common;
+
+struct Case {
+    file: File,
+    clip: Clip,
+    parameters: Parameters,
+    backend: Arc<dyn Backend>,
+}
+
+fn case(name: &str) -> Case {
+    let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
+    let file = io::read(&fixture(&format!("{name}.safetensors"))).expect("fixture");
+    let json = std::fs::read_to_string(fixture(&format!("{name}.json"))).expect("config");
+    let clip = Clip::new(ClipConfig::from_json(&json).expect("valid config"));
+    let entries = part(&file, "param.");
+    let parameters =
+        io::clip_from_entries(Path::new(name), entries, &clip, backend.as_ref()).expect("fits");
+    Case {
+        file,
+        clip,
+        parameters,
+        backend,
+    }
+}
+
+fn towers_agree(name: &str) {
+    let Case {
+        file,
+        clip,
+        parameters,
+        backend,
+    } = case(name);
+    let tape = Tape::new(backend.clone());
+    let bound = parameters.bind(&tape);
+    let (shape, pixels) = channels_last(file.get("input.image").expect("images"));
+    let images = backend.upload(&shape, &pixels).expect("upload");
+    let texts = texts(file.get("input.text").expect("texts"));
+    let image = clip
+        .encode_image(&tape, &bound, &images)
+        .expect("image tower");
+    let text = clip.encode_text(&tape, &bound, &texts).expect("text tower");
+    for (what, var) in [("image", &image), ("text", &text)] {
+        let got = backend.download(var.value()).expect("download");
+        assert_close(
+            what,
+            &got,
+            values(&file, &format!("output.{what}_features")),
+            1e-5,
+        );
+        let unit = ops::l2_normalize(&tape, var).expect("unit");
+        let got = backend.download(unit.value()).expect("download");
+        let want = values(&file, &format!("output.{what}_features_normalized"));
+        assert_close(what, &got, want, 1e-5);
+    }
+    let features = Features {
+        image: ops::l2_normalize(&tape, &image).expect("unit"),
+        text: ops::l2_normalize(&tape, &text).expect("unit"),
+    };
+    let scale = ops::exp(&tape, bound.var("logit_scale").expect("scale")).expect("exp");
+    let loss = loss::clip(&tape, &features, &scale).expect("loss");
+    let got = backend.download(loss.value()).expect("download");
+    assert_close("loss", &got, values(&file, "output.loss"), 1e-5);
+
+    let mut grads = tape.backward(&loss).expect("backward");
+    let collected = optim::collect(&parameters, &bound, &mut grads);
+    for ((p, grad), (_, shape)) in parameters
+        .iter()
+        .zip(collected)
+        .zip(clip.parameter_shapes())
+    {
+        let grad = grad.unwrap_or_else(|| panic!("no gradient for {}", p.name));
+        let mut got = backend.download(&grad).expect("download");
+        if p.name == "visual.conv1.weight" {
+            // Ours is (y, x, channel); the fixture's (channel, y, x).
+            let (filter, pixels) = (shape[1], shape[1] / 3);
+            got = (0..got.len())
+                .map(|i| {
+                    let (o, k) = (i / filter, i % filter);
+                    got[o * filter + (k % pixels) * 3 + k / pixels]
+                })
+                .collect();
+        }
+        let want = values(&file, &format!("grad.{}", p.name));
+        // Relative to the largest entry of the tensor; the key bias's true gradient is zero, so a
+        // floor stands for the rounding noise of the sums that cancel there.
+        let tolerance = 1e-4 * max_abs(want).max(1e-3);
+        assert_close(&format!("{name} grad {}", p.name), &got, want, tolerance);
+    }
+}
+
+#[test]
+fn gelu_towers_agree_with_open_clip() {
+    towers_agree("vit_gelu");
+}
+
+#[test]
+fn quick_gelu_towers_agree_with_open_clip() {
+    towers_agree("vit_quickgelu");
+}
+
+/// A text tower run on padded rows, position for position, as open_clip runs it, gives the same
+/// features as the packed run: causality hides what follows the end token.
+#[test]
+fn packed_texts_equal_padded_texts() {
+    let Case {
+        file,
+        clip,
+        parameters,
+        backend,
+    } = case("vit_gelu");
+    let tape = Tape::frozen(backend.clone());
+    let bound = parameters.bind(&tape);
+    let packed = texts(file.get("input.text").expect("texts"));
+    let context = clip.config().text_cfg.context_length;
+    let features = |texts: &[Vec<i32>]| {
+        let var = clip.encode_text(&tape, &bound, texts).expect("text tower");
+        backend.download(var.value()).expect("download")
+    };
+    let together = features(&packed);
+    let width = together.len() / packed.len();
+    for (i, text) in packed.iter().enumerate() {
+        // Padding goes behind the text; its features are then read at the end token by cutting
+        // the padded run there, which needs the causal mask to hold at every layer.
+        let mut padded = text.clone();
+        padded.resize(context, 0);
+        let alone = features(std::slice::from_ref(text));
+        assert_close("alone", &alone, &together[i * width..(i + 1) * width], 1e-5);
+        let full = encode_at(&clip, &parameters, &backend, &padded, text.len() - 1);
+        assert_close("padded", &full, &alone, 1e-5);
+    }
+}
+
+/// Features of the token at `position` of one padded text.
+fn encode_at(
+    clip: &Clip,
+    parameters: &Parameters,
+    backend: &Arc<dyn Backend>,
+    padded: &[i32],
+    position: usize,
+) -> Vec<f32> {
+    let tape = Tape::frozen(backend.clone());
+    let bound = parameters.bind(&tape);
+    let x = clip
+        .text_tokens(&tape, &bound, &[padded.to_vec()])
+        .expect("tokens");
+    let at = backend.upload_i32(&[1], &[position as i32]).expect("index");
+    let y = clip.pool_text(&tape, &bound, &x, &at).expect("pooled");
+    backend.download(y.value()).expect("download")
+}
