@@ -1,6 +1,6 @@
 //! `train`: distils CLIP models. Parses, calls the library, prints.
 
-use clip_distill::train::config::{Request, parse};
+use clip_distill::train::command_line::{Request, parse};
 use clip_distill::train::{demo, dry_run, error::Error, interrupt, run};
 use std::process::ExitCode;
 
@@ -25,7 +25,11 @@ fn work() -> Result<(), Error> {
         Request::Run(config, call) => {
             interrupt::install();
             let done = run::train(&config, &call, "train")?;
-            println!("{} steps; checkpoint: {}", done.steps, done.checkpoint.display());
+            println!(
+                "{} steps; checkpoint: {}",
+                done.steps,
+                done.checkpoint.display()
+            );
         }
     }
     Ok(())

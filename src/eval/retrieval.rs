@@ -54,17 +54,24 @@ pub fn retrieval(
     let image = |i: usize| &images[i * width..(i + 1) * width];
     let caption = |c: usize| &captions[c * width..(c + 1) * width];
     // A query's rank is the number of candidates before its best right answer.
-    let to_text = (0..n).into_par_iter().filter(|&i| !own[i].is_empty()).map(|i| {
-        let score = |c: usize| dot(image(i), caption(c));
-        own[i]
-            .iter()
-            .map(|&c| before(score(c), c, used.iter().map(|&o| (score(o), o))))
-            .min()
-            .unwrap_or(usize::MAX)
-    });
+    let to_text = (0..n)
+        .into_par_iter()
+        .filter(|&i| !own[i].is_empty())
+        .map(|i| {
+            let score = |c: usize| dot(image(i), caption(c));
+            own[i]
+                .iter()
+                .map(|&c| before(score(c), c, used.iter().map(|&o| (score(o), o))))
+                .min()
+                .unwrap_or(usize::MAX)
+        });
     let to_image = used.par_iter().map(|&c| {
         let score = |i: usize| dot(image(i), caption(c));
-        before(score(image_of[c]), image_of[c], (0..n).map(|i| (score(i), i)))
+        before(
+            score(image_of[c]),
+            image_of[c],
+            (0..n).map(|i| (score(i), i)),
+        )
     });
     Retrieval {
         image_to_text: recall(&to_text.collect::<Vec<_>>()),
@@ -77,14 +84,17 @@ fn before(score: f32, index: usize, all: impl Iterator<Item = (f32, usize)>) -> 
     if score.is_nan() {
         return usize::MAX;
     }
-    all.filter(|&(s, i)| s > score || (s == score && i < index)).count()
+    all.filter(|&(s, i)| s > score || (s == score && i < index))
+        .count()
 }
 
 fn recall(ranks: &[usize]) -> Recall {
-    let at = |k| {
-        ranks.iter().filter(|&&rank| rank < k).count() as f64 / ranks.len().max(1) as f64
-    };
-    Recall { r1: at(1), r5: at(5), r10: at(10) }
+    let at = |k| ranks.iter().filter(|&&rank| rank < k).count() as f64 / ranks.len().max(1) as f64;
+    Recall {
+        r1: at(1),
+        r5: at(5),
+        r10: at(10),
+    }
 }
 
 #[cfg(test)]

@@ -21,7 +21,12 @@ pub fn class_embeddings(features: &[f32], templates: usize, width: usize) -> Vec
     let mut out = Vec::with_capacity(features.len() / templates.max(1));
     for class in unit.chunks_exact((templates * width).max(1)) {
         out.extend((0..width).map(|k| {
-            let sum: f64 = class.iter().skip(k).step_by(width).map(|x| f64::from(*x)).sum();
+            let sum: f64 = class
+                .iter()
+                .skip(k)
+                .step_by(width)
+                .map(|x| f64::from(*x))
+                .sum();
             (sum / templates as f64) as f32
         }));
     }
@@ -36,7 +41,9 @@ pub fn zero_shot(features: &[f32], classes: &[f32], labels: &[usize], width: usi
         .par_chunks_exact(width.max(1))
         .zip(labels)
         .map(|(x, &label)| {
-            let Some(own) = classes.chunks_exact(width.max(1)).nth(label) else { return (0, 0) };
+            let Some(own) = classes.chunks_exact(width.max(1)).nth(label) else {
+                return (0, 0);
+            };
             let own = dot(x, own);
             let before = classes
                 .chunks_exact(width.max(1))
@@ -47,11 +54,17 @@ pub fn zero_shot(features: &[f32], classes: &[f32], labels: &[usize], width: usi
                 })
                 .count();
             // A feature that is no number matches nothing.
-            (u64::from(before < 1 && !own.is_nan()), u64::from(before < 5 && !own.is_nan()))
+            (
+                u64::from(before < 1 && !own.is_nan()),
+                u64::from(before < 5 && !own.is_nan()),
+            )
         })
         .reduce(|| (0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
     let n = labels.len().max(1) as f64;
-    Accuracy { top1: top1 as f64 / n, top5: top5 as f64 / n }
+    Accuracy {
+        top1: top1 as f64 / n,
+        top5: top5 as f64 / n,
+    }
 }
 
 #[cfg(test)]
@@ -64,7 +77,10 @@ mod tests {
         let images = [1.0, 0.0, 0.0, 1.0, 0.0, 1.0];
         let a = zero_shot(&images, &classes, &[0, 1, 0], 2);
         assert_eq!((a.top1, a.top5), (2.0 / 3.0, 1.0));
-        assert_eq!(zero_shot(&[f32::NAN, 0.0], &classes, &[0], 2), Accuracy::default());
+        assert_eq!(
+            zero_shot(&[f32::NAN, 0.0], &classes, &[0], 2),
+            Accuracy::default()
+        );
     }
 
     #[test]

@@ -10,16 +10,17 @@ use super::evaluate::{Model, Scores};
 use super::flags::Method;
 use super::log::{span, timestamp};
 use super::run;
+use super::setup;
 use super::source::data_error;
 use super::step::Trainer;
 use super::teacher::Teacher;
 use crate::backend::Backend;
 use crate::data::{Dataset, DatasetOptions, ShardSource};
 use crate::model::{Clip, ClipConfig};
+use crate::{data, io};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
-use crate::{data, io};
 
 const TEACHER: &[u8] = include_bytes!("demo/teacher.safetensors");
 const TEACHER_CONFIG: &str = include_str!("demo/teacher.json");
@@ -53,7 +54,10 @@ pub fn teacher(backend: &dyn Backend) -> Result<Teacher> {
 }
 
 fn dataset(shards: Vec<ShardSource>) -> Result<Dataset> {
-    let options = DatasetOptions { cache: true, ..DatasetOptions::default() };
+    let options = DatasetOptions {
+        cache: true,
+        ..DatasetOptions::default()
+    };
     Dataset::from_shards(shards, options).map_err(data_error)
 }
 
@@ -84,8 +88,14 @@ pub fn evaluate(trainer: &Trainer) -> Result<Vec<(String, f64)>> {
     for ((_, name, _), s) in SPLITS.iter().zip(scores(model)?) {
         out.push((format!("{name}-zeroshot-val-top1"), s.accuracy.top1));
         out.push((format!("{name}-zeroshot-val-top5"), s.accuracy.top5));
-        out.push((format!("{name}-image_to_text_R@1"), s.retrieval.image_to_text.r1));
-        out.push((format!("{name}-text_to_image_R@1"), s.retrieval.text_to_image.r1));
+        out.push((
+            format!("{name}-image_to_text_R@1"),
+            s.retrieval.image_to_text.r1,
+        ));
+        out.push((
+            format!("{name}-text_to_image_R@1"),
+            s.retrieval.text_to_image.r1,
+        ));
     }
     Ok(out)
 }
@@ -106,9 +116,16 @@ pub fn run() -> Result<String> {
 /// As [`run`] with another configuration of the distillation.
 pub fn run_with(distilled: Config) -> Result<String> {
     let started = Instant::now();
-    let call = Call { config: None, resume: None, dry_run: false };
+    let call = Call {
+        config: None,
+        resume: None,
+        dry_run: false,
+    };
     let stamp = timestamp();
-    let distilled = Config { name: Some(format!("demo-{stamp}-intra-kd")), ..distilled };
+    let distilled = Config {
+        name: Some(format!("demo-{stamp}-intra-kd")),
+        ..distilled
+    };
     let alone = Config {
         name: Some(format!("demo-{stamp}-alone")),
         method: Method::Clip,
@@ -119,14 +136,18 @@ pub fn run_with(distilled: Config) -> Result<String> {
         "demonstration: emoji and their names; a student alone, the same student distilled with \
          intra-kd from the teacher inside this program, and a table, in about three minutes"
     );
-    let (backend, _) = run::device(&distilled)?;
+    let (backend, _) = setup::device(&distilled)?;
     let teacher = teacher(backend.as_ref())?;
     let of_teacher = Model {
         backend: &backend,
         clip: teacher.clip(),
         parameters: teacher.parameters(),
     };
-    let mut rows = vec![("teacher", teacher.parameters().elements(), scores(of_teacher)?)];
+    let mut rows = vec![(
+        "teacher",
+        teacher.parameters().elements(),
+        scores(of_teacher)?,
+    )];
     let mut folders = Vec::new();
     for (name, label, config) in [
         ("student alone", "alone   ", &alone),
@@ -134,13 +155,17 @@ pub fn run_with(distilled: Config) -> Result<String> {
     ] {
         let done = run::train(config, &call, label)?;
         let trainer = &done.trainer;
-        let size = trainer.clip().parameter_shapes().iter().map(|(_, s)| s.iter().product::<usize>());
+        let shapes = trainer.clip().parameter_shapes();
+        let size = shapes
+            .iter()
+            .map(|(_, s)| s.iter().product::<usize>())
+            .sum();
         let model = Model {
             backend: trainer.backend(),
             clip: trainer.clip(),
             parameters: trainer.parameters(),
         };
-        rows.push((name, size.sum(), scores(model)?));
+        rows.push((name, size, scores(model)?));
         folders.push(done.folder);
     }
     let mut table = table(&rows);
@@ -155,11 +180,15 @@ pub fn run_with(distilled: Config) -> Result<String> {
 
 /// Top-1 and top-5 of every split, a line a model.
 fn table(rows: &[(&str, usize, Vec<Scores>)]) -> String {
-    let mut out = String::from("\nnaming images that no model has seen, top-1 / top-5 in per cent\n\n");
+    let mut out =
+        String::from("\nnaming images that no model has seen, top-1 / top-5 in per cent\n\n");
     out.push_str(&format!("{:<18}{:>11}", "", "parameters"));
     let first = rows.first().map_or(&[][..], |r| &r.2[..]);
     for ((name, ..), s) in SPLITS.iter().zip(first) {
-        out.push_str(&format!("{:>26}", format!("{name} ({} classes)", s.classes)));
+        out.push_str(&format!(
+            "{:>26}",
+            format!("{name} ({} classes)", s.classes)
+        ));
     }
     for (name, size, scores) in rows {
         out.push_str(&format!("\n{name:<18}{:>9.2} M", *size as f64 / 1e6));

@@ -2,7 +2,7 @@
 
 use super::config::Config;
 use super::error::Result;
-use super::run;
+use super::setup;
 use super::source::{DEMO, Source};
 use crate::model::{Clip, ClipConfig};
 
@@ -32,7 +32,12 @@ fn cost(config: &ClipConfig) -> Cost {
     let (v, t) = (&config.vision_cfg, &config.text_cfg);
     let patches = v.grid() * v.grid();
     let image = tower(1 + patches, v.width, v.layers, v.mlp_width());
-    let text = tower(CAPTION_TOKENS.min(t.context_length), t.width, t.layers, t.mlp_width());
+    let text = tower(
+        CAPTION_TOKENS.min(t.context_length),
+        t.width,
+        t.layers,
+        t.mlp_width(),
+    );
     let pixels = (v.patch_size * v.patch_size * 3 * patches) as f64;
     Cost {
         flops: image.flops + text.flops + 2.0 * pixels * v.width as f64,
@@ -41,7 +46,10 @@ fn cost(config: &ClipConfig) -> Cost {
 }
 
 fn elements(clip: &Clip) -> usize {
-    clip.parameter_shapes().iter().map(|(_, s)| s.iter().product::<usize>()).sum()
+    clip.parameter_shapes()
+        .iter()
+        .map(|(_, s)| s.iter().product::<usize>())
+        .sum()
 }
 
 /// What the run of `config` would need, as text for people.
@@ -49,7 +57,7 @@ fn elements(clip: &Clip) -> usize {
 /// # Errors
 /// If a model or the data cannot be opened.
 pub fn dry_run(config: &Config) -> Result<String> {
-    let student = run::student(config)?;
+    let student = setup::student(config)?;
     let teacher = match config.teacher.as_deref().filter(|_| config.distils()) {
         Some(DEMO) => Some(super::demo::teacher_config()?),
         Some(name) => Some(ClipConfig::load(name).map_err(super::error::input)?),
@@ -58,7 +66,11 @@ pub fn dry_run(config: &Config) -> Result<String> {
     let known = config.steps.is_some() || config.train_num_samples.is_some();
     let source = Source::open(config, student.config(), !known)?;
     let n = elements(&student);
-    let mut lines = vec![format!("student  {}: {} parameters", config.model, millions(n))];
+    let mut lines = vec![format!(
+        "student  {}: {} parameters",
+        config.model,
+        millions(n)
+    )];
     let own = cost(student.config());
     let mut flops = 3.0 * own.flops;
     let mut bytes = 16.0 * n as f64;
@@ -101,5 +113,9 @@ fn millions(n: usize) -> String {
 }
 
 fn size(bytes: f64) -> String {
-    if bytes >= 1e9 { format!("{:.1} GB", bytes / 1e9) } else { format!("{:.0} MB", bytes / 1e6) }
+    if bytes >= 1e9 {
+        format!("{:.1} GB", bytes / 1e9)
+    } else {
+        format!("{:.0} MB", bytes / 1e6)
+    }
 }

@@ -57,10 +57,16 @@ impl Model<'_> {
     pub fn embed_images(&self, pixels: &[f32]) -> Result<Vec<f32>> {
         let size = self.clip.config().vision_cfg.image_size;
         let batch = pixels.len() / (size * size * 3);
-        let images = self.backend.upload(&[batch, size, size, 3], pixels).map_err(failed)?;
+        let images = self
+            .backend
+            .upload(&[batch, size, size, 3], pixels)
+            .map_err(failed)?;
         let tape = Tape::frozen(self.backend.clone());
         let bound = self.parameters.bind(&tape);
-        let y = self.clip.encode_image(&tape, &bound, &images).map_err(failed)?;
+        let y = self
+            .clip
+            .encode_image(&tape, &bound, &images)
+            .map_err(failed)?;
         let mut out = self.backend.download(y.value()).map_err(failed)?;
         eval::normalise(&mut out, self.clip.config().embed_dim);
         Ok(out)
@@ -97,8 +103,12 @@ impl Model<'_> {
             features.extend(self.embed_images(&batch.images)?);
             names.extend(batch.captions);
         }
-        let classes: Vec<String> =
-            names.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
+        let classes: Vec<String> = names
+            .iter()
+            .cloned()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
         let width = self.clip.config().embed_dim;
         let texts: Vec<Vec<String>> = classes.iter().map(|c| prompts(c)).collect();
         let templates = texts.first().map_or(1, Vec::len);
@@ -114,13 +124,7 @@ impl Model<'_> {
             images: names.len(),
             classes: classes.len(),
             accuracy: eval::zero_shot(&features, &embeddings, &labels, width),
-            retrieval: eval::retrieval(
-                &features,
-                &captions,
-                &own,
-                width,
-                eval::Captions::First,
-            ),
+            retrieval: eval::retrieval(&features, &captions, &own, width, eval::Captions::First),
         })
     }
 }

@@ -1,9 +1,10 @@
 //! Training: configuration, one step, the loop, checkpoints, logs.
 //!
-//! [`config::parse`] reads a command line, [`run::train`] does what it says, [`demo::run`] is what
+//! [`command_line::parse`] reads a command line, [`run::train`] does what it says, [`demo::run`] is what
 //! happens without one. A run is a folder: its configuration, its logs, its checkpoints.
 
 pub mod checkpoint;
+pub mod command_line;
 pub mod config;
 pub mod demo;
 pub mod dry_run;
@@ -13,6 +14,7 @@ pub mod flags;
 pub mod interrupt;
 pub mod log;
 pub mod run;
+pub mod setup;
 pub mod source;
 pub mod step;
 pub mod teacher;

@@ -78,7 +78,11 @@ impl Source {
             transform: transform(config, model)?,
             tokenizer: tokenizer(model)?,
         };
-        Ok(Self { loader, per_epoch, counted })
+        Ok(Self {
+            loader,
+            per_epoch,
+            counted,
+        })
     }
 
     /// Batches in an epoch, if known. With `--train-data-upsampling-factors` it is the number of one
@@ -123,11 +127,14 @@ fn transform(config: &Config, model: &ClipConfig) -> Result<Transform> {
 /// open_clip's `--train-data-upsampling-factors 1::2.5`.
 fn factors(text: &str) -> Result<Vec<f32>> {
     let parse = |s: &str| s.trim().parse::<f32>().ok();
-    text.split("::").map(parse).collect::<Option<_>>().ok_or_else(|| {
-        Error::Usage(format!(
-            "--train-data-upsampling-factors {text}: numbers separated by `::`, one a dataset"
-        ))
-    })
+    text.split("::")
+        .map(parse)
+        .collect::<Option<_>>()
+        .ok_or_else(|| {
+            Error::Usage(format!(
+                "--train-data-upsampling-factors {text}: numbers separated by `::`, one a dataset"
+            ))
+        })
 }
 
 /// Captions to tokens for a model's vocabulary and context.
