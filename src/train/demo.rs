@@ -88,14 +88,6 @@ pub fn evaluate(trainer: &Trainer) -> Result<Vec<(String, f64)>> {
     for ((_, name, _), s) in SPLITS.iter().zip(scores(model)?) {
         out.push((format!("{name}-zeroshot-val-top1"), s.accuracy.top1));
         out.push((format!("{name}-zeroshot-val-top5"), s.accuracy.top5));
-        out.push((
-            format!("{name}-image_to_text_R@1"),
-            s.retrieval.image_to_text.r1,
-        ));
-        out.push((
-            format!("{name}-text_to_image_R@1"),
-            s.retrieval.text_to_image.r1,
-        ));
     }
     Ok(out)
 }

@@ -105,6 +105,7 @@ struct Run {
 
 /// What is counted between two logged steps.
 struct Window {
+    /// Time spent on checkpoints and evaluations is left out.
     since: Instant,
     samples: usize,
     waited: f64,
@@ -270,6 +271,7 @@ impl Run {
         self.log(&report)?;
         let step = self.position.step;
         let every = |n: Option<u64>| n.is_some_and(|n| step.is_multiple_of(n));
+        let aside = Instant::now();
         if every(self.config.save_every_steps) {
             self.save()?;
         }
@@ -277,6 +279,7 @@ impl Run {
         {
             self.evaluate()?;
         }
+        self.window.since += aside.elapsed();
         if interrupt::asked() && !self.finished() {
             let path = self.save()?;
             return Err(Error::Interrupted(format!(
