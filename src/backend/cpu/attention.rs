@@ -106,23 +106,26 @@ pub(super) fn forward(
             let keys = h.keys(to);
             let p = &mut scratch[..(to - from) * keys];
             h.logits(from, to, p);
-            vectorised(|| {
-                for (r, row) in p.chunks_exact_mut(keys).enumerate() {
-                    let (seen, hidden) = row.split_at_mut(h.visible(from + r));
-                    let max = math::max(seen);
-                    for v in seen.iter_mut() {
-                        *v = math::exp(*v - max);
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (r, row) in p.chunks_exact_mut(keys).enumerate() {
+                        let (seen, hidden) = row.split_at_mut(h.visible(from + r));
+                        let max = math::max(seen);
+                        for v in seen.iter_mut() {
+                            *v = math::exp(*v - max);
+                        }
+                        let sum = math::sum(seen, |v| v);
+                        let inverse = 1.0 / sum;
+                        for v in seen.iter_mut() {
+                            *v *= inverse;
+                        }
+                        hidden.fill(0.0);
+                        // SAFETY: one element per (head, token), written by this task alone.
+                        unsafe { *lse_at.at(h.head * total + h.start + from + r) = max + sum.ln() };
                     }
-                    let sum = math::sum(seen, |v| v);
-                    let inverse = 1.0 / sum;
-                    for v in seen.iter_mut() {
-                        *v *= inverse;
-                    }
-                    hidden.fill(0.0);
-                    // SAFETY: one element per (head, token), written by this task alone.
-                    unsafe { *lse_at.at(h.head * total + h.start + from + r) = max + sum.ln() };
-                }
-            });
+                },
+            );
             let to_row = out_at.at((h.start + from) * width + h.head * h.dim);
             // SAFETY: this head's columns of this sequence's rows belong to this task alone.
             unsafe {
@@ -165,21 +168,24 @@ pub(super) fn backward(
             let first = (h.start + from) * width + h.head * h.dim;
             let d_rows = View::strided(&dout[first..], to - from, h.dim, width);
             gemm_serial(ds, false, 1.0, d_rows, h.part(2, 0, keys).t());
-            vectorised(|| {
-                let rows = p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys));
-                for (r, (p, ds)) in rows.enumerate() {
-                    let row = first + r * width;
-                    let d = math::dot(&dout[row..row + h.dim], &out[row..row + h.dim]);
-                    let lse = lse[h.head * total + h.start + from + r];
-                    let seen = h.visible(from + r);
-                    for (p, ds) in p[..seen].iter_mut().zip(&mut ds[..seen]) {
-                        *p = math::exp(*p - lse);
-                        *ds = *p * (*ds - d);
+            vectorised(
+                #[inline(always)]
+                || {
+                    let rows = p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys));
+                    for (r, (p, ds)) in rows.enumerate() {
+                        let row = first + r * width;
+                        let d = math::dot(&dout[row..row + h.dim], &out[row..row + h.dim]);
+                        let lse = lse[h.head * total + h.start + from + r];
+                        let seen = h.visible(from + r);
+                        for (p, ds) in p[..seen].iter_mut().zip(&mut ds[..seen]) {
+                            *p = math::exp(*p - lse);
+                            *ds = *p * (*ds - d);
+                        }
+                        p[seen..].fill(0.0);
+                        ds[seen..].fill(0.0);
                     }
-                    p[seen..].fill(0.0);
-                    ds[seen..].fill(0.0);
-                }
-            });
+                },
+            );
             let (p, ds) = (
                 View::new(p, to - from, keys),
                 View::new(ds, to - from, keys),

@@ -28,21 +28,31 @@ pub(super) fn accumulate(slot: &mut Grad, value: Tensor) -> Result<()> {
 
 /// sum += factor · x.
 fn add_scaled(sum: &mut [f32], x: &[f32], factor: f32) {
-    over_rows(sum, 1, |first, sum| {
-        for (s, x) in sum.iter_mut().zip(&x[first..]) {
-            *s += factor * x;
-        }
-    });
+    over_rows(
+        sum,
+        1,
+        #[inline(always)]
+        |first, sum| {
+            for (s, x) in sum.iter_mut().zip(&x[first..]) {
+                *s += factor * x;
+            }
+        },
+    );
 }
 
 pub(super) fn exp(x: &Tensor) -> Result<Tensor> {
     let values = f32s("exp", x)?;
     let mut y = vec![0.0; values.len()];
-    over_rows(&mut y, 1, |first, y| {
-        for (y, &x) in y.iter_mut().zip(&values[first..]) {
-            *y = math::exp(x);
-        }
-    });
+    over_rows(
+        &mut y,
+        1,
+        #[inline(always)]
+        |first, y| {
+            for (y, &x) in y.iter_mut().zip(&values[first..]) {
+                *y = math::exp(x);
+            }
+        },
+    );
     Ok(tensor(x.shape(), y))
 }
 

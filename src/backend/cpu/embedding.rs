@@ -33,15 +33,20 @@ pub(super) fn forward(
     check_indices(OP, pos, positions.rows())?;
     let (table, positions) = (f32s(OP, table)?, f32s(OP, positions)?);
     let mut y = vec![0.0; ids.len() * width];
-    over_rows(&mut y, width, |first, y| {
-        for (r, y) in y.chunks_exact_mut(width).enumerate() {
-            let token = &table[ids[first + r] as usize * width..][..width];
-            let position = &positions[pos[first + r] as usize * width..][..width];
-            for ((y, t), p) in y.iter_mut().zip(token).zip(position) {
-                *y = t + p;
+    over_rows(
+        &mut y,
+        width,
+        #[inline(always)]
+        |first, y| {
+            for (r, y) in y.chunks_exact_mut(width).enumerate() {
+                let token = &table[ids[first + r] as usize * width..][..width];
+                let position = &positions[pos[first + r] as usize * width..][..width];
+                for ((y, t), p) in y.iter_mut().zip(token).zip(position) {
+                    *y = t + p;
+                }
             }
-        }
-    });
+        },
+    );
     Ok(tensor(&[ids.len(), width], y))
 }
 

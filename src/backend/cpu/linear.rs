@@ -14,9 +14,18 @@ const OP: &str = "linear";
 fn activate(act: Activation, pre: &[f32], y: &mut [f32]) {
     let values = y.iter_mut().zip(pre);
     match act {
-        Activation::None => values.for_each(|(y, &x)| *y = x),
-        Activation::Gelu => values.for_each(|(y, &x)| *y = math::gelu(x)),
-        Activation::QuickGelu => values.for_each(|(y, &x)| *y = math::quick_gelu(x)),
+        Activation::None => values.for_each(
+            #[inline(always)]
+            |(y, &x)| *y = x,
+        ),
+        Activation::Gelu => values.for_each(
+            #[inline(always)]
+            |(y, &x)| *y = math::gelu(x),
+        ),
+        Activation::QuickGelu => values.for_each(
+            #[inline(always)]
+            |(y, &x)| *y = math::quick_gelu(x),
+        ),
     }
 }
 
@@ -35,13 +44,18 @@ pub(super) fn forward(
     let fused_residual = residual.filter(|_| act == Activation::None);
     let mut pre = fused_residual.map_or_else(|| vec![0.0; rows * out], <[f32]>::to_vec);
     if let Some(bias) = bias {
-        over_rows(&mut pre, out, |_, pre| {
-            for row in pre.chunks_exact_mut(out) {
-                for (p, b) in row.iter_mut().zip(bias) {
-                    *p += b;
+        over_rows(
+            &mut pre,
+            out,
+            #[inline(always)]
+            |_, pre| {
+                for row in pre.chunks_exact_mut(out) {
+                    for (p, b) in row.iter_mut().zip(bias) {
+                        *p += b;
+                    }
                 }
-            }
-        });
+            },
+        );
     }
     let add = bias.is_some() || fused_residual.is_some();
     let (xs, ws) = (
@@ -57,15 +71,20 @@ pub(super) fn forward(
         });
     }
     let mut y = vec![0.0; rows * out];
-    over_rows(&mut y, out, |first, y| {
-        let at = first * out..first * out + y.len();
-        activate(act, &pre[at.clone()], y);
-        if let Some(residual) = residual {
-            for (y, r) in y.iter_mut().zip(&residual[at]) {
-                *y += r;
+    over_rows(
+        &mut y,
+        out,
+        #[inline(always)]
+        |first, y| {
+            let at = first * out..first * out + y.len();
+            activate(act, &pre[at.clone()], y);
+            if let Some(residual) = residual {
+                for (y, r) in y.iter_mut().zip(&residual[at]) {
+                    *y += r;
+                }
             }
-        }
-    });
+        },
+    );
     Ok(Linear {
         y: tensor(&shape, y),
         pre: keep_pre.then(|| tensor(&shape, pre)),
@@ -90,19 +109,33 @@ pub(super) fn backward(
         Some(pre) => {
             let pre = f32s(OP, pre)?;
             let mut dpre = vec![0.0; rows * out];
-            over_rows(&mut dpre, out, |first, dpre| {
-                let at = first * out..first * out + dpre.len();
-                let values = dpre.iter_mut().zip(&pre[at.clone()]).zip(&dy[at]);
-                match act {
-                    Activation::None => values.for_each(|((d, _), dy)| *d = *dy),
-                    Activation::Gelu => {
-                        values.for_each(|((d, &p), dy)| *d = dy * math::gelu_derivative(p));
+            over_rows(
+                &mut dpre,
+                out,
+                #[inline(always)]
+                |first, dpre| {
+                    let at = first * out..first * out + dpre.len();
+                    let values = dpre.iter_mut().zip(&pre[at.clone()]).zip(&dy[at]);
+                    match act {
+                        Activation::None => values.for_each(
+                            #[inline(always)]
+                            |((d, _), dy)| *d = *dy,
+                        ),
+                        Activation::Gelu => {
+                            values.for_each(
+                                #[inline(always)]
+                                |((d, &p), dy)| *d = dy * math::gelu_derivative(p),
+                            );
+                        }
+                        Activation::QuickGelu => {
+                            values.for_each(
+                                #[inline(always)]
+                                |((d, &p), dy)| *d = dy * math::quick_gelu_derivative(p),
+                            );
+                        }
                     }
-                    Activation::QuickGelu => {
-                        values.for_each(|((d, &p), dy)| *d = dy * math::quick_gelu_derivative(p));
-                    }
-                }
-            });
+                },
+            );
             dpre_storage = dpre;
             &dpre_storage
         }
@@ -117,11 +150,16 @@ pub(super) fn backward(
         gemm(dw, add, 1.0, d.t(), View::new(f32s(OP, x)?, rows, inner));
     }
     if let Some(db) = db {
-        column_sums(rows, accumulator(OP, db, &[out])?, |r, sum| {
-            for (s, d) in sum.iter_mut().zip(&dpre[r * out..]) {
-                *s += d;
-            }
-        });
+        column_sums(
+            rows,
+            accumulator(OP, db, &[out])?,
+            #[inline(always)]
+            |r, sum| {
+                for (s, d) in sum.iter_mut().zip(&dpre[r * out..]) {
+                    *s += d;
+                }
+            },
+        );
     }
     Ok(())
 }

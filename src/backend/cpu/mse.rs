@@ -24,7 +24,12 @@ pub(super) fn forward(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let partials: Vec<f32> = x
         .par_chunks(CHUNK)
         .zip(y.par_chunks(CHUNK))
-        .map(|(x, y)| vectorised(|| super::math::sum2(x, y, |x, y| (x - y) * (x - y))))
+        .map(|(x, y)| {
+            vectorised(
+                #[inline(always)]
+                || super::math::sum2(x, y, |x, y| (x - y) * (x - y)),
+            )
+        })
         .collect();
     let total: f64 = partials.into_iter().map(f64::from).sum();
     Ok(tensor(&[1], vec![(total / x.len().max(1) as f64) as f32]))
@@ -44,11 +49,16 @@ pub(super) fn backward(dy: &Tensor, x: &Tensor, y: &Tensor, dx: Slot) -> Result<
             );
         }
     };
-    over_rows(accumulator(OP, slot, shape)?, 1, |first, out| {
-        let end = first + out.len();
-        for ((out, x), y) in out.iter_mut().zip(&x[first..end]).zip(&y[first..end]) {
-            *out += factor * (x - y);
-        }
-    });
+    over_rows(
+        accumulator(OP, slot, shape)?,
+        1,
+        #[inline(always)]
+        |first, out| {
+            let end = first + out.len();
+            for ((out, x), y) in out.iter_mut().zip(&x[first..end]).zip(&y[first..end]) {
+                *out += factor * (x - y);
+            }
+        },
+    );
     Ok(())
 }

@@ -35,16 +35,20 @@ pub(super) fn adamw(tensors: &mut [AdamWTensor], step: AdamWStep) -> Result<()> 
             .zip(grad.par_chunks(CHUNK))
             .zip(m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK)))
             .for_each(|((p, g), (m, v))| {
-                vectorised(|| {
-                    for (((p, g), m), v) in p.iter_mut().zip(g).zip(m.iter_mut()).zip(v.iter_mut())
-                    {
-                        let g = g * step.grad_scale;
-                        *m = step.beta1.mul_add(*m, (1.0 - step.beta1) * g);
-                        *v = step.beta2.mul_add(*v, (1.0 - step.beta2) * g * g);
-                        let denominator = v.sqrt().mul_add(inverse_correction2, step.eps);
-                        *p = p.mul_add(keep, -step_size * (*m / denominator));
-                    }
-                });
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for (((p, g), m), v) in
+                            p.iter_mut().zip(g).zip(m.iter_mut()).zip(v.iter_mut())
+                        {
+                            let g = g * step.grad_scale;
+                            *m = step.beta1.mul_add(*m, (1.0 - step.beta1) * g);
+                            *v = step.beta2.mul_add(*v, (1.0 - step.beta2) * g * g);
+                            let denominator = v.sqrt().mul_add(inverse_correction2, step.eps);
+                            *p = p.mul_add(keep, -step_size * (*m / denominator));
+                        }
+                    },
+                );
             });
     }
     Ok(())
@@ -55,7 +59,12 @@ pub(super) fn grad_norm(grads: &[&Tensor]) -> Result<f64> {
     for grad in grads {
         let partials: Vec<f64> = f32s("grad_norm", grad)?
             .par_chunks(4096)
-            .map(|chunk| f64::from(vectorised(|| math::dot(chunk, chunk))))
+            .map(|chunk| {
+                f64::from(vectorised(
+                    #[inline(always)]
+                    || math::dot(chunk, chunk),
+                ))
+            })
             .collect();
         total += partials.iter().sum::<f64>();
     }

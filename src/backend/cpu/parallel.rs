@@ -23,7 +23,12 @@ pub(super) fn over_rows(out: &mut [f32], width: usize, body: impl Fn(usize, &mut
     let rows = rows_per_task(width);
     out.par_chunks_mut((rows * width).max(1))
         .enumerate()
-        .for_each(|(i, chunk)| vectorised(|| body(i * rows, chunk)));
+        .for_each(|(i, chunk)| {
+            vectorised(
+                #[inline(always)]
+                || body(i * rows, chunk),
+            )
+        });
 }
 
 /// As [`over_rows`] over two outputs with the same number of rows.
@@ -38,7 +43,12 @@ pub(super) fn over_rows2(
     a.par_chunks_mut((rows * a_width).max(1))
         .zip(b.par_chunks_mut((rows * b_width).max(1)))
         .enumerate()
-        .for_each(|(i, (a, b))| vectorised(|| body(i * rows, a, b)));
+        .for_each(|(i, (a, b))| {
+            vectorised(
+                #[inline(always)]
+                || body(i * rows, a, b),
+            )
+        });
 }
 
 /// out_c += Σ_r term(r)_c over `rows` rows, where `add(r, partial)` adds row r's terms. Rows are
@@ -50,11 +60,14 @@ pub(super) fn column_sums(rows: usize, out: &mut [f32], add: impl Fn(usize, &mut
         .into_par_iter()
         .map(|g| {
             let mut partial = vec![0.0; width];
-            vectorised(|| {
-                for r in g * group..((g + 1) * group).min(rows) {
-                    add(r, &mut partial);
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    for r in g * group..((g + 1) * group).min(rows) {
+                        add(r, &mut partial);
+                    }
+                },
+            );
             partial
         })
         .collect();

@@ -232,29 +232,32 @@ pub(super) fn forward(pair: &Pair) -> Result<RowStats> {
                     if let Some(t) = &teacher {
                         t.cosines(&rows, &cols, &mut b);
                     }
-                    vectorised(|| {
-                        for (r, state) in state.iter_mut().enumerate() {
-                            let i = rows.start + r;
-                            let line = r * cols.len()..(r + 1) * cols.len();
-                            let a = &mut a[line.clone()];
-                            a.iter_mut().for_each(|c| *c *= student.scale);
-                            if cols.contains(&i) {
-                                state.own = a[i - cols.start];
-                            }
-                            let b = teacher.as_ref().map(|t| {
-                                let b = &mut b[line];
-                                b.iter_mut().for_each(|c| *c *= t.scale);
-                                b
-                            });
-                            for part in segments(i, &cols, pair.skip_diagonal) {
-                                match &b {
-                                    _ if part.is_empty() => {}
-                                    Some(b) => state.absorb_both(&a[part.clone()], &b[part]),
-                                    None => state.absorb(&a[part]),
+                    vectorised(
+                        #[inline(always)]
+                        || {
+                            for (r, state) in state.iter_mut().enumerate() {
+                                let i = rows.start + r;
+                                let line = r * cols.len()..(r + 1) * cols.len();
+                                let a = &mut a[line.clone()];
+                                a.iter_mut().for_each(|c| *c *= student.scale);
+                                if cols.contains(&i) {
+                                    state.own = a[i - cols.start];
+                                }
+                                let b = teacher.as_ref().map(|t| {
+                                    let b = &mut b[line];
+                                    b.iter_mut().for_each(|c| *c *= t.scale);
+                                    b
+                                });
+                                for part in segments(i, &cols, pair.skip_diagonal) {
+                                    match &b {
+                                        _ if part.is_empty() => {}
+                                        Some(b) => state.absorb_both(&a[part.clone()], &b[part]),
+                                        None => state.absorb(&a[part]),
+                                    }
                                 }
                             }
-                        }
-                    });
+                        },
+                    );
                 }
                 for (out, row) in out.iter_mut().zip(&state) {
                     let lse = row.student.value();
@@ -393,51 +396,54 @@ fn backward_block(
         if let Some(teacher) = teacher {
             teacher.cosines(&rows, &cols, &mut t);
         }
-        vectorised(|| {
-            for (r, i) in rows.clone().enumerate() {
-                let line = r * cols.len()..(r + 1) * cols.len();
-                let c = &mut c[line.clone()];
-                let t = if teacher.is_some() { &t[line] } else { &[][..] };
-                let anchor = row.slice(i..i + 1);
-                let center = anchor.lse[0] * inverse;
-                let own = cols.contains(&i).then(|| i - cols.start);
-                let own_cosine = own.map_or(0.0, |k| c[k]);
-                let mut slope = 0.0f64;
-                for part in segments(i, &cols, pair.skip_diagonal) {
-                    if part.is_empty() {
-                        continue;
+        vectorised(
+            #[inline(always)]
+            || {
+                for (r, i) in rows.clone().enumerate() {
+                    let line = r * cols.len()..(r + 1) * cols.len();
+                    let c = &mut c[line.clone()];
+                    let t = if teacher.is_some() { &t[line] } else { &[][..] };
+                    let anchor = row.slice(i..i + 1);
+                    let center = anchor.lse[0] * inverse;
+                    let own = cols.contains(&i).then(|| i - cols.start);
+                    let own_cosine = own.map_or(0.0, |k| c[k]);
+                    let mut slope = 0.0f64;
+                    for part in segments(i, &cols, pair.skip_diagonal) {
+                        if part.is_empty() {
+                            continue;
+                        }
+                        let absolute = start + part.start..start + part.end;
+                        let columns = col.map_or(anchor, |col| col.slice(absolute));
+                        let (c, t) = (&mut c[part.clone()], t.get(part).unwrap_or_default());
+                        let w = &mut work;
+                        slope += f64::from(match (teacher.is_some(), col.is_some()) {
+                            (false, false) => coefficients::<false, false>(
+                                c, t, scales, center, anchor, columns, w,
+                            ),
+                            (false, true) => coefficients::<false, true>(
+                                c, t, scales, center, anchor, columns, w,
+                            ),
+                            (true, false) => coefficients::<true, false>(
+                                c, t, scales, center, anchor, columns, w,
+                            ),
+                            (true, true) => {
+                                coefficients::<true, true>(c, t, scales, center, anchor, columns, w)
+                            }
+                        });
                     }
-                    let absolute = start + part.start..start + part.end;
-                    let columns = col.map_or(anchor, |col| col.slice(absolute));
-                    let (c, t) = (&mut c[part.clone()], t.get(part).unwrap_or_default());
-                    let w = &mut work;
-                    slope += f64::from(match (teacher.is_some(), col.is_some()) {
-                        (false, false) => {
-                            coefficients::<false, false>(c, t, scales, center, anchor, columns, w)
+                    if let Some(k) = own {
+                        if teacher.is_none() {
+                            // The target of row i is class i: T_ii = 1.
+                            c[k] -= anchor.coef[0] + col.map_or(0.0, |col| col.coef[i]);
+                            slope -= f64::from(own_cosine - center);
+                        } else if pair.skip_diagonal {
+                            c[k] = 0.0;
                         }
-                        (false, true) => {
-                            coefficients::<false, true>(c, t, scales, center, anchor, columns, w)
-                        }
-                        (true, false) => {
-                            coefficients::<true, false>(c, t, scales, center, anchor, columns, w)
-                        }
-                        (true, true) => {
-                            coefficients::<true, true>(c, t, scales, center, anchor, columns, w)
-                        }
-                    });
-                }
-                if let Some(k) = own {
-                    if teacher.is_none() {
-                        // The target of row i is class i: T_ii = 1.
-                        c[k] -= anchor.coef[0] + col.map_or(0.0, |col| col.coef[i]);
-                        slope -= f64::from(own_cosine - center);
-                    } else if pair.skip_diagonal {
-                        c[k] = 0.0;
                     }
+                    dscale += f64::from(anchor.coef[0]) * slope;
                 }
-                dscale += f64::from(anchor.coef[0]) * slope;
-            }
-        });
+            },
+        );
         if let Some(dx) = dx.as_deref_mut() {
             let c = View::new(&c, rows.len(), cols.len());
             gemm_serial(

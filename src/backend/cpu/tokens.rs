@@ -14,16 +14,21 @@ pub(super) fn patchify(images: &Tensor, patch: usize) -> Result<Tensor> {
     let out = patch * patch * channels;
     let pixels = f32s("patchify", images)?;
     let mut y = vec![0.0; batch * grid_h * grid_w * out];
-    over_rows(&mut y, out, |first, y| {
-        for (r, y) in y.chunks_exact_mut(out).enumerate() {
-            let (row, gx) = ((first + r) / grid_w, (first + r) % grid_w);
-            let (image, gy) = (row / grid_h, row % grid_h);
-            for (py, line) in y.chunks_exact_mut(patch * channels).enumerate() {
-                let at = ((image * height + gy * patch + py) * width + gx * patch) * channels;
-                line.copy_from_slice(&pixels[at..][..patch * channels]);
+    over_rows(
+        &mut y,
+        out,
+        #[inline(always)]
+        |first, y| {
+            for (r, y) in y.chunks_exact_mut(out).enumerate() {
+                let (row, gx) = ((first + r) / grid_w, (first + r) % grid_w);
+                let (image, gy) = (row / grid_h, row % grid_h);
+                for (py, line) in y.chunks_exact_mut(patch * channels).enumerate() {
+                    let at = ((image * height + gy * patch + py) * width + gx * patch) * channels;
+                    line.copy_from_slice(&pixels[at..][..patch * channels]);
+                }
             }
-        }
-    });
+        },
+    );
     Ok(tensor(&[batch * grid_h * grid_w, out], y))
 }
 
@@ -37,19 +42,24 @@ pub(super) fn prepend_class(
     let batch = patches.rows() / (tokens - 1);
     let (patches, class, positions) = (f32s(OP, patches)?, f32s(OP, class)?, f32s(OP, positions)?);
     let mut y = vec![0.0; batch * tokens * width];
-    over_rows(&mut y, width, |first, y| {
-        for (r, y) in y.chunks_exact_mut(width).enumerate() {
-            let (image, token) = ((first + r) / tokens, (first + r) % tokens);
-            let from = match token {
-                0 => class,
-                _ => &patches[(image * (tokens - 1) + token - 1) * width..][..width],
-            };
-            let position = &positions[token * width..][..width];
-            for ((y, f), p) in y.iter_mut().zip(from).zip(position) {
-                *y = f + p;
+    over_rows(
+        &mut y,
+        width,
+        #[inline(always)]
+        |first, y| {
+            for (r, y) in y.chunks_exact_mut(width).enumerate() {
+                let (image, token) = ((first + r) / tokens, (first + r) % tokens);
+                let from = match token {
+                    0 => class,
+                    _ => &patches[(image * (tokens - 1) + token - 1) * width..][..width],
+                };
+                let position = &positions[token * width..][..width];
+                for ((y, f), p) in y.iter_mut().zip(from).zip(position) {
+                    *y = f + p;
+                }
             }
-        }
-    });
+        },
+    );
     Ok(tensor(&[batch * tokens, width], y))
 }
 
@@ -69,6 +79,7 @@ pub(super) fn prepend_class_backward(
         over_rows(
             accumulator(OP, dpatches, &[batch * len, width])?,
             width,
+            #[inline(always)]
             |first, d| {
                 for (r, d) in d.chunks_exact_mut(width).enumerate() {
                     let (i, token) = ((first + r) / len, (first + r) % len + 1);
@@ -80,11 +91,16 @@ pub(super) fn prepend_class_backward(
         );
     }
     let sum_images = |out: &mut [f32]| {
-        column_sums(batch, out, |i, sum| {
-            for (s, dy) in sum.iter_mut().zip(&dy[i * image..]) {
-                *s += dy;
-            }
-        });
+        column_sums(
+            batch,
+            out,
+            #[inline(always)]
+            |i, sum| {
+                for (s, dy) in sum.iter_mut().zip(&dy[i * image..]) {
+                    *s += dy;
+                }
+            },
+        );
     };
     if let Some(dclass) = dclass {
         sum_images(accumulator(OP, dclass, &[width])?);

@@ -1,0 +1,121 @@
+//! The losses at growing batch: time of forward and backward, and the memory that they add.
+//!
+//! `cargo bench --bench losses` prints criterion's times. The intra-modal loss does five products of
+//! 2 n² d operations per modality (two tiles forward; two again and one into the gradient backward),
+//! so its throughput says how near the products the whole fused operation runs.
+
+use clip_distill::autodiff::Tape;
+use clip_distill::backend::Backend;
+use clip_distill::backend::cpu::Cpu;
+use clip_distill::loss::{Features, Intra, TeacherFeatures, clip, crd, icl, intra};
+use clip_distill::tensor::Tensor;
+use clip_distill::tensor::rng::{Philox, Purpose};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use std::sync::Arc;
+use std::time::Duration;
+
+const WIDTH: usize = 512;
+
+/// Unit features of one batch, student's and teacher's.
+struct Batch {
+    student: [Tensor; 2],
+    scale: Tensor,
+    teacher: TeacherFeatures,
+}
+
+fn batch(n: usize) -> Batch {
+    let cpu = Cpu::new();
+    let unit = |index| {
+        let mut rng = Philox::new(1, Purpose::Test, 0, index);
+        let x: Vec<f32> = (0..n * WIDTH).map(|_| rng.normal()).collect();
+        let x = cpu.upload(&[n, WIDTH], &x).expect("upload");
+        cpu.l2_normalize(&x).expect("l2_normalize").0
+    };
+    let scale = |x| cpu.upload(&[1], &[x]).expect("upload");
+    Batch {
+        student: [unit(0), unit(1)],
+        scale: scale(14.3),
+        teacher: TeacherFeatures {
+            image: unit(2),
+            text: unit(3),
+            scale: scale(50.0),
+        },
+    }
+}
+
+/// Loss and gradients of all variables once.
+fn step(name: &str, batch: &Batch) {
+    let tape = Tape::new(Arc::new(Cpu::new()));
+    let [image, text] = batch.student.clone().map(|x| tape.leaf(x));
+    let (student, scale) = (Features { image, text }, tape.leaf(batch.scale.clone()));
+    let value = match name {
+        "clip" => clip(&tape, &student, &scale),
+        "crd" => crd(&tape, &student, &scale, &batch.teacher),
+        "icl" => icl(&tape, &student, &scale, &batch.teacher),
+        _ => intra(
+            &tape,
+            &student,
+            &scale,
+            &batch.teacher,
+            &Intra::default(),
+            &scale,
+        ),
+    }
+    .expect("loss");
+    tape.backward(&value).expect("backward");
+}
+
+/// A line of /proc/self/status in MiB; `None` where there is no such file.
+fn status(key: &str) -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find(|line| line.starts_with(key))?;
+    line.split_whitespace()
+        .nth(1)?
+        .parse::<f64>()
+        .ok()
+        .map(|kib| kib / 1024.0)
+}
+
+/// Peak memory of one step above what its inputs hold. Runs first: the peak never falls.
+fn memory(_: &mut Criterion) {
+    let n = 16384;
+    let batch = batch(n);
+    // The peak so far includes making the inputs; 5 means "reset the peak to now".
+    let reset = std::fs::write("/proc/self/clear_refs", "5").is_ok();
+    let before = if reset {
+        status("VmRSS:")
+    } else {
+        status("VmHWM:")
+    };
+    step("intra", &batch);
+    if let (Some(before), Some(after)) = (before, status("VmHWM:")) {
+        let matrix = (n * n * 4) as f64 / 1048576.0;
+        println!(
+            "intra, n = {n}: inputs {before:.0} MiB, peak +{:.0} MiB",
+            after - before
+        );
+        println!("  (one {n}×{n} matrix of f32 would be {matrix:.0} MiB)");
+    }
+}
+
+fn times(c: &mut Criterion) {
+    let mut group = c.benchmark_group("loss");
+    group
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(200));
+    group.measurement_time(Duration::from_secs(2));
+    for n in [1024, 2048, 4096, 8192, 16384] {
+        let batch = batch(n);
+        // Elements: pairs of the batch.
+        group.throughput(Throughput::Elements(n as u64));
+        for name in ["intra", "clip", "crd", "icl"] {
+            if name == "intra" || n <= 4096 {
+                group.bench_function(BenchmarkId::new(name, n), |b| b.iter(|| step(name, &batch)));
+            }
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, memory, times);
+criterion_main!(benches);
