@@ -5,6 +5,7 @@
 
 pub mod csv;
 pub mod dataset;
+pub mod demo;
 mod error;
 pub mod image;
 pub mod loader;

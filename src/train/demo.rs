@@ -15,9 +15,10 @@ use super::source::data_error;
 use super::step::Trainer;
 use super::teacher::Teacher;
 use crate::backend::Backend;
+use crate::data::demo::{self as corpus, Split};
 use crate::data::{Dataset, DatasetOptions, ShardSource};
+use crate::io;
 use crate::model::{Clip, ClipConfig};
-use crate::{data, io};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,10 +29,10 @@ const STUDENT_CONFIG: &str = include_str!("demo/student.json");
 const STUDENT_RUN: &str = include_str!("demo/student.toml");
 
 /// The held-out splits: name on the screen, name in results.jsonl.
-const SPLITS: [(&str, &str, data::demo::Split); 3] = [
-    ("Twemoji", "demo-twemoji", data::demo::Split::Twemoji),
-    ("sketch", "demo-sketch", data::demo::Split::Sketch),
-    ("new concepts", "demo-concepts", data::demo::Split::Concepts),
+const SPLITS: [(&str, &str, Split); 3] = [
+    ("new style", "demo-twemoji", Split::Twemoji),
+    ("sketches", "demo-sketch", Split::Sketch),
+    ("new concepts", "demo-unseen", Split::Unseen),
 ];
 
 /// Configuration of the teacher inside the program.
@@ -53,28 +54,34 @@ pub fn teacher(backend: &dyn Backend) -> Result<Teacher> {
     Teacher::new(clip, parameters, backend)
 }
 
-fn dataset(shards: Vec<ShardSource>) -> Result<Dataset> {
+fn dataset(split: Split) -> Result<Dataset> {
     let options = DatasetOptions {
         cache: true,
         ..DatasetOptions::default()
     };
-    Dataset::from_shards(shards, options).map_err(data_error)
+    let shard = ShardSource::Memory {
+        name: format!("{}.tar.gz", split.name()),
+        bytes: corpus::shards(split),
+    };
+    Dataset::from_shards(vec![shard], options).map_err(data_error)
 }
 
 /// The corpus's training pairs.
 pub fn training_pairs() -> Result<Dataset> {
-    dataset(data::demo::shards(data::demo::Split::Train))
+    dataset(Split::Train)
 }
 
 /// Scores of a model on the held-out splits, in the order of [`SPLITS`].
 fn scores(model: Model) -> Result<Vec<Scores>> {
-    SPLITS
-        .iter()
-        .map(|(_, _, split)| {
-            let set = Arc::new(dataset(data::demo::shards(*split))?);
-            model.score(&set, |class| vec![class.to_string()])
-        })
-        .collect()
+    let score = |split| {
+        let classes = match split {
+            Split::Unseen => corpus::unseen_class_names(),
+            _ => corpus::class_names(),
+        };
+        let set = Arc::new(dataset(split)?);
+        model.score(&set, &classes, corpus::templates())
+    };
+    SPLITS.iter().map(|(_, _, split)| score(*split)).collect()
 }
 
 /// The trained student's scores on the held-out splits, by open_clip's kind of names.

@@ -7,7 +7,7 @@ use crate::backend::Backend;
 use crate::data::{self, Dataset, Loader, LoaderConfig, Mode, Transform};
 use crate::eval;
 use crate::model::{Clip, Parameters};
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Images or texts in one pass.
@@ -72,12 +72,14 @@ impl Model<'_> {
         Ok(out)
     }
 
-    /// Scores the images of `dataset`, whose first captions are their class names; `prompts` makes
-    /// the texts of a class.
+    /// Scores the images of `dataset`. `classes` are the candidates' names, by which the samples'
+    /// classes are known; in `templates` `{c}` stands for the name. Images of other classes count
+    /// as named wrongly.
     pub fn score(
         &self,
         dataset: &Arc<Dataset>,
-        prompts: impl Fn(&str) -> Vec<String>,
+        classes: &[String],
+        templates: &[&str],
     ) -> Result<Scores> {
         let size = self.clip.config().vision_cfg.image_size;
         let size = u32::try_from(size).unwrap_or(u32::MAX);
@@ -97,31 +99,31 @@ impl Model<'_> {
             0,
         )
         .map_err(data_error)?;
-        let (mut features, mut names) = (Vec::new(), Vec::new());
+        let (mut features, mut captions, mut labels) = (Vec::new(), Vec::new(), Vec::new());
+        let index: HashMap<&str, usize> = classes
+            .iter()
+            .enumerate()
+            .map(|(i, c)| (c.as_str(), i))
+            .collect();
         for batch in loader {
             let batch = batch.map_err(data_error)?;
             features.extend(self.embed_images(&batch.images)?);
-            names.extend(batch.captions);
+            captions.extend(batch.captions);
+            let label =
+                |c: &Option<String>| c.as_ref().and_then(|c| index.get(c.as_str()).copied());
+            labels.extend(batch.classes.iter().map(|c| label(c).unwrap_or(usize::MAX)));
         }
-        let classes: Vec<String> = names
-            .iter()
-            .cloned()
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .collect();
         let width = self.clip.config().embed_dim;
-        let texts: Vec<Vec<String>> = classes.iter().map(|c| prompts(c)).collect();
-        let templates = texts.first().map_or(1, Vec::len);
-        let prompt_features = self.embed_texts(&texts.concat())?;
-        let embeddings = eval::class_embeddings(&prompt_features, templates, width);
-        let labels: Vec<usize> = names
+        let prompts: Vec<String> = classes
             .iter()
-            .map(|n| classes.binary_search(n).unwrap_or(usize::MAX))
+            .flat_map(|class| templates.iter().map(move |t| t.replace("{c}", class)))
             .collect();
-        let captions = self.embed_texts(&names)?;
-        let own: Vec<usize> = (0..names.len()).collect();
+        let prompts = self.embed_texts(&prompts)?;
+        let embeddings = eval::class_embeddings(&prompts, templates.len(), width);
+        let captions = self.embed_texts(&captions)?;
+        let own: Vec<usize> = (0..labels.len()).collect();
         Ok(Scores {
-            images: names.len(),
+            images: labels.len(),
             classes: classes.len(),
             accuracy: eval::zero_shot(&features, &embeddings, &labels, width),
             retrieval: eval::retrieval(&features, &captions, &own, width, eval::Captions::First),

@@ -137,7 +137,7 @@ pub(super) fn place(config: &Config, call: &Call) -> Result<(Config, PathBuf, Op
     let folder = config.logs.join(config.run_name());
     let checkpoints = folder.join("checkpoints");
     let from = match call.resume.as_deref() {
-        None if folder.join("config.toml").exists() => {
+        None if begun(&folder) => {
             return usage(format!(
                 "{} exists already: take another --name, or go on with --resume latest",
                 folder.display()
@@ -148,6 +148,12 @@ pub(super) fn place(config: &Config, call: &Call) -> Result<(Config, PathBuf, Op
         Some(_) => given,
     };
     Ok((config, folder, from))
+}
+
+/// Whether a run in `folder` has got beyond its first step: then it is worth keeping.
+fn begun(folder: &Path) -> bool {
+    let metrics = std::fs::metadata(folder.join("metrics.jsonl"));
+    folder.join("checkpoints").exists() || metrics.is_ok_and(|m| m.len() > 0)
 }
 
 /// Steps of the whole run.

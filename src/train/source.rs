@@ -53,7 +53,7 @@ impl Source {
         };
         let (samples, counted) = match config.train_num_samples {
             Some(n) => (Some(n), Skips::default()),
-            None if count => {
+            None if count || name == DEMO => {
                 let (n, skips) = dataset.count().map_err(data_error)?;
                 (Some(n), skips)
             }
