@@ -10,6 +10,7 @@ mod error;
 pub mod image;
 pub mod loader;
 pub mod pattern;
+pub mod resize;
 pub mod sample;
 pub mod tokenizer;
 pub mod transform;

@@ -1,22 +1,17 @@
 //! Pixels to model input: open_clip's evaluation and training transforms.
 //!
-//! Resizing is Pillow's antialiased bicubic (Catmull-Rom, a = -0.5, support widened by the scale,
-//! a horizontal pass rounded to 8 bits, then a vertical one), sizes and crops follow torchvision's
-//! rounding, so a model sees what it would see under open_clip.
-
-use std::cell::RefCell;
-
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+//! Resizing is Pillow's antialiased bicubic to the bit ([`super::resize`]), sizes and crops follow
+//! torchvision's rounding, so a model sees what it would see under open_clip.
 
 use super::error::{Error, Result};
 use super::image::RgbImage;
+use super::resize::resize;
 use crate::tensor::rng::Philox;
 
 /// OpenAI's mean of the channels, in units of 1.
 pub const OPENAI_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// OpenAI's standard deviation of the channels, in units of 1.
-pub const OPENAI_STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+pub const OPENAI_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// Aspect ratios beyond this are cut to it before resizing: otherwise a sliver of 1 x 10⁸ pixels
 /// would grow to `size` x (10⁸ `size`) on its way to a centre crop.
@@ -166,37 +161,6 @@ impl Transform {
         // Python's `round` goes to the even neighbour.
         let offset = |side: u32| (f64::from(side - self.size) / 2.0).round_ties_even() as u32;
         resized.crop(offset(width), offset(height), self.size, self.size)
-    }
-}
-
-/// Pillow's `resize((width, height), BICUBIC)`.
-pub fn resize(image: &RgbImage, width: u32, height: u32) -> RgbImage {
-    thread_local! {
-        /// Keeps the intermediate buffers of one thread's resizes.
-        static RESIZER: RefCell<Resizer> = RefCell::new(Resizer::new());
-    }
-    if (image.width, image.height) == (width, height) {
-        return image.clone();
-    }
-    let blank = || RgbImage::filled(width, height, [0; 3]);
-    // None of the calls below fails for sizes that are not zero and buffers that fit them, as
-    // those of an `RgbImage` do.
-    let Ok(source) = ImageRef::new(image.width, image.height, &image.pixels, PixelType::U8x3)
-    else {
-        return blank();
-    };
-    let mut target = Image::new(width, height, PixelType::U8x3);
-    let options = ResizeOptions::new()
-        .resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom))
-        .use_alpha(false);
-    let done = RESIZER.with_borrow_mut(|r| r.resize(&source, &mut target, &options));
-    if done.is_err() {
-        return blank();
-    }
-    RgbImage {
-        width,
-        height,
-        pixels: target.into_vec(),
     }
 }
 

@@ -1,1 +1,20 @@
-//! Work in progress.
+//! Training: configuration, one step, the loop, checkpoints, logs.
+//!
+//! [`command_line::parse`] reads a command line, [`run::train`] does what it says, [`demo::run`] is what
+//! happens without one. A run is a folder: its configuration, its logs, its checkpoints.
+
+pub mod checkpoint;
+pub mod command_line;
+pub mod config;
+pub mod demo;
+pub mod dry_run;
+pub mod error;
+pub mod evaluate;
+pub mod flags;
+pub mod interrupt;
+pub mod log;
+pub mod run;
+pub mod setup;
+pub mod source;
+pub mod step;
+pub mod teacher;

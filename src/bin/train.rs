@@ -1,0 +1,36 @@
+//! `train`: distils CLIP models. Parses, calls the library, prints.
+
+use clip_distill::train::command_line::{Request, parse};
+use clip_distill::train::{demo, dry_run, error::Error, interrupt, run};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match work() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("train: {e}");
+            ExitCode::from(e.exit_code())
+        }
+    }
+}
+
+fn work() -> Result<(), Error> {
+    match parse(std::env::args_os())? {
+        Request::Print(text) => print!("{text}"),
+        Request::Demo => {
+            interrupt::install();
+            println!("{}", demo::run()?);
+        }
+        Request::Run(config, call) if call.dry_run => println!("{}", dry_run::dry_run(&config)?),
+        Request::Run(config, call) => {
+            interrupt::install();
+            let done = run::train(&config, &call, "train")?;
+            println!(
+                "{} steps; checkpoint: {}",
+                done.steps,
+                done.checkpoint.display()
+            );
+        }
+    }
+    Ok(())
+}

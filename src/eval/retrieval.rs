@@ -1,0 +1,123 @@
+//! Image-text retrieval: R@1, R@5, R@10 both ways, under two protocols.
+
+use super::dot;
+use rayon::prelude::*;
+
+/// Which captions take part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Captions {
+    /// Each image with its first caption only: a square matrix, as CLIP-KD's code evaluates.
+    First,
+    /// Any of an image's captions counts for image→text; every caption is a query for text→image.
+    All,
+}
+
+/// Shares of queries with a right answer among the first 1, 5 and 10.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Recall {
+    /// R@1.
+    pub r1: f64,
+    /// R@5.
+    pub r5: f64,
+    /// R@10.
+    pub r10: f64,
+}
+
+/// Both directions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Retrieval {
+    /// Images as queries.
+    pub image_to_text: Recall,
+    /// Captions as queries.
+    pub text_to_image: Recall,
+}
+
+/// Retrieval over unit features: images `[n, width]`, captions `[m, width]`, and for each caption
+/// the image that it describes. Of equal similarities the lower index comes first.
+pub fn retrieval(
+    images: &[f32],
+    captions: &[f32],
+    image_of: &[usize],
+    width: usize,
+    protocol: Captions,
+) -> Retrieval {
+    let width = width.max(1);
+    let n = images.len() / width;
+    let mut own: Vec<Vec<usize>> = vec![Vec::new(); n];
+    let mut used: Vec<usize> = Vec::new();
+    for (caption, &image) in image_of.iter().enumerate() {
+        if image < n && (protocol == Captions::All || own[image].is_empty()) {
+            own[image].push(caption);
+            used.push(caption);
+        }
+    }
+    let image = |i: usize| &images[i * width..(i + 1) * width];
+    let caption = |c: usize| &captions[c * width..(c + 1) * width];
+    // A query's rank is the number of candidates before its best right answer.
+    let to_text = (0..n)
+        .into_par_iter()
+        .filter(|&i| !own[i].is_empty())
+        .map(|i| {
+            let score = |c: usize| dot(image(i), caption(c));
+            own[i]
+                .iter()
+                .map(|&c| before(score(c), c, used.iter().map(|&o| (score(o), o))))
+                .min()
+                .unwrap_or(usize::MAX)
+        });
+    let to_image = used.par_iter().map(|&c| {
+        let score = |i: usize| dot(image(i), caption(c));
+        before(
+            score(image_of[c]),
+            image_of[c],
+            (0..n).map(|i| (score(i), i)),
+        )
+    });
+    Retrieval {
+        image_to_text: recall(&to_text.collect::<Vec<_>>()),
+        text_to_image: recall(&to_image.collect::<Vec<_>>()),
+    }
+}
+
+/// Candidates that come before the one of `score` and `index`.
+fn before(score: f32, index: usize, all: impl Iterator<Item = (f32, usize)>) -> usize {
+    if score.is_nan() {
+        return usize::MAX;
+    }
+    all.filter(|&(s, i)| s > score || (s == score && i < index))
+        .count()
+}
+
+fn recall(ranks: &[usize]) -> Recall {
+    let at = |k| ranks.iter().filter(|&&rank| rank < k).count() as f64 / ranks.len().max(1) as f64;
+    Recall {
+        r1: at(1),
+        r5: at(5),
+        r10: at(10),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two images, image 0 with two captions of which the first points at image 1.
+    const IMAGES: [f32; 4] = [1.0, 0.0, 0.0, 1.0];
+    const CAPTIONS: [f32; 6] = [0.6, 0.8, 1.0, 0.0, 0.0, 1.0];
+    const OF: [usize; 3] = [0, 0, 1];
+
+    #[test]
+    fn first_caption_is_square() {
+        let r = retrieval(&IMAGES, &CAPTIONS, &OF, 2, Captions::First);
+        assert_eq!(r.image_to_text.r1, 1.0); // caption 0 is nearer to image 0 than caption 2
+        assert_eq!(r.text_to_image.r1, 0.5);
+        assert_eq!(r.text_to_image.r5, 1.0);
+    }
+
+    #[test]
+    fn all_captions_take_the_best() {
+        let r = retrieval(&IMAGES, &CAPTIONS, &OF, 2, Captions::All);
+        assert_eq!(r.image_to_text.r1, 1.0);
+        assert!((r.text_to_image.r1 - 2.0 / 3.0).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,353 @@
+//! Checkpoints: folders that are complete or not there at all.
+//!
+//! `checkpoints/step_N/` holds `model.safetensors` (open_clip's names and layouts),
+//! `open_clip_config.json`, and `train_state.safetensors`: optimiser moments, loss heads, counters
+//! and the run's configuration. It is written under a temporary name, every file synced, and
+//! renamed last, so a crash or a full disk at any moment leaves the older ones as they were.
+
+use super::error::{Error, Result, file, unreadable, usage};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// The student's weights.
+pub const MODEL: &str = "model.safetensors";
+/// open_clip's description of the model.
+pub const MODEL_CONFIG: &str = "open_clip_config.json";
+/// What resuming needs beside the weights.
+pub const TRAIN_STATE: &str = "train_state.safetensors";
+
+const FORMAT: &str = "clip-distill train state 1";
+const TEMPORARY: &str = ".tmp-";
+const REPLACED: &str = ".old-";
+
+/// Where a run stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// Optimiser steps done.
+    pub step: u64,
+    /// The epoch of the next batch.
+    pub epoch: u32,
+    /// Batches of that epoch that are done.
+    pub batch: u64,
+}
+
+/// An f32 tensor on the host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostTensor {
+    /// Sizes of the dimensions.
+    pub shape: Vec<usize>,
+    /// Elements, row-major.
+    pub data: Vec<f32>,
+}
+
+/// The content of `train_state.safetensors`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainState {
+    /// Where the run stands.
+    pub position: Position,
+    /// The run's configuration as TOML.
+    pub config: String,
+    /// Moments as `m.NAME` and `v.NAME`, and every parameter that is no part of the model.
+    pub tensors: BTreeMap<String, HostTensor>,
+}
+
+impl TrainState {
+    /// Writes the file.
+    fn save(&self, path: &Path) -> Result<()> {
+        let bytes: BTreeMap<&String, Vec<u8>> = self
+            .tensors
+            .iter()
+            .map(|(name, t)| (name, t.data.iter().flat_map(|x| x.to_le_bytes()).collect()))
+            .collect();
+        let mut views = Vec::with_capacity(bytes.len());
+        for (name, data) in &bytes {
+            let shape = self.tensors[*name].shape.clone();
+            let view = TensorView::new(Dtype::F32, shape, data)
+                .map_err(|e| Error::Failed(format!("{}: {name}: {e}", path.display())))?;
+            views.push((name.as_str(), view));
+        }
+        let position = serde_json::to_string(&self.position)
+            .map_err(|e| Error::Failed(format!("{}: {e}", path.display())))?;
+        let metadata = HashMap::from([
+            ("format".to_string(), FORMAT.to_string()),
+            ("position".to_string(), position),
+            ("config".to_string(), self.config.clone()),
+        ]);
+        let packed = safetensors::serialize(views, Some(metadata))
+            .map_err(|e| Error::Failed(format!("{}: {e}", path.display())))?;
+        write(path, &packed)
+    }
+
+    /// Reads the file of the checkpoint folder `dir`.
+    pub fn load(dir: &Path) -> Result<Self> {
+        let path = dir.join(TRAIN_STATE);
+        let raw = fs::read(&path).map_err(|e| unreadable(&path, &e))?;
+        let bad =
+            |what: &dyn std::fmt::Display| Error::Usage(format!("{}: {what}", path.display()));
+        let (_, header) = SafeTensors::read_metadata(&raw).map_err(|e| bad(&e))?;
+        let metadata = header.metadata().clone().unwrap_or_default();
+        if metadata.get("format").map(String::as_str) != Some(FORMAT) {
+            return Err(bad(&"not a train state of this program's version"));
+        }
+        let entry = |key: &str| {
+            metadata
+                .get(key)
+                .ok_or_else(|| bad(&format!("lacks `{key}`")))
+        };
+        let position: Position = serde_json::from_str(entry("position")?).map_err(|e| bad(&e))?;
+        let config = entry("config")?.clone();
+        let file = SafeTensors::deserialize(&raw).map_err(|e| bad(&e))?;
+        let mut tensors = BTreeMap::new();
+        for (name, view) in file.iter() {
+            if view.dtype() != Dtype::F32 {
+                return Err(bad(&format!("{name} is {:?}, not F32", view.dtype())));
+            }
+            let data = view
+                .data()
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect();
+            tensors.insert(
+                name.to_string(),
+                HostTensor {
+                    shape: view.shape().to_vec(),
+                    data,
+                },
+            );
+        }
+        Ok(Self {
+            position,
+            config,
+            tensors,
+        })
+    }
+}
+
+/// Writes and syncs a small file.
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut f = File::create(path).map_err(|e| file("create", path, &e))?;
+    f.write_all(bytes)
+        .and_then(|()| f.sync_all())
+        .map_err(|e| file("write", path, &e))
+}
+
+/// Syncs a file or folder that somebody else wrote.
+fn sync(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|f| f.sync_all())
+        .map_err(|e| file("sync", path, &e))
+}
+
+/// Writes the checkpoint of `state` into `folder` (a run's `checkpoints/`) and returns its path.
+/// `write_model` writes the student's weights to the path it is given.
+///
+/// # Errors
+/// If anything cannot be written; then nothing of the new checkpoint stays, and older ones are
+/// untouched.
+pub fn save(
+    folder: &Path,
+    state: &TrainState,
+    model_config: &serde_json::Value,
+    write_model: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
+    fs::create_dir_all(folder).map_err(|e| file("create", folder, &e))?;
+    let name = format!("step_{}", state.position.step);
+    let temporary = folder.join(format!("{TEMPORARY}{name}"));
+    remove(&temporary)?;
+    let done = fill(&temporary, state, model_config, write_model)
+        .and_then(|()| publish(folder, &temporary, &name));
+    if done.is_err() {
+        let _ = fs::remove_dir_all(&temporary);
+    }
+    done
+}
+
+fn fill(
+    dir: &Path,
+    state: &TrainState,
+    model_config: &serde_json::Value,
+    write_model: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
+    fs::create_dir(dir).map_err(|e| file("create", dir, &e))?;
+    let weights = dir.join(MODEL);
+    write_model(&weights)?;
+    sync(&weights)?;
+    let json = serde_json::to_string_pretty(model_config)
+        .map_err(|e| Error::Failed(format!("{MODEL_CONFIG}: {e}")))?;
+    write(&dir.join(MODEL_CONFIG), json.as_bytes())?;
+    state.save(&dir.join(TRAIN_STATE))?;
+    sync(dir)
+}
+
+/// Gives a finished folder its name. One of the same step, from before a resume, steps aside first.
+fn publish(folder: &Path, temporary: &Path, name: &str) -> Result<PathBuf> {
+    let target = folder.join(name);
+    let aside = folder.join(format!("{REPLACED}{name}"));
+    if target.exists() {
+        remove(&aside)?;
+        fs::rename(&target, &aside).map_err(|e| file("rename", &target, &e))?;
+    }
+    if let Err(e) = fs::rename(temporary, &target) {
+        let _ = fs::rename(&aside, &target);
+        return Err(file("rename", temporary, &e));
+    }
+    sync(folder)?;
+    remove(&aside)?;
+    Ok(target)
+}
+
+fn remove(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(file("remove", dir, &e)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes what a killed run left half written in `folder`.
+pub fn sweep(folder: &Path) -> Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(unreadable(folder, &e)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(|e| unreadable(folder, &e))?;
+        if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// The newest complete checkpoint in `folder`, if there is any. Temporary folders do not count, save
+/// that of a replacement that a crash cut short: it gets its name back.
+pub fn latest(folder: &Path) -> Result<Option<PathBuf>> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(unreadable(folder, &e)),
+    };
+    let mut best: Option<(u64, PathBuf)> = None;
+    for entry in entries {
+        let path = entry.map_err(|e| unreadable(folder, &e))?.path();
+        let Some(name) = path.file_name().and_then(|n| n.to_str()) else {
+            continue;
+        };
+        let visible = name.strip_prefix(REPLACED).unwrap_or(name);
+        let Some(step) = visible.strip_prefix("step_").and_then(|s| s.parse().ok()) else {
+            continue;
+        };
+        let complete = [MODEL, MODEL_CONFIG, TRAIN_STATE]
+            .iter()
+            .all(|f| path.join(f).is_file());
+        // On a tie the published folder wins over the one that it replaces.
+        let better = best.as_ref().is_none_or(|(s, p)| {
+            step > *s || step == *s && p.file_name().is_some_and(|n| n != visible)
+        });
+        if complete && better {
+            best = Some((step, path));
+        }
+    }
+    let Some((step, path)) = best else {
+        return Ok(None);
+    };
+    let target = folder.join(format!("step_{step}"));
+    if path != target {
+        fs::rename(&path, &target).map_err(|e| file("rename", &path, &e))?;
+    }
+    Ok(Some(target))
+}
+
+/// The checkpoint that `--resume` means: a folder, the `train_state.safetensors` in one, or
+/// `latest`, for which `None` says that there is none yet.
+pub fn find(resume: &str, folder: &Path) -> Result<Option<PathBuf>> {
+    if resume == "latest" {
+        return latest(folder);
+    }
+    let given = PathBuf::from(resume);
+    let dir = if given.is_file() {
+        given.parent().map(Path::to_path_buf).unwrap_or_default()
+    } else {
+        given.clone()
+    };
+    if !dir.join(TRAIN_STATE).is_file() {
+        return usage(format!(
+            "--resume {resume}: no {TRAIN_STATE} there; name a checkpoint folder (step_N) or latest"
+        ));
+    }
+    Ok(Some(dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(step: u64) -> TrainState {
+        let tensor = HostTensor {
+            shape: vec![2, 3],
+            data: vec![1.0, -0.0, f32::MIN_POSITIVE, 3.5, 1e-40, 7.0],
+        };
+        TrainState {
+            position: Position {
+                step,
+                epoch: 1,
+                batch: 2,
+            },
+            config: "seed = 1\n".into(),
+            tensors: BTreeMap::from([("m.x".to_string(), tensor)]),
+        }
+    }
+
+    fn put(folder: &Path, step: u64, text: &str) -> Result<PathBuf> {
+        save(folder, &state(step), &serde_json::json!({}), |path| {
+            write(path, text.as_bytes())
+        })
+    }
+
+    #[test]
+    fn round_trip_and_latest() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(latest(&dir.path().join("none")).unwrap().is_none());
+        let nine = put(dir.path(), 9, "nine").unwrap();
+        let ten = put(dir.path(), 10, "ten").unwrap();
+        assert_eq!(TrainState::load(&nine).unwrap(), state(9));
+        fs::create_dir(dir.path().join("step_11")).unwrap();
+        fs::create_dir(dir.path().join(".tmp-step_12")).unwrap();
+        assert_eq!(latest(dir.path()).unwrap().unwrap(), ten);
+    }
+
+    #[test]
+    fn a_failure_leaves_the_old_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = put(dir.path(), 5, "old").unwrap();
+        let failing = save(dir.path(), &state(5), &serde_json::json!({}), |path| {
+            write(path, b"half")?;
+            Err(Error::Failed("disk full".into()))
+        });
+        assert!(failing.is_err());
+        assert_eq!(fs::read(old.join(MODEL)).unwrap(), b"old");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        put(dir.path(), 5, "new").unwrap();
+        assert_eq!(fs::read(old.join(MODEL)).unwrap(), b"new");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_cut_replacement_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = put(dir.path(), 5, "old").unwrap();
+        fs::rename(&path, dir.path().join(".old-step_5")).unwrap();
+        assert_eq!(latest(dir.path()).unwrap().unwrap(), path);
+    }
+
+    #[test]
+    fn a_foreign_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(TRAIN_STATE), b"not a safetensors file").unwrap();
+        assert_eq!(TrainState::load(dir.path()).unwrap_err().exit_code(), 2);
+    }
+}

@@ -1,0 +1,153 @@
+//! Reading a command line, and the file of its `--config`.
+
+use super::config::{Call, Config};
+use super::error::{Error, Result, unreadable, usage};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
+use std::ffi::OsString;
+use std::path::Path;
+
+/// Distils CLIP models. Without flags: a demonstration, in about three minutes.
+#[derive(Debug, Parser)]
+#[command(name = "train", version, args_override_self = true)]
+struct CommandLine {
+    #[command(flatten)]
+    call: Call,
+    #[command(flatten)]
+    config: Config,
+}
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub enum Request {
+    /// No flags: the demonstration.
+    Demo,
+    /// Text to print on stdout: help or version.
+    Print(String),
+    /// A run.
+    Run(Box<Config>, Call),
+}
+
+/// Reads a command line (with the program's name first) and the file of its `--config`.
+///
+/// # Errors
+/// [`Error::Usage`] with one line.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
+    let args: Vec<OsString> = args.into_iter().map(dashes).collect();
+    if args.len() <= 1 {
+        return Ok(Request::Demo);
+    }
+    let matches = match CommandLine::command().try_get_matches_from(args) {
+        Ok(matches) => matches,
+        Err(e) if !e.use_stderr() => return Ok(Request::Print(e.render().to_string())),
+        Err(e) => return usage(clap_line(&e.render().to_string())),
+    };
+    let line = CommandLine::from_arg_matches(&matches)
+        .map_err(|e| Error::Usage(clap_line(&e.to_string())))?;
+    let config = match &line.call.config {
+        Some(path) => overlay(&line.config, &matches, path)?,
+        None => line.config,
+    };
+    config.check()?;
+    Ok(Request::Run(Box::new(config), line.call))
+}
+
+/// open_clip and CLIP-KD mix `--train_data` and `--train-data`: both are taken.
+fn dashes(arg: OsString) -> OsString {
+    match arg.to_str() {
+        Some(s) if s.starts_with("--") => {
+            let (flag, value) = s.split_at(s.find('=').unwrap_or(s.len()));
+            OsString::from(flag.replace('_', "-") + value)
+        }
+        _ => arg,
+    }
+}
+
+/// clap's message on one line, without its usage block.
+fn clap_line(message: &str) -> String {
+    let text = message.strip_prefix("error: ").unwrap_or(message);
+    let keep = text.split("\n\nUsage:").next().unwrap_or(text);
+    let keep = keep
+        .split("\n\nFor more information")
+        .next()
+        .unwrap_or(keep);
+    let lines: Vec<&str> = keep
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect();
+    lines.join("; ")
+}
+
+/// The file's keys over the defaults, under the flags that were given.
+fn overlay(flags: &Config, matches: &ArgMatches, path: &Path) -> Result<Config> {
+    let text = std::fs::read_to_string(path).map_err(|e| unreadable(path, &e))?;
+    let bad = |e: &dyn std::fmt::Display| {
+        Error::Usage(format!("{}: {}", path.display(), clap_line(&e.to_string())))
+    };
+    let file: toml::Table = text
+        .parse()
+        .map_err(|e: toml::de::Error| bad(&toml_line(&e)))?;
+    let mut merged = toml::Table::try_from(flags).map_err(|e| bad(&e))?;
+    let command = CommandLine::command();
+    for (key, value) in file {
+        let name = key.replace('_', "-");
+        let arg = command.get_arguments().find(|a| {
+            a.get_long() == Some(&name)
+                || a.get_all_aliases()
+                    .is_some_and(|all| all.contains(&name.as_str()))
+        });
+        let known = arg.filter(|a| {
+            !["config", "resume", "dry-run", "help", "version"]
+                .contains(&a.get_long().unwrap_or_default())
+        });
+        let Some(arg) = known else {
+            return Err(bad(&format!(
+                "unknown key `{key}`: see train --help for the names"
+            )));
+        };
+        if matches.value_source(arg.get_id().as_str()) != Some(ValueSource::CommandLine) {
+            let long = arg.get_long().unwrap_or_default().to_string();
+            merged.insert(long, value);
+        }
+    }
+    merged
+        .try_into()
+        .map_err(|e: toml::de::Error| bad(&toml_line(&e)))
+}
+
+fn toml_line(e: &toml::de::Error) -> String {
+    e.to_string()
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+impl Config {
+    /// All defaults, as a command line without flags has them.
+    pub fn new() -> Self {
+        let matches = CommandLine::command().get_matches_from(["train"]);
+        match CommandLine::from_arg_matches(&matches) {
+            Ok(line) => line.config,
+            Err(_) => unreachable!("every flag has a default or is optional"),
+        }
+    }
+
+    /// A configuration from the text of a file, over the defaults.
+    pub fn from_toml(text: &str) -> Result<Self> {
+        let bad = |e: toml::de::Error| Error::Usage(toml_line(&e));
+        let file: toml::Table = text.parse().map_err(bad)?;
+        let mut merged =
+            toml::Table::try_from(Self::new()).map_err(|e| Error::Usage(e.to_string()))?;
+        merged.extend(file);
+        merged.try_into().map_err(bad)
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,213 @@
+//! The demonstration: what `train` does without flags, on what lies inside the program.
+//!
+//! A small teacher, trained by this program (`demo/teacher.toml`) on emoji artwork with its names, a
+//! smaller student that imitates it, and the same student alone.
+
+use super::checkpoint;
+use super::config::{Call, Config};
+use super::error::{Result, failed, input};
+use super::evaluate::{Model, Scores};
+use super::flags::Method;
+use super::log::{span, timestamp};
+use super::run;
+use super::setup;
+use super::source::data_error;
+use super::step::Trainer;
+use super::teacher::Teacher;
+use crate::backend::Backend;
+use crate::data::demo::{self as corpus, Split};
+use crate::data::{Dataset, DatasetOptions, ShardSource};
+use crate::io;
+use crate::model::{Clip, ClipConfig};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+const TEACHER: &[u8] = include_bytes!("demo/teacher.safetensors");
+const TEACHER_CONFIG: &str = include_str!("demo/teacher.json");
+const STUDENT_CONFIG: &str = include_str!("demo/student.json");
+const STUDENT_RUN: &str = include_str!("demo/student.toml");
+
+/// The held-out splits: name on the screen, name in results.jsonl.
+const SPLITS: [(&str, &str, Split); 3] = [
+    ("new style", "demo-twemoji", Split::Twemoji),
+    ("sketches", "demo-sketch", Split::Sketch),
+    ("new concepts", "demo-unseen", Split::Unseen),
+];
+
+/// Configuration of the teacher inside the program.
+pub fn teacher_config() -> Result<ClipConfig> {
+    ClipConfig::from_json(TEACHER_CONFIG).map_err(input)
+}
+
+/// Configuration of the demonstration's student: `--model demo`.
+pub fn student() -> Result<ClipConfig> {
+    ClipConfig::from_json(STUDENT_CONFIG).map_err(input)
+}
+
+/// The teacher inside the program.
+pub fn teacher(backend: &dyn Backend) -> Result<Teacher> {
+    let clip = Clip::new(teacher_config()?);
+    let name = Path::new("the teacher inside the program");
+    let file = io::read_bytes(name, TEACHER).map_err(input)?;
+    let parameters = io::clip_from_entries(name, file, &clip, backend).map_err(input)?;
+    Teacher::new(clip, parameters, backend)
+}
+
+fn dataset(split: Split) -> Result<Dataset> {
+    let options = DatasetOptions {
+        cache: true,
+        ..DatasetOptions::default()
+    };
+    let shard = ShardSource::Memory {
+        name: format!("{}.tar.gz", split.name()),
+        bytes: corpus::shards(split),
+    };
+    Dataset::from_shards(vec![shard], options).map_err(data_error)
+}
+
+/// The corpus's training pairs.
+pub fn training_pairs() -> Result<Dataset> {
+    dataset(Split::Train)
+}
+
+/// Scores of a model on the held-out splits, in the order of [`SPLITS`].
+fn scores(model: Model) -> Result<Vec<Scores>> {
+    let score = |split| {
+        let classes = match split {
+            Split::Unseen => corpus::unseen_class_names(),
+            _ => corpus::class_names(),
+        };
+        let set = Arc::new(dataset(split)?);
+        model.score(&set, &classes, corpus::templates())
+    };
+    SPLITS.iter().map(|(_, _, split)| score(*split)).collect()
+}
+
+/// The trained student's scores on the held-out splits, by open_clip's kind of names.
+pub fn evaluate(trainer: &Trainer) -> Result<Vec<(String, f64)>> {
+    let model = Model {
+        backend: trainer.backend(),
+        clip: trainer.clip(),
+        parameters: trainer.parameters(),
+    };
+    let mut out = Vec::new();
+    for ((_, name, _), s) in SPLITS.iter().zip(scores(model)?) {
+        out.push((format!("{name}-zeroshot-val-top1"), s.accuracy.top1));
+        out.push((format!("{name}-zeroshot-val-top5"), s.accuracy.top5));
+    }
+    Ok(out)
+}
+
+/// The configuration of the demonstration's distillation.
+pub fn config() -> Result<Config> {
+    Config::from_toml(STUDENT_RUN)
+}
+
+/// Distils the student, trains it alone, and compares both with the teacher in one table.
+///
+/// # Errors
+/// As [`run::train`].
+pub fn run() -> Result<String> {
+    run_with(config()?)
+}
+
+/// As [`run`] with another configuration of the distillation.
+pub fn run_with(distilled: Config) -> Result<String> {
+    let started = Instant::now();
+    let call = Call {
+        config: None,
+        resume: None,
+        dry_run: false,
+    };
+    let stamp = timestamp();
+    let distilled = Config {
+        name: Some(format!("demo-{stamp}-intra-kd")),
+        ..distilled
+    };
+    let alone = Config {
+        name: Some(format!("demo-{stamp}-alone")),
+        method: Method::Clip,
+        teacher: None,
+        ..distilled.clone()
+    };
+    eprintln!(
+        "demonstration: emoji and their names; a student alone, the same student distilled with \
+         intra-kd from the teacher inside this program, and a table, in about three minutes"
+    );
+    let (backend, _) = setup::device(&distilled)?;
+    let teacher = teacher(backend.as_ref())?;
+    let of_teacher = Model {
+        backend: &backend,
+        clip: teacher.clip(),
+        parameters: teacher.parameters(),
+    };
+    let mut rows = vec![(
+        "teacher",
+        teacher.parameters().elements(),
+        scores(of_teacher)?,
+    )];
+    let mut folders = Vec::new();
+    for (name, label, config) in [
+        ("student alone", "alone   ", &alone),
+        ("student, intra-kd", "intra-kd", &distilled),
+    ] {
+        let done = run::train(config, &call, label)?;
+        let trainer = &done.trainer;
+        let shapes = trainer.clip().parameter_shapes();
+        let size = shapes
+            .iter()
+            .map(|(_, s)| s.iter().product::<usize>())
+            .sum();
+        let model = Model {
+            backend: trainer.backend(),
+            clip: trainer.clip(),
+            parameters: trainer.parameters(),
+        };
+        rows.push((name, size, scores(model)?));
+        folders.push(done.folder);
+    }
+    let mut table = table(&rows);
+    for folder in &folders {
+        let checkpoints = checkpoint::latest(&folder.join("checkpoints"))?;
+        let path = checkpoints.unwrap_or_else(|| folder.clone());
+        table.push_str(&format!("\nweights and logs: {}", path.display()));
+    }
+    table.push_str(&format!("\ntook {}", span(started.elapsed().as_secs_f64())));
+    Ok(table)
+}
+
+/// Top-1 and top-5 of every split, a line a model.
+fn table(rows: &[(&str, usize, Vec<Scores>)]) -> String {
+    let mut out =
+        String::from("\nnaming images that no model has seen, top-1 / top-5 in per cent\n\n");
+    out.push_str(&format!("{:<18}{:>11}", "", "parameters"));
+    let first = rows.first().map_or(&[][..], |r| &r.2[..]);
+    for ((name, ..), s) in SPLITS.iter().zip(first) {
+        out.push_str(&format!(
+            "{:>26}",
+            format!("{name} ({} classes)", s.classes)
+        ));
+    }
+    for (name, size, scores) in rows {
+        out.push_str(&format!("\n{name:<18}{:>9.2} M", *size as f64 / 1e6));
+        for s in scores {
+            let a = s.accuracy;
+            let cell = format!("{:.1} / {:.1}", 100.0 * a.top1, 100.0 * a.top5);
+            out.push_str(&format!("{cell:>26}"));
+        }
+    }
+    out.push('\n');
+    out
+}
+
+/// Writes the weights of a checkpoint as the program's teacher is stored: rounded to bf16.
+///
+/// # Errors
+/// If the checkpoint does not fit the teacher's configuration, or the file cannot be written.
+pub fn pack_teacher(checkpoint: &Path, out: &Path, backend: &dyn Backend) -> Result<()> {
+    let clip = Clip::new(teacher_config()?);
+    let weights = checkpoint.join(checkpoint::MODEL);
+    let parameters = io::load_clip(&weights, &clip, backend).map_err(input)?;
+    io::save_clip(out, &clip, &parameters, backend, true).map_err(failed)
+}

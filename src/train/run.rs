@@ -1,0 +1,403 @@
+//! The loop: epochs, steps, logs, checkpoints, and going on from one.
+
+use super::checkpoint::{self, Position, TrainState};
+use super::config::{Call, Config};
+use super::error::{Error, Result, failed, file, input, usage};
+use super::interrupt;
+use super::log::{JsonLines, Progress};
+use super::setup::{compare, device, objective, place, recipe, student, teacher, total_steps};
+use super::source::{DEMO, Source, data_error, tokenizer};
+use super::step::{StepBatch, StepReport, Trainer};
+use crate::data::{Batch, Skips, Tokenizer};
+use crate::model::Clip;
+use crate::{data, io};
+use serde_json::{Map, Value, json};
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Summary {
+    /// Steps done.
+    pub steps: u64,
+    /// The run's folder.
+    pub folder: PathBuf,
+    /// The last checkpoint.
+    pub checkpoint: PathBuf,
+    /// The trained student.
+    pub trainer: Trainer,
+}
+
+/// Trains as `config` says; `label` stands before the progress.
+///
+/// # Errors
+/// [`Error::Usage`] for inputs that cannot be used, [`Error::Failed`] for a run that broke off,
+/// [`Error::Interrupted`] after Ctrl-C, when a checkpoint has been written.
+pub fn train(config: &Config, call: &Call, label: &str) -> Result<Summary> {
+    let (mut config, folder, from) = place(config, call)?;
+    let (backend, line) = device(&config)?;
+    eprintln!("{label}: {} on {line}", config.model);
+    let clip = student(&config)?;
+    let teacher = teacher(&config, backend.as_ref())?;
+    if config.train_data.as_deref() != Some(DEMO)
+        && config.steps.is_none()
+        && config.train_num_samples.is_none()
+    {
+        eprintln!("{label}: counting the pairs; --train-num-samples N would spare this");
+    }
+    let source = Source::open(&config, clip.config(), config.steps.is_none())?;
+    let total = total_steps(&config, &source)?;
+    let mut position = Position::default();
+    let mut state = None;
+    let parameters = match (&from, &config.init) {
+        (Some(dir), _) => {
+            let saved = TrainState::load(dir)?;
+            compare(&config, &saved, dir)?;
+            position = saved.position;
+            eprintln!(
+                "{label}: going on from {} (step {})",
+                dir.display(),
+                position.step
+            );
+            state = Some(saved.tensors);
+            io::load_clip(&dir.join(checkpoint::MODEL), &clip, backend.as_ref()).map_err(input)?
+        }
+        (None, Some(path)) => io::load_clip(path, &clip, backend.as_ref()).map_err(input)?,
+        (None, None) => clip.init(backend.as_ref(), config.seed).map_err(failed)?,
+    };
+    let (objective, recipe) = (objective(&config), recipe(&config, total));
+    let seed = config.seed;
+    let mut trainer = Trainer::new(backend, clip, parameters, objective, teacher, recipe, seed)?;
+    if let Some(tensors) = state {
+        trainer.restore(position.step, tensors)?;
+    }
+    let name = folder.file_name().map(|n| n.to_string_lossy().into_owned());
+    config.name = name.or(config.name);
+    Run::new(
+        config,
+        label,
+        folder,
+        source,
+        trainer,
+        (position, from),
+        total,
+    )?
+    .go()
+}
+
+/// A run under way.
+struct Run {
+    config: Config,
+    label: String,
+    folder: PathBuf,
+    source: Source,
+    trainer: Trainer,
+    teacher_tokens: Option<Tokenizer>,
+    position: Position,
+    total: u64,
+    metrics: JsonLines,
+    results: JsonLines,
+    progress: Progress,
+    saved: Option<(Position, PathBuf)>,
+    skips: Skips,
+    window: Window,
+}
+
+/// What is counted between two logged steps.
+struct Window {
+    /// Time spent on checkpoints and evaluations is left out.
+    since: Instant,
+    samples: usize,
+    waited: f64,
+}
+
+impl Window {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            samples: 0,
+            waited: 0.0,
+        }
+    }
+}
+
+impl Run {
+    fn new(
+        config: Config,
+        label: &str,
+        folder: PathBuf,
+        source: Source,
+        trainer: Trainer,
+        (position, from): (Position, Option<PathBuf>),
+        total: u64,
+    ) -> Result<Self> {
+        std::fs::create_dir_all(&folder).map_err(|e| file("create", &folder, &e))?;
+        checkpoint::sweep(&folder.join("checkpoints"))?;
+        let path = folder.join("config.toml");
+        std::fs::write(&path, config.to_toml()?).map_err(|e| file("write", &path, &e))?;
+        let metrics = JsonLines::open(&folder.join("metrics.jsonl"), position.step)?;
+        let results = JsonLines::open(&folder.join("results.jsonl"), position.step)?;
+        let teacher_tokens = match trainer.teacher().map(|t| &t.clip().config().text_cfg) {
+            Some(text) => {
+                let own = &trainer.clip().config().text_cfg;
+                let same =
+                    (text.vocab_size, text.context_length) == (own.vocab_size, own.context_length);
+                let other = trainer.teacher().map(|t| t.clip().config());
+                match other.filter(|_| !same) {
+                    Some(config) => Some(tokenizer(config)?),
+                    None => None,
+                }
+            }
+            None => None,
+        };
+        let progress = Progress::new(label, position.step, total);
+        Ok(Self {
+            config,
+            label: label.to_string(),
+            folder,
+            source,
+            trainer,
+            teacher_tokens,
+            position,
+            total,
+            metrics,
+            results,
+            progress,
+            saved: from.map(|path| (position, path)),
+            skips: Skips::default(),
+            window: Window::new(),
+        })
+    }
+
+    fn go(mut self) -> Result<Summary> {
+        let counted = self.source.counted();
+        if counted.total() > 0 {
+            self.progress
+                .say(&format!("{}: unusable: {counted}", self.label));
+        }
+        let outcome = self.epochs();
+        self.progress.finish();
+        outcome?;
+        if self.skips.total() > 0 {
+            eprintln!("{}: skipped: {}", self.label, self.skips);
+        }
+        let checkpoint = self.save()?;
+        Ok(Summary {
+            steps: self.position.step,
+            folder: self.folder,
+            checkpoint,
+            trainer: self.trainer,
+        })
+    }
+
+    fn finished(&self) -> bool {
+        match self.config.steps {
+            Some(steps) => self.position.step >= steps,
+            None => self.position.epoch >= self.config.epochs,
+        }
+    }
+
+    fn epochs(&mut self) -> Result<()> {
+        let frequency = match (self.config.save_frequency, self.config.steps) {
+            (Some(n), _) => n,
+            (None, Some(_)) => 0,
+            (None, None) => 1,
+        };
+        while !self.finished() {
+            let whole = self.position.batch == 0;
+            let ended = self.epoch()?;
+            if !ended {
+                break;
+            }
+            if whole && self.position.batch == 0 {
+                return usage("the data hold no full batch: take a smaller --batch-size");
+            }
+            self.position = Position {
+                epoch: self.position.epoch + 1,
+                batch: 0,
+                ..self.position
+            };
+            if frequency > 0 && self.position.epoch.is_multiple_of(frequency) {
+                self.save()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs to the end of the epoch, or of the run: then the answer is false.
+    fn epoch(&mut self) -> Result<bool> {
+        let mut loader = self
+            .source
+            .epoch(self.position.epoch, self.position.batch)?;
+        let mut waited = 0.0;
+        let ended = loop {
+            if self.finished() {
+                break false;
+            }
+            if self
+                .source
+                .per_epoch()
+                .is_some_and(|n| self.position.batch >= n)
+            {
+                break true;
+            }
+            let Some(batch) = loader.next() else {
+                break true;
+            };
+            let batch = batch.map_err(data_error)?;
+            let now = loader.stats().waited;
+            self.window.waited += now - waited;
+            waited = now;
+            self.step(&batch)?;
+        };
+        self.skips.merge(&loader.stats().skips);
+        Ok(ended)
+    }
+
+    fn step(&mut self, batch: &Batch) -> Result<()> {
+        let other = self
+            .teacher_tokens
+            .as_ref()
+            .map(|t| batch.captions.iter().map(|c| t(c)).collect::<Vec<_>>());
+        let input = StepBatch {
+            images: &batch.images,
+            texts: &batch.texts,
+            teacher_texts: other.as_deref().unwrap_or(&batch.texts),
+        };
+        let report = self.trainer.step(input)?;
+        self.position.step += 1;
+        self.position.batch += 1;
+        self.window.samples += batch.len();
+        self.log(&report)?;
+        let step = self.position.step;
+        let every = |n: Option<u64>| n.is_some_and(|n| step.is_multiple_of(n));
+        let aside = Instant::now();
+        if every(self.config.save_every_steps) {
+            self.save()?;
+        }
+        if self.config.eval_every.is_some() && (every(self.config.eval_every) || step == self.total)
+        {
+            self.evaluate()?;
+        }
+        self.window.since += aside.elapsed();
+        if interrupt::asked() && !self.finished() {
+            let path = self.save()?;
+            return Err(Error::Interrupted(format!(
+                "stopped after step {step}, saved as {}; go on with: train --config {} --resume latest",
+                path.display(),
+                self.folder.join("config.toml").display()
+            )));
+        }
+        Ok(())
+    }
+
+    fn log(&mut self, report: &StepReport) -> Result<()> {
+        let step = self.position.step;
+        let logged = step == 1 || step == self.total || step.is_multiple_of(self.config.log_every);
+        let seconds = self.window.since.elapsed().as_secs_f64().max(1e-9);
+        let rate = self.window.samples as f64 / seconds;
+        let terms: Vec<String> = report
+            .terms
+            .iter()
+            .map(|(name, x)| format!("{name} {x:.4}"))
+            .collect();
+        let message = format!(
+            "loss {:.4} ({}) scale {:.2} lr {:.2e} {rate:.0} samples/s",
+            report.total,
+            terms.join(" "),
+            report.scale,
+            report.lr
+        );
+        self.progress.step(step, &message, logged);
+        if !logged {
+            return Ok(());
+        }
+        let mut line = Map::new();
+        let mut put = |key: &str, value: Value| line.insert(key.to_string(), value);
+        put("step", json!(step));
+        put("epoch", json!(self.position.epoch));
+        put("loss", json!(report.total));
+        for (name, x) in &report.terms {
+            put(&format!("loss_{name}"), json!(x));
+        }
+        put("lr", json!(report.lr));
+        put("scale", json!(report.scale));
+        put("grad_norm", json!(report.grad_norm));
+        put("samples_per_s", json!((rate * 10.0).round() / 10.0));
+        put(
+            "data_wait",
+            json!((self.window.waited / seconds * 1e4).round() / 1e4),
+        );
+        self.window = Window::new();
+        self.metrics.write(line)
+    }
+
+    /// Writes a checkpoint of this step, unless that is done.
+    fn save(&mut self) -> Result<PathBuf> {
+        if let Some((position, path)) = &self.saved
+            && *position == self.position
+        {
+            return Ok(path.clone());
+        }
+        let state = TrainState {
+            position: self.position,
+            config: self.config.to_toml()?,
+            tensors: self.trainer.state()?,
+        };
+        let trainer = &self.trainer;
+        let path = checkpoint::save(
+            &self.folder.join("checkpoints"),
+            &state,
+            &description(trainer.clip())?,
+            |path| {
+                io::save_clip(
+                    path,
+                    trainer.clip(),
+                    trainer.parameters(),
+                    trainer.backend().as_ref(),
+                    false,
+                )
+                .map_err(|e| match e {
+                    io::Error::Io { path, source } => file("write", &path, &source),
+                    e => failed(e),
+                })
+            },
+        )?;
+        self.saved = Some((self.position, path.clone()));
+        Ok(path)
+    }
+
+    fn evaluate(&mut self) -> Result<()> {
+        let results = super::demo::evaluate(&self.trainer)?;
+        let mut line = Map::from_iter([
+            ("step".to_string(), json!(self.position.step)),
+            ("epoch".to_string(), json!(self.position.epoch)),
+        ]);
+        let mut words = Vec::new();
+        for (name, value) in results {
+            words.push(format!("{name} {:.1} %", 100.0 * value));
+            line.insert(name, json!(value));
+        }
+        self.progress.say(&format!(
+            "{} step {}: {}",
+            self.label,
+            self.position.step,
+            words.join(", ")
+        ));
+        self.results.write(line)
+    }
+}
+
+/// open_clip's `open_clip_config.json`.
+fn description(clip: &Clip) -> Result<Value> {
+    let model = serde_json::to_value(clip.config()).map_err(failed)?;
+    Ok(json!({
+        "model_cfg": model,
+        "preprocess_cfg": {
+            "mean": data::transform::OPENAI_MEAN,
+            "std": data::transform::OPENAI_STD,
+            "interpolation": "bicubic",
+            "resize_mode": "shortest",
+        },
+    }))
+}

@@ -1,0 +1,222 @@
+//! From flags to what they mean: device, models, losses, recipe, the run's folder.
+
+use super::checkpoint::{self, TrainState};
+use super::config::{Call, Config};
+use super::error::{Result, input, usage};
+use super::flags;
+use super::source::{DEMO, Source};
+use super::step::Recipe;
+use super::teacher::Teacher;
+use crate::backend::{Backend, IntraWeights, cpu::Cpu};
+use crate::loss::{Intra, IntraScale, Method, Modality, Objective};
+use crate::model::{Clip, ClipConfig};
+use crate::optim::{AdamWConfig, Schedule, ScheduleKind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The device that the flags ask for, with one line that says which it is and why.
+pub fn device(config: &Config) -> Result<(Arc<dyn Backend>, String)> {
+    if let Some(threads) = config.threads {
+        // Fails where a pool is there already; then that one stays, with the same results.
+        let _ = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global();
+    }
+    let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
+    let why = match config.backend {
+        flags::Device::Auto => " (auto: the only device of this build)",
+        _ => "",
+    };
+    let line = format!("{}{why}", backend.describe());
+    Ok((backend, line))
+}
+
+/// The losses that the flags ask for.
+pub fn objective(config: &Config) -> Objective {
+    let method = match config.method {
+        flags::Method::Clip => Method::Clip,
+        flags::Method::ClipKd => Method::ClipKd,
+        flags::Method::IntraKd => Method::IntraKd,
+    };
+    let mut objective = Objective::from(method);
+    let weights = &mut objective.weights;
+    for (weight, flag) in [
+        (&mut weights.clip, config.alpha_clip),
+        (&mut weights.crd, config.alpha_crd),
+        (&mut weights.fd, config.alpha_fd),
+        (&mut weights.icl, config.alpha_icl),
+        (&mut weights.intra, config.alpha_intra),
+    ] {
+        if let Some(x) = flag {
+            *weight = x as f32;
+        }
+    }
+    objective.intra = Intra {
+        weights: match config.intra_weights {
+            flags::IntraWeights::Divergence => IntraWeights::Divergence,
+            flags::IntraWeights::Stable => IntraWeights::Stable,
+            flags::IntraWeights::Detached => IntraWeights::Detached,
+            flags::IntraWeights::Uniform => IntraWeights::Uniform,
+            flags::IntraWeights::Clip => IntraWeights::Clip,
+        },
+        modality: match config.intra_modality {
+            flags::IntraModality::Both => Modality::Both,
+            flags::IntraModality::Image => Modality::Image,
+            flags::IntraModality::Text => Modality::Text,
+        },
+    };
+    objective.intra_scale = match config.intra_scale {
+        flags::IntraScale::Shared => IntraScale::Shared,
+        flags::IntraScale::Detached => IntraScale::Detached,
+        flags::IntraScale::Fixed(x) => IntraScale::Fixed(x as f32),
+    };
+    objective
+}
+
+/// Optimiser and schedule over `total` steps.
+pub(super) fn recipe(config: &Config, total: u64) -> Recipe {
+    Recipe {
+        adamw: AdamWConfig {
+            beta1: config.beta1 as f32,
+            beta2: config.beta2 as f32,
+            eps: config.eps as f32,
+            weight_decay: config.wd as f32,
+        },
+        schedule: Schedule {
+            kind: match config.lr_scheduler {
+                flags::LrScheduler::Cosine => ScheduleKind::Cosine,
+                flags::LrScheduler::Const => ScheduleKind::Const,
+            },
+            base: config.lr,
+            warmup: config.warmup,
+            total,
+        },
+        max_norm: config.grad_clip_norm,
+    }
+}
+
+/// The teacher that the flags name, if the losses need one.
+pub fn teacher(config: &Config, backend: &dyn Backend) -> Result<Option<Teacher>> {
+    match (&config.teacher, &config.teacher_checkpoint) {
+        (Some(name), _) if name == DEMO => Ok(Some(super::demo::teacher(backend)?)),
+        (Some(name), Some(path)) => Ok(Some(Teacher::load(name, path, backend)?)),
+        _ => Ok(None),
+    }
+}
+
+/// The student's model: a name, a file, or `demo`.
+pub fn student(config: &Config) -> Result<Clip> {
+    if config.model == DEMO {
+        return Ok(Clip::new(super::demo::student()?));
+    }
+    Ok(Clip::new(ClipConfig::load(&config.model).map_err(input)?))
+}
+
+/// The run's folder, and the checkpoint to go on from.
+pub(super) fn place(config: &Config, call: &Call) -> Result<(Config, PathBuf, Option<PathBuf>)> {
+    let mut config = config.clone();
+    let given = match call.resume.as_deref() {
+        Some("latest") if config.name.is_none() => {
+            return usage(
+                "--resume latest needs the run's --name (or its config.toml as --config)",
+            );
+        }
+        Some("latest") | None => None,
+        Some(path) => checkpoint::find(path, Path::new(""))?,
+    };
+    // A checkpoint given by its path belongs to the run LOGS/NAME/checkpoints/step_N.
+    let run = given.as_deref().and_then(|dir| {
+        let dir = dir.canonicalize().ok()?;
+        let checkpoints = dir.parent().filter(|p| p.ends_with("checkpoints"))?;
+        Some(checkpoints.parent()?.to_path_buf())
+    });
+    if let (None, Some(run)) = (&config.name, run) {
+        config.name = run.file_name().map(|n| n.to_string_lossy().into_owned());
+        config.logs = run.parent().map(Path::to_path_buf).unwrap_or_default();
+    }
+    let folder = config.logs.join(config.run_name());
+    let checkpoints = folder.join("checkpoints");
+    let from = match call.resume.as_deref() {
+        None if begun(&folder) => {
+            return usage(format!(
+                "{} exists already: take another --name, or go on with --resume latest",
+                folder.display()
+            ));
+        }
+        None => None,
+        Some("latest") => checkpoint::find("latest", &checkpoints)?,
+        Some(_) => given,
+    };
+    Ok((config, folder, from))
+}
+
+/// Whether a run in `folder` has got beyond its first step: then it is worth keeping.
+fn begun(folder: &Path) -> bool {
+    let metrics = std::fs::metadata(folder.join("metrics.jsonl"));
+    folder.join("checkpoints").exists() || metrics.is_ok_and(|m| m.len() > 0)
+}
+
+/// Steps of the whole run.
+pub(super) fn total_steps(config: &Config, source: &Source) -> Result<u64> {
+    match (config.steps, source.per_epoch()) {
+        (Some(steps), _) => Ok(steps),
+        (None, Some(n)) => Ok(n * u64::from(config.epochs)),
+        (None, None) => usage("the length of an epoch is unknown: say --train-num-samples"),
+    }
+}
+
+/// Keys that say nothing about the result.
+const NEUTRAL: [&str; 11] = [
+    "logs",
+    "name",
+    "log-every",
+    "save-frequency",
+    "save-every-steps",
+    "eval-every",
+    "threads",
+    "workers",
+    "backend",
+    "init",
+    "teacher-checkpoint",
+];
+/// Keys that say what batch N of an epoch is.
+const DATA: [&str; 7] = [
+    "train-data",
+    "train-num-samples",
+    "batch-size",
+    "seed",
+    "shuffle-buffer",
+    "data-root",
+    "train-data-upsampling-factors",
+];
+
+/// Says what has changed since the checkpoint was written.
+///
+/// # Errors
+/// If the data changed in the middle of an epoch: the position would point elsewhere.
+pub(super) fn compare(config: &Config, saved: &TrainState, dir: &Path) -> Result<()> {
+    let parse = |text: &str| text.parse::<toml::Table>().unwrap_or_default();
+    let (old, new) = (parse(&saved.config), parse(&config.to_toml()?));
+    let show = |v: Option<&toml::Value>| v.map_or("unset".into(), ToString::to_string);
+    let changed = |key: &str| {
+        let (a, b) = (old.get(key), new.get(key));
+        (a != b).then(|| format!("--{key} was {}, is {}", show(a), show(b)))
+    };
+    if saved.position.batch != 0 {
+        let moved: Vec<String> = DATA.iter().filter_map(|key| changed(key)).collect();
+        if !moved.is_empty() {
+            return usage(format!(
+                "{} lies within an epoch, whose rest other data cannot give: {}",
+                dir.display(),
+                moved.join(", ")
+            ));
+        }
+    }
+    let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    for key in keys.into_iter().filter(|k| !NEUTRAL.contains(&k.as_str())) {
+        if let Some(line) = changed(key) {
+            eprintln!("changed since the checkpoint: {line}");
+        }
+    }
+    Ok(())
+}

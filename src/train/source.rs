@@ -1,0 +1,154 @@
+//! Where training pairs come from: shards, a table, or the corpus inside the program.
+
+use super::config::Config;
+use super::error::{Error, Result, input, usage};
+use super::flags::Augment;
+use crate::data::csv::CsvOptions;
+use crate::data::{
+    self, Dataset, DatasetOptions, Loader, LoaderConfig, Mode, Skips, Tokenizer, Transform,
+};
+use crate::model::ClipConfig;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The word that means the corpus or the teacher inside the program.
+pub const DEMO: &str = "demo";
+
+/// Training pairs and how to load them.
+pub struct Source {
+    loader: LoaderConfig,
+    per_epoch: Option<u64>,
+    counted: Skips,
+}
+
+impl Source {
+    /// Opens what `--train-data` names, for a student of configuration `model`. The pairs are
+    /// counted, by reading through all of it, only if `count` asks and no flag tells.
+    ///
+    /// # Errors
+    /// If a shard or table is missing or malformed, or holds less than one batch.
+    pub fn open(config: &Config, model: &ClipConfig, count: bool) -> Result<Self> {
+        let Some(name) = config.train_data.as_deref() else {
+            return usage("--train-data is missing");
+        };
+        let options = DatasetOptions::default();
+        let dataset = if name == DEMO {
+            super::demo::training_pairs()?
+        } else if let Some("csv" | "tsv") = Path::new(name).extension().and_then(|e| e.to_str()) {
+            let csv = CsvOptions {
+                image_key: config.csv_img_key.clone(),
+                caption_key: config.csv_caption_key.clone(),
+                separator: config.csv_separator.chars().next().unwrap_or('\t'),
+                data_root: config.data_root.clone(),
+            };
+            Dataset::from_csv(Path::new(name), &csv, options).map_err(data_error)?
+        } else {
+            match &config.train_data_upsampling_factors {
+                None => Dataset::from_patterns(name, options).map_err(data_error)?,
+                Some(text) => {
+                    let factors = factors(text)?;
+                    Dataset::upsampled(name, &factors, options).map_err(data_error)?
+                }
+            }
+        };
+        let (samples, counted) = match config.train_num_samples {
+            Some(n) => (Some(n), Skips::default()),
+            None if count || name == DEMO => {
+                let (n, skips) = dataset.count().map_err(data_error)?;
+                (Some(n), skips)
+            }
+            None => (None, Skips::default()),
+        };
+        let batch = config.batch_size;
+        let per_epoch = samples.map(|n| n / batch as u64);
+        if let (Some(0), Some(n)) = (per_epoch, samples) {
+            return usage(format!(
+                "--batch-size {batch} is larger than the data: {n} pairs in {name}; take a smaller \
+                 batch or more data"
+            ));
+        }
+        let loader = LoaderConfig {
+            dataset: Arc::new(dataset),
+            batch_size: batch,
+            seed: config.seed,
+            shuffle_buffer: config.shuffle_buffer,
+            mode: Mode::Train,
+            workers: config.workers,
+            prefetch: 2,
+            transform: transform(config, model)?,
+            tokenizer: tokenizer(model)?,
+        };
+        Ok(Self {
+            loader,
+            per_epoch,
+            counted,
+        })
+    }
+
+    /// Batches in an epoch, if known. With `--train-data-upsampling-factors` it is the number of one
+    /// reading.
+    pub fn per_epoch(&self) -> Option<u64> {
+        self.per_epoch
+    }
+
+    /// What counting the pairs found unusable.
+    pub fn counted(&self) -> &Skips {
+        &self.counted
+    }
+
+    /// The batches of `epoch` from batch `skip` on.
+    pub fn epoch(&self, epoch: u32, skip: u64) -> Result<Loader> {
+        Loader::new(self.loader.clone(), epoch, skip).map_err(data_error)
+    }
+}
+
+/// A data error: what is wrong with an input ends with 2, a worker's failure with 1.
+pub fn data_error(e: data::Error) -> Error {
+    match e {
+        data::Error::Worker(_) => super::error::failed(e),
+        e => input(e),
+    }
+}
+
+fn transform(config: &Config, model: &ClipConfig) -> Result<Transform> {
+    let scale = match config.aug_scale[..] {
+        [from, to] => (from as f32, to as f32),
+        _ => return usage("--aug-scale takes two numbers"),
+    };
+    let augment = match config.augment {
+        Augment::None => data::Augment::None,
+        Augment::Crop => data::Augment::Crop { scale },
+        Augment::Affine => data::Augment::Affine { scale },
+    };
+    let size = u32::try_from(model.vision_cfg.image_size).unwrap_or(u32::MAX);
+    Transform::new(size, augment).map_err(input)
+}
+
+/// open_clip's `--train-data-upsampling-factors 1::2.5`.
+fn factors(text: &str) -> Result<Vec<f32>> {
+    let parse = |s: &str| s.trim().parse::<f32>().ok();
+    text.split("::")
+        .map(parse)
+        .collect::<Option<_>>()
+        .ok_or_else(|| {
+            Error::Usage(format!(
+                "--train-data-upsampling-factors {text}: numbers separated by `::`, one a dataset"
+            ))
+        })
+}
+
+/// Captions to tokens for a model's vocabulary and context.
+pub fn tokenizer(model: &ClipConfig) -> Result<Tokenizer> {
+    let text = &model.text_cfg;
+    let bpe = crate::data::tokenizer::Tokenizer::with_vocab_size(text.vocab_size).map_err(input)?;
+    let context = text.context_length;
+    Ok(Arc::new(move |caption: &str| {
+        let mut ids = bpe.encode(caption, context);
+        // open_clip reads a text's feature at its first end token, even if one is spelled out in
+        // the caption.
+        if let Some(end) = ids.iter().position(|&id| id == bpe.end_token()) {
+            ids.truncate(end + 1);
+        }
+        ids
+    }))
+}

@@ -1,0 +1,378 @@
+//! One step: batch, teacher, student, losses, backward, optimiser.
+
+use super::checkpoint::HostTensor;
+use super::error::{Error, Result, failed, usage};
+use super::teacher::Teacher;
+use crate::autodiff::{Tape, Var};
+use crate::backend::Backend;
+use crate::loss::{Features, Head, Heads, Inputs, Objective};
+use crate::model::{Bound, Clip, Parameters, Spec, draw};
+use crate::ops;
+use crate::optim::{AdamW, AdamWConfig, Schedule, collect};
+use crate::tensor::Tensor;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const ICL_SCALE: &str = "heads.icl_logit_scale";
+
+/// Learning rate, clipping and AdamW's constants.
+#[derive(Clone, Copy, Debug)]
+pub struct Recipe {
+    /// AdamW's constants.
+    pub adamw: AdamWConfig,
+    /// Learning rate by step.
+    pub schedule: Schedule,
+    /// Clips the gradient to this norm.
+    pub max_norm: Option<f64>,
+}
+
+/// What a step reads.
+#[derive(Clone, Copy, Debug)]
+pub struct StepBatch<'a> {
+    /// `[B, S, S, 3]`, normalised.
+    pub images: &'a [f32],
+    /// Tokens for the student.
+    pub texts: &'a [Vec<i32>],
+    /// Tokens for the teacher, which may have another vocabulary or context.
+    pub teacher_texts: &'a [Vec<i32>],
+}
+
+/// What a step tells.
+#[derive(Clone, Debug)]
+pub struct StepReport {
+    /// Each loss without its weight, by name.
+    pub terms: Vec<(&'static str, f32)>,
+    /// The weighted sum.
+    pub total: f32,
+    /// The learning rate of this step.
+    pub lr: f64,
+    /// α of the student before this step.
+    pub scale: f32,
+    /// The gradient's norm before clipping.
+    pub grad_norm: f64,
+}
+
+/// A student in training: everything that a step changes, and what it needs to do so.
+#[derive(Debug)]
+pub struct Trainer {
+    backend: Arc<dyn Backend>,
+    clip: Clip,
+    /// The model's parameters, then those of the loss heads.
+    parameters: Parameters,
+    optimiser: AdamW,
+    objective: Objective,
+    teacher: Option<Teacher>,
+    recipe: Recipe,
+    projects: bool,
+}
+
+impl Trainer {
+    /// A trainer of `clip` from `parameters`. Loss heads that the objective needs are added,
+    /// initialised from `seed`.
+    ///
+    /// # Errors
+    /// If the objective needs a teacher and there is none, or teacher and student differ in image
+    /// size.
+    pub fn new(
+        backend: Arc<dyn Backend>,
+        clip: Clip,
+        mut parameters: Parameters,
+        objective: Objective,
+        teacher: Option<Teacher>,
+        recipe: Recipe,
+        seed: u64,
+    ) -> Result<Self> {
+        let student = clip.config();
+        let mut projects = false;
+        if objective.weights.need_teacher() {
+            let Some(teacher) = &teacher else {
+                return usage("the losses need a teacher");
+            };
+            let other = teacher.clip().config();
+            let (ours, theirs) = (student.vision_cfg.image_size, other.vision_cfg.image_size);
+            if ours != theirs {
+                return usage(format!(
+                    "the teacher takes images of {theirs} px, the student of {ours} px: they must agree"
+                ));
+            }
+            projects = objective.weights.need_projection() && student.embed_dim != other.embed_dim;
+            if projects {
+                add_heads(
+                    &backend,
+                    &mut parameters,
+                    student.embed_dim,
+                    other.embed_dim,
+                    seed,
+                )?;
+            }
+            if objective.weights.icl != 0.0 {
+                let log = Spec::Constant((1.0f32 / 0.07).ln());
+                let value = draw(seed, ICL_SCALE, 1, log);
+                parameters.push(ICL_SCALE, backend.upload(&[], &value).map_err(failed)?);
+            }
+        }
+        let optimiser = AdamW::new(recipe.adamw, backend.as_ref(), &parameters).map_err(failed)?;
+        Ok(Self {
+            backend,
+            clip,
+            parameters,
+            optimiser,
+            objective,
+            teacher,
+            recipe,
+            projects,
+        })
+    }
+
+    /// The student.
+    pub fn clip(&self) -> &Clip {
+        &self.clip
+    }
+
+    /// The student's parameters, and after them those of the loss heads.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// The teacher, if the losses need one.
+    pub fn teacher(&self) -> Option<&Teacher> {
+        self.teacher.as_ref()
+    }
+
+    /// The device.
+    pub fn backend(&self) -> &Arc<dyn Backend> {
+        &self.backend
+    }
+
+    /// Steps done.
+    pub fn steps(&self) -> u64 {
+        self.optimiser.steps
+    }
+
+    /// Does one step.
+    ///
+    /// # Errors
+    /// If the batch does not fit the models, or the loss or its gradient is no number; then the
+    /// parameters are not fit to be kept.
+    pub fn step(&mut self, batch: StepBatch) -> Result<StepReport> {
+        let number = self.optimiser.steps + 1;
+        let size = self.clip.config().vision_cfg.image_size;
+        let shape = [batch.texts.len(), size, size, 3];
+        let images = self.backend.upload(&shape, batch.images).map_err(failed)?;
+        let (report, grads) = self.gradients(number, &images, batch)?;
+        let lr = self.recipe.schedule.at(self.optimiser.steps);
+        let grad_norm = self
+            .optimiser
+            .step(
+                self.backend.as_ref(),
+                &mut self.parameters,
+                &grads,
+                lr,
+                self.recipe.max_norm,
+            )
+            .map_err(failed)?;
+        if !grad_norm.is_finite() {
+            return Err(diverged(
+                number,
+                "the gradient's norm",
+                grad_norm,
+                &report.terms,
+            ));
+        }
+        Ok(StepReport {
+            lr,
+            grad_norm,
+            ..report
+        })
+    }
+
+    /// Forward and backward; the tape is gone afterwards, so that parameters can be written.
+    fn gradients(
+        &self,
+        number: u64,
+        images: &Tensor,
+        batch: StepBatch,
+    ) -> Result<(StepReport, Vec<Option<Tensor>>)> {
+        let backend = &self.backend;
+        let teacher = match &self.teacher {
+            Some(t) => Some(t.features(backend, images, batch.teacher_texts)?),
+            None => None,
+        };
+        let tape = Tape::new(backend.clone());
+        let bound = self.parameters.bind(&tape);
+        let student = Features {
+            image: self
+                .clip
+                .encode_image(&tape, &bound, images)
+                .map_err(failed)?,
+            text: self
+                .clip
+                .encode_text(&tape, &bound, batch.texts)
+                .map_err(failed)?,
+        };
+        let scale = scale_of(&tape, &bound, "logit_scale")?;
+        let icl_scale = match self.parameters.get(ICL_SCALE) {
+            Some(_) => Some(scale_of(&tape, &bound, ICL_SCALE)?),
+            None => None,
+        };
+        let heads = match self.projects {
+            true => Some(bind_heads(&bound)?),
+            false => None,
+        };
+        let inputs = Inputs {
+            student: &student,
+            scale: &scale,
+            teacher: teacher.as_ref(),
+            heads: heads.as_ref(),
+            icl_scale: icl_scale.as_ref(),
+        };
+        let value = self.objective.evaluate(&tape, &inputs).map_err(failed)?;
+        let number_of = |v: &Var| -> Result<f32> {
+            Ok(backend
+                .download(v.value())
+                .map_err(failed)?
+                .first()
+                .copied()
+                .unwrap_or(f32::NAN))
+        };
+        let total = number_of(&value.total)?;
+        let scale = number_of(&scale)?;
+        let terms: Vec<(&'static str, f32)> = value
+            .terms
+            .iter()
+            .map(|(name, v)| Ok((*name, number_of(v)?)))
+            .collect::<Result<_>>()?;
+        if !total.is_finite() {
+            return Err(diverged(number, "the loss", f64::from(total), &terms));
+        }
+        let mut grads = tape.backward(&value.total).map_err(failed)?;
+        let grads = collect(&self.parameters, &bound, &mut grads);
+        Ok((
+            StepReport {
+                terms,
+                total,
+                lr: 0.0,
+                scale,
+                grad_norm: 0.0,
+            },
+            grads,
+        ))
+    }
+
+    /// What a resumed run needs beside the model's weights: moments, and the loss heads.
+    pub fn state(&self) -> Result<BTreeMap<String, HostTensor>> {
+        let mut tensors = BTreeMap::new();
+        let mut add = |name: String, t: &Tensor| -> Result<()> {
+            let data = self.backend.download(t).map_err(failed)?;
+            tensors.insert(
+                name,
+                HostTensor {
+                    shape: t.shape().to_vec(),
+                    data,
+                },
+            );
+            Ok(())
+        };
+        let moments = self.optimiser.m.iter().zip(&self.optimiser.v);
+        for (p, (m, v)) in self.parameters.iter().zip(moments) {
+            add(format!("m.{}", p.name), m)?;
+            add(format!("v.{}", p.name), v)?;
+            if p.name.starts_with("heads.") {
+                add(p.name.clone(), &p.tensor)?;
+            }
+        }
+        Ok(tensors)
+    }
+
+    /// Takes over what [`Trainer::state`] gave after `steps` steps.
+    ///
+    /// # Errors
+    /// If a tensor is missing, unexpected or misshapen: all are listed.
+    pub fn restore(&mut self, steps: u64, mut tensors: BTreeMap<String, HostTensor>) -> Result<()> {
+        let mut problems = Vec::new();
+        let backend = self.backend.clone();
+        let mut take = |name: String, into: &mut Tensor| -> Result<()> {
+            match tensors.remove(&name) {
+                Some(t) if t.shape == into.shape() => {
+                    *into = backend.upload(&t.shape, &t.data).map_err(failed)?;
+                }
+                Some(t) => problems.push(format!(
+                    "{name} is {:?} in the checkpoint, {:?} in this run",
+                    t.shape,
+                    into.shape()
+                )),
+                None => problems.push(format!("{name} is missing")),
+            }
+            Ok(())
+        };
+        let moments = self.optimiser.m.iter_mut().zip(&mut self.optimiser.v);
+        for (p, (m, v)) in self.parameters.iter_mut().zip(moments) {
+            take(format!("m.{}", p.name), m)?;
+            take(format!("v.{}", p.name), v)?;
+            if p.name.starts_with("heads.") {
+                take(p.name.clone(), &mut p.tensor)?;
+            }
+        }
+        problems.extend(tensors.keys().map(|name| format!("{name} is unexpected")));
+        if !problems.is_empty() {
+            return usage(format!(
+                "the checkpoint does not fit this run's model and losses: {}",
+                problems.join("; ")
+            ));
+        }
+        self.optimiser.steps = steps;
+        Ok(())
+    }
+}
+
+/// Two Linear(d_S → d_T), initialised as torch does: uniform in ±1/√d_S.
+fn add_heads(
+    backend: &Arc<dyn Backend>,
+    parameters: &mut Parameters,
+    from: usize,
+    to: usize,
+    seed: u64,
+) -> Result<()> {
+    let spec = Spec::Uniform((from as f32).sqrt().recip());
+    for modality in ["image", "text"] {
+        for (part, shape) in [("weight", vec![to, from]), ("bias", vec![to])] {
+            let name = format!("heads.{modality}.{part}");
+            let values = draw(seed, &name, shape.iter().product(), spec);
+            parameters.push(name, backend.upload(&shape, &values).map_err(failed)?);
+        }
+    }
+    Ok(())
+}
+
+fn bind_heads(bound: &Bound) -> Result<Heads> {
+    let head = |modality: &str| -> Result<Head> {
+        let var = |part: &str| bound.var(&format!("heads.{modality}.{part}")).cloned();
+        Ok(Head {
+            weight: var("weight").map_err(failed)?,
+            bias: var("bias").map_err(failed)?,
+        })
+    };
+    Ok(Heads {
+        image: head("image")?,
+        text: head("text")?,
+    })
+}
+
+/// exp of a learned log-scale, as `[1]`.
+fn scale_of(tape: &Tape, bound: &Bound, name: &str) -> Result<Var> {
+    let log = bound.var(name).map_err(failed)?;
+    let log = ops::reshape(tape, log, &[1]).map_err(failed)?;
+    ops::exp(tape, &log).map_err(failed)
+}
+
+fn diverged(step: u64, what: &str, value: f64, terms: &[(&'static str, f32)]) -> Error {
+    let terms: Vec<String> = terms
+        .iter()
+        .map(|(name, x)| format!("{name} {x}"))
+        .collect();
+    Error::Failed(format!(
+        "step {step}: {what} is {value} ({}); the last checkpoint is from before: lower --lr, \
+         lengthen --warmup or clip with --grad-clip-norm, and go on with --resume latest",
+        terms.join(", ")
+    ))
+}

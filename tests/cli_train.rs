@@ -1,0 +1,344 @@
+//! The real `train` program: resuming to the bit, Ctrl-C, a full disk, and what it says about wrong
+//! input.
+
+use clip_distill::train::checkpoint::TrainState;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const STUDENT: &str = r#"{"embed_dim": 16,
+  "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 1, "head_width": 16},
+  "text_cfg": {"context_length": 12, "vocab_size": 600, "width": 32, "heads": 2, "layers": 1}}"#;
+const TEACHER: &str = r#"{"embed_dim": 24,
+  "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 48, "layers": 1, "head_width": 16},
+  "text_cfg": {"context_length": 10, "vocab_size": 700, "width": 32, "heads": 2, "layers": 1}}"#;
+
+/// A folder with both models' configurations and a teacher's weights.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        std::fs::write(place.path("student.json"), STUDENT).unwrap();
+        std::fs::write(place.path("teacher.json"), TEACHER).unwrap();
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn train(&self, args: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_train"));
+        command
+            .current_dir(self.dir.path())
+            .args(args.split_whitespace())
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn teacher(&self) {
+        let args = "--train-data demo --model teacher.json --method clip --batch-size 16 --steps 2 \
+                    --name teacher --workers 1 --threads 1";
+        expect(self.train(args), 0);
+    }
+
+    fn checkpoint(&self, name: &str, step: u64) -> PathBuf {
+        self.path(&format!("logs/{name}/checkpoints/step_{step}"))
+    }
+}
+
+/// A distillation of 12 steps that uses every loss, heads, and a teacher with its own vocabulary.
+const RUN: &str = "--train-data demo --model student.json --teacher teacher.json \
+    --teacher-checkpoint logs/teacher/checkpoints/step_2/model.safetensors --method intra-kd \
+    --batch-size 24 --steps 12 --warmup 3 --augment affine --log-every 1 --workers 2 --threads 2 \
+    --grad-clip-norm 1 --save-every-steps 1";
+
+fn expect(mut command: Command, code: i32) -> Output {
+    let output = command.output().unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// Runs with wrong input: exit code 2 and a single line that holds every one of `words`.
+fn refuses(command: Command, words: &[&str]) {
+    let output = expect(command, 2);
+    let text = String::from_utf8(output.stderr).unwrap();
+    let errors: Vec<&str> = text.lines().filter(|l| l.starts_with("train: ")).collect();
+    let last = text.lines().last().unwrap();
+    assert!(last.starts_with("train: "), "{text}");
+    assert!(!text.contains("panicked"), "{text}");
+    for word in words {
+        assert!(last.contains(word), "no {word:?} in: {last}");
+    }
+    assert!(errors.len() <= 2, "{text}");
+}
+
+fn wait_for(child: &mut Child, path: &Path) {
+    let start = Instant::now();
+    while !path.exists() {
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "ended before {}",
+            path.display()
+        );
+        assert!(
+            start.elapsed() < Duration::from_secs(120),
+            "{} never came",
+            path.display()
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn same(a: &Path, b: &Path) {
+    let weights = |p: &Path| std::fs::read(p.join("model.safetensors")).unwrap();
+    assert!(
+        weights(a) == weights(b),
+        "weights of {} and {} differ",
+        a.display(),
+        b.display()
+    );
+    let (a, b) = (TrainState::load(a).unwrap(), TrainState::load(b).unwrap());
+    assert_eq!(a.position, b.position);
+    assert!(a.tensors == b.tensors, "optimiser states differ");
+}
+
+#[test]
+fn killed_runs_resume_to_the_bit() {
+    let place = Place::new();
+    place.teacher();
+    expect(place.train(&format!("{RUN} --name whole")), 0);
+    let args = format!("{RUN} --name killed --threads 1 --workers 1");
+    let mut resume = "";
+    for step in [3, 6, 10] {
+        let mut child = place
+            .train(&format!("{args}{resume}"))
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_for(&mut child, &place.checkpoint("killed", step));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        resume = " --resume latest";
+    }
+    // What a kill in the middle of a checkpoint leaves is no obstacle and goes away.
+    let torn = place.path("logs/killed/checkpoints/.tmp-step_99");
+    std::fs::create_dir_all(&torn).unwrap();
+    std::fs::write(torn.join("model.safetensors"), "half").unwrap();
+    expect(place.train(&format!("{args} --resume latest")), 0);
+    assert!(!torn.exists());
+    same(
+        &place.checkpoint("whole", 12),
+        &place.checkpoint("killed", 12),
+    );
+    let losses = |name: &str| -> Vec<(u64, f64)> {
+        let text =
+            std::fs::read_to_string(place.path(&format!("logs/{name}/metrics.jsonl"))).unwrap();
+        let parse = |l: &str| serde_json::from_str::<serde_json::Value>(l).unwrap();
+        text.lines()
+            .map(parse)
+            .map(|v| (v["step"].as_u64().unwrap(), v["loss"].as_f64().unwrap()))
+            .collect()
+    };
+    assert_eq!(losses("whole").len(), 12);
+    assert_eq!(losses("whole"), losses("killed"));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_saves_and_says_how_to_go_on() {
+    let place = Place::new();
+    let args = "--train-data demo --model student.json --method clip --batch-size 16 --steps 100000 \
+                --name c --log-every 1 --workers 1";
+    let mut child = place.train(args).stderr(Stdio::piped()).spawn().unwrap();
+    let metrics = place.path("logs/c/metrics.jsonl");
+    wait_for(&mut child, &metrics);
+    while std::fs::metadata(&metrics).unwrap().len() == 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let kill = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(kill.success());
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{text}");
+    let last = text.lines().last().unwrap();
+    assert!(
+        last.contains("--config logs/c/config.toml --resume latest"),
+        "{last}"
+    );
+    // The command that it printed works; three more steps are enough to see.
+    let newest = std::fs::read_dir(place.path("logs/c/checkpoints"))
+        .unwrap()
+        .next()
+        .unwrap();
+    let step = TrainState::load(&newest.unwrap().path())
+        .unwrap()
+        .position
+        .step;
+    let more = format!(
+        "--config logs/c/config.toml --resume latest --steps {}",
+        step + 3
+    );
+    expect(place.train(&more), 0);
+    assert!(place.checkpoint("c", step + 3).is_dir());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_leaves_the_last_checkpoint() {
+    let place = Place::new();
+    let args =
+        "--train-data demo --model student.json --method clip --batch-size 16 --name d --workers 1";
+    expect(place.train(&format!("{args} --steps 2")), 0);
+    let old = place.checkpoint("d", 2);
+    let before = TrainState::load(&old).unwrap();
+    // Files over 64 blocks cannot be written; the signal of that is ignored, as an error follows.
+    let script = format!(
+        "trap '' XFSZ; ulimit -f 64; exec {} {args} --steps 4 --resume latest",
+        env!("CARGO_BIN_EXE_train")
+    );
+    let mut shell = Command::new("sh");
+    shell.current_dir(place.dir.path()).args(["-c", &script]);
+    let output = expect(shell, 1);
+    let text = String::from_utf8(output.stderr).unwrap();
+    let last = text.lines().last().unwrap();
+    assert!(
+        last.starts_with("train: cannot write") && last.contains("size limit"),
+        "{text}"
+    );
+    assert_eq!(TrainState::load(&old).unwrap(), before);
+    let left: Vec<_> = std::fs::read_dir(place.path("logs/d/checkpoints"))
+        .unwrap()
+        .collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+    expect(place.train(&format!("{args} --steps 4 --resume latest")), 0);
+}
+
+#[test]
+fn configuration_files() {
+    let place = Place::new();
+    // CLIP-KD's spellings, and underscores.
+    let args = "--train_data=demo --model student.json --t-model demo --method clip-kd \
+                --alpha_ckd_loss 0 --alpha_fd_loss 5 --batch_size 8 --steps 3 --dry-run";
+    refuses(
+        place.train(&args.replace("--t-model demo", "")),
+        &["--teacher"],
+    );
+    let clip = "--train_data demo --model student.json --method clip --batch_size 8 --workers 1";
+    expect(
+        place.train(&format!("{clip} --steps 2 --lr 0.002 --name a")),
+        0,
+    );
+    // A run's config.toml is a valid --config, and a flag wins over it.
+    expect(
+        place.train("--config logs/a/config.toml --name b --lr 0.001"),
+        0,
+    );
+    let config = |name: &str| {
+        let text =
+            std::fs::read_to_string(place.path(&format!("logs/{name}/config.toml"))).unwrap();
+        text.parse::<toml::Table>().unwrap()
+    };
+    let (a, b) = (config("a"), config("b"));
+    assert_eq!(a["lr"].as_float(), Some(0.002));
+    assert_eq!(b["lr"].as_float(), Some(0.001));
+    assert_eq!(a["batch-size"], b["batch-size"]);
+    std::fs::write(place.path("bad.toml"), "learning-rate = 1\n").unwrap();
+    refuses(
+        place.train("--config bad.toml"),
+        &["bad.toml", "learning-rate"],
+    );
+    std::fs::write(place.path("bad.toml"), "lr = \"fast\"\n").unwrap();
+    refuses(
+        place.train("--config bad.toml --train-data demo"),
+        &["bad.toml", "lr"],
+    );
+    std::fs::write(place.path("bad.toml"), "lr = = 1\n").unwrap();
+    refuses(place.train("--config bad.toml"), &["bad.toml"]);
+    refuses(place.train("--config none.toml"), &["none.toml"]);
+}
+
+#[test]
+fn wrong_input_is_one_clear_line() {
+    let place = Place::new();
+    let base = "--train-data demo --model student.json --method clip --steps 2 --batch-size 8 \
+                --name x --workers 1";
+    let bad = |extra: &str, words: &[&str]| refuses(place.train(&format!("{base} {extra}")), words);
+    bad("--learning-rate 3", &["--learning-rate"]);
+    bad("--lr 0", &["--lr"]);
+    bad("--lr fast", &["--lr", "fast"]);
+    bad("--aug-scale 0.5 1.5", &["--aug-scale"]);
+    bad("--batch-size 1", &["--batch-size"]);
+    bad("--model ViT-Z-9", &["ViT-Z-9", "ViT-T-16"]);
+    bad("--model none.json", &["none.json"]);
+    bad("--precision amp_bf16", &["--precision", "fp32"]);
+    bad("--backend cuda", &["--backend", "cuda"]);
+    bad("--backend wgpu", &["--backend", "wgpu"]);
+    bad("--train-data none/{00..01}.tar", &["none/00.tar"]);
+    bad("--train-data none.csv", &["none.csv"]);
+    bad(
+        "--batch-size 1000000 --shuffle-buffer 1",
+        &["batch", "1000000"],
+    );
+    bad("--init none.safetensors", &["none.safetensors"]);
+    bad("--resume logs/none", &["logs/none"]);
+    bad("--method intra-kd", &["--teacher"]);
+    bad("--teacher demo", &["--teacher"]);
+    bad(
+        "--method clip-kd --teacher teacher.json",
+        &["--teacher-checkpoint"],
+    );
+    bad("--alpha-clip 0", &["weight"]);
+    refuses(place.train("--model student.json"), &["--train-data"]);
+    // Weights of another model: all that differs is named.
+    place.teacher();
+    let weights = "logs/teacher/checkpoints/step_2/model.safetensors";
+    bad(
+        &format!("--init {weights}"),
+        &[weights, "text_projection", "visual.proj"],
+    );
+    std::fs::write(
+        place.path("torn.safetensors"),
+        &std::fs::read(place.path(weights)).unwrap()[..999],
+    )
+    .unwrap();
+    bad("--init torn.safetensors", &["torn.safetensors"]);
+    // A run is not overwritten by another of its name.
+    expect(place.train(base), 0);
+    bad("", &["logs/x", "--resume latest"]);
+    // Resuming with another model, or other losses.
+    let resumed = format!("--resume latest --model teacher.json {}", "--steps 4");
+    bad(&resumed, &["does not fit"]);
+}
+
+#[test]
+fn help_and_dry_run() {
+    let place = Place::new();
+    let help = expect(place.train("--help"), 0);
+    assert!(
+        String::from_utf8(help.stdout)
+            .unwrap()
+            .contains("--intra-weights")
+    );
+    let args =
+        "--train-data demo --model student.json --method clip --batch-size 8 --epochs 2 --dry-run";
+    let text = String::from_utf8(expect(place.train(args), 0).stdout).unwrap();
+    assert!(
+        text.contains("parameters") && text.contains("epochs"),
+        "{text}"
+    );
+    assert!(!place.path("logs").exists());
+}
