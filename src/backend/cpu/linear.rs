@@ -9,23 +9,27 @@ use crate::tensor::Tensor;
 
 const OP: &str = "linear";
 
-/// y = act(pre); one loop per function, so that each is compiled with its body inlined.
+/// y = act(pre). One plain loop per function: `Iterator::for_each` is a function of its own, which
+/// the compiler may leave outside the vectorised dispatch.
 #[inline(always)]
 fn activate(act: Activation, pre: &[f32], y: &mut [f32]) {
     let values = y.iter_mut().zip(pre);
     match act {
-        Activation::None => values.for_each(
-            #[inline(always)]
-            |(y, &x)| *y = x,
-        ),
-        Activation::Gelu => values.for_each(
-            #[inline(always)]
-            |(y, &x)| *y = math::gelu(x),
-        ),
-        Activation::QuickGelu => values.for_each(
-            #[inline(always)]
-            |(y, &x)| *y = math::quick_gelu(x),
-        ),
+        Activation::None => {
+            for (y, &x) in values {
+                *y = x;
+            }
+        }
+        Activation::Gelu => {
+            for (y, &x) in values {
+                *y = math::gelu(x);
+            }
+        }
+        Activation::QuickGelu => {
+            for (y, &x) in values {
+                *y = math::quick_gelu(x);
+            }
+        }
     }
 }
 
@@ -117,21 +121,20 @@ pub(super) fn backward(
                     let at = first * out..first * out + dpre.len();
                     let values = dpre.iter_mut().zip(&pre[at.clone()]).zip(&dy[at]);
                     match act {
-                        Activation::None => values.for_each(
-                            #[inline(always)]
-                            |((d, _), dy)| *d = *dy,
-                        ),
+                        Activation::None => {
+                            for ((d, _), dy) in values {
+                                *d = *dy;
+                            }
+                        }
                         Activation::Gelu => {
-                            values.for_each(
-                                #[inline(always)]
-                                |((d, &p), dy)| *d = dy * math::gelu_derivative(p),
-                            );
+                            for ((d, &p), dy) in values {
+                                *d = dy * math::gelu_derivative(p);
+                            }
                         }
                         Activation::QuickGelu => {
-                            values.for_each(
-                                #[inline(always)]
-                                |((d, &p), dy)| *d = dy * math::quick_gelu_derivative(p),
-                            );
+                            for ((d, &p), dy) in values {
+                                *d = dy * math::quick_gelu_derivative(p);
+                            }
                         }
                     }
                 },
