@@ -4,6 +4,7 @@ use super::error::{Error, Result, usage};
 use super::flags::{
     Augment, Device, IntraModality, IntraScale, IntraWeights, LrScheduler, Method, Precision,
 };
+use super::setup::objective;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -253,15 +254,7 @@ impl Config {
 
     /// Whether the student learns from a teacher.
     pub fn distils(&self) -> bool {
-        self.method != Method::Clip
-            || [
-                self.alpha_crd,
-                self.alpha_fd,
-                self.alpha_icl,
-                self.alpha_intra,
-            ]
-            .iter()
-            .any(|a| a.is_some_and(|a| a > 0.0))
+        objective(self).weights.need_teacher()
     }
 
     /// The run's name, given or made from date, model and method.
@@ -303,6 +296,13 @@ impl Config {
             if value.is_some_and(|a| !a.is_finite() || a < 0.0) {
                 return usage(format!("{flag} must be a number of at least 0"));
             }
+        }
+        let w = objective(self).weights;
+        if [w.clip, w.crd, w.fd, w.icl, w.intra]
+            .iter()
+            .all(|&x| x == 0.0)
+        {
+            return usage("every loss has weight 0: nothing to minimise");
         }
         let unit = |x: f64| (0.0..1.0).contains(&x);
         let rules = [

@@ -50,10 +50,12 @@ impl Backend for Cpu {
     }
 
     fn describe(&self) -> String {
+        // pulp's Debug goes on to list every instruction set.
+        let arch = format!("{:?}", pulp::Arch::new());
+        let level = arch.split([' ', '(']).next().unwrap_or_default();
         format!(
-            "CPU, {} threads, {:?} vectors",
+            "CPU, {} threads, {level} vectors",
             rayon::current_num_threads(),
-            pulp::Arch::new()
         )
     }
 
