@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 #[path = "common/check.rs"]
 mod check;
-#[allow(dead_code)]
 mod oracle;
 
 fn scaled(shape: &[usize], seed: u64, factor: f64) -> Array {

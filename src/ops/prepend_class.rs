@@ -14,7 +14,7 @@ pub fn prepend_class(tape: &Tape, patches: &Var, class: &Var, positions: &Var) -
     if class.shape() != [width]
         || positions.value().width() != width
         || tokens < 2
-        || patches.value().rows() % (tokens - 1) != 0
+        || !patches.value().rows().is_multiple_of(tokens - 1)
     {
         let detail = format!(
             "patches {:?}, class {:?}, positions {:?}",

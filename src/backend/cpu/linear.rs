@@ -9,27 +9,40 @@ use crate::tensor::Tensor;
 
 const OP: &str = "linear";
 
-/// y = act(pre). One plain loop per function: `Iterator::for_each` is a function of its own, which
-/// the compiler may leave outside the vectorised dispatch.
+/// y = f(pre). A plain loop with `f` inlined: an iterator's `for_each` may stay a call of its own,
+/// compiled without the vector instructions of its caller.
+#[inline(always)]
+fn map(pre: &[f32], y: &mut [f32], f: impl Fn(f32) -> f32) {
+    for (y, &x) in y.iter_mut().zip(pre) {
+        *y = f(x);
+    }
+}
+
+/// d = dy · f(pre), as [`map`].
+#[inline(always)]
+fn map_product(pre: &[f32], dy: &[f32], d: &mut [f32], f: impl Fn(f32) -> f32) {
+    for ((d, &x), dy) in d.iter_mut().zip(pre).zip(dy) {
+        *d = dy * f(x);
+    }
+}
+
+/// y = act(pre).
 #[inline(always)]
 fn activate(act: Activation, pre: &[f32], y: &mut [f32]) {
-    let values = y.iter_mut().zip(pre);
     match act {
-        Activation::None => {
-            for (y, &x) in values {
-                *y = x;
-            }
-        }
-        Activation::Gelu => {
-            for (y, &x) in values {
-                *y = math::gelu(x);
-            }
-        }
-        Activation::QuickGelu => {
-            for (y, &x) in values {
-                *y = math::quick_gelu(x);
-            }
-        }
+        Activation::None => y.copy_from_slice(pre),
+        Activation::Gelu => map(pre, y, math::gelu),
+        Activation::QuickGelu => map(pre, y, math::quick_gelu),
+    }
+}
+
+/// dpre = dy · act′(pre).
+#[inline(always)]
+fn activate_backward(act: Activation, pre: &[f32], dy: &[f32], dpre: &mut [f32]) {
+    match act {
+        Activation::None => dpre.copy_from_slice(dy),
+        Activation::Gelu => map_product(pre, dy, dpre, math::gelu_derivative),
+        Activation::QuickGelu => map_product(pre, dy, dpre, math::quick_gelu_derivative),
     }
 }
 
@@ -119,24 +132,7 @@ pub(super) fn backward(
                 #[inline(always)]
                 |first, dpre| {
                     let at = first * out..first * out + dpre.len();
-                    let values = dpre.iter_mut().zip(&pre[at.clone()]).zip(&dy[at]);
-                    match act {
-                        Activation::None => {
-                            for ((d, _), dy) in values {
-                                *d = *dy;
-                            }
-                        }
-                        Activation::Gelu => {
-                            for ((d, &p), dy) in values {
-                                *d = dy * math::gelu_derivative(p);
-                            }
-                        }
-                        Activation::QuickGelu => {
-                            for ((d, &p), dy) in values {
-                                *d = dy * math::quick_gelu_derivative(p);
-                            }
-                        }
-                    }
+                    activate_backward(act, &pre[at.clone()], &dy[at], dpre);
                 },
             );
             dpre_storage = dpre;

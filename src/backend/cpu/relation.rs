@@ -4,11 +4,15 @@
 //! Tasks are blocks of rows, cut by the shape alone, and a row's tiles are met from left to right,
 //! so every sum has one order whatever the number of threads.
 
+mod backward;
+
+pub(super) use backward::backward;
+
 use super::gemm::{View, gemm_serial};
 use super::math::{exp, max, sum};
 use super::parallel::vectorised;
-use super::storage::{accumulator, f32s, target, tensor};
-use crate::backend::{Pair, Relation, Result, RowStats, Side, Slot, shape_error};
+use super::storage::{f32s, tensor};
+use crate::backend::{Pair, Relation, Result, RowStats, shape_error};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -203,15 +207,49 @@ impl Row {
     }
 }
 
+/// Adds the tile of columns `cols` to the rows' states. Each operand is its scale and the tile's
+/// cosines, which become logits in place.
+#[inline(always)]
+fn absorb_tile(
+    state: &mut [Row],
+    first: usize,
+    cols: &Range<usize>,
+    (scale, a): (f32, &mut [f32]),
+    mut teacher: Option<(f32, &mut [f32])>,
+    skip_diagonal: bool,
+) {
+    for (r, state) in state.iter_mut().enumerate() {
+        let i = first + r;
+        let line = r * cols.len()..(r + 1) * cols.len();
+        let a = &mut a[line.clone()];
+        a.iter_mut().for_each(|c| *c *= scale);
+        if cols.contains(&i) {
+            state.own = a[i - cols.start];
+        }
+        let b = teacher.as_mut().map(|(scale, b)| {
+            let b = &mut b[line];
+            b.iter_mut().for_each(|c| *c *= *scale);
+            b
+        });
+        for part in segments(i, cols, skip_diagonal) {
+            match &b {
+                _ if part.is_empty() => {}
+                Some(b) => state.absorb_both(&a[part.clone()], &b[part]),
+                None => state.absorb(&a[part]),
+            }
+        }
+    }
+}
+
 /// Statistics of every row of `pair`.
 pub(super) fn forward(pair: &Pair) -> Result<RowStats> {
     let (student, teacher) = operands(pair)?;
-    let (n, m) = (student.n, student.m);
+    let (n, m, skip) = (student.n, student.m, pair.skip_diagonal);
     // Per row: A, B, value.
     let mut stats = vec![[0.0f32; 3]; n];
     let block = row_block(n);
     // A row without candidates (a lone anchor without its diagonal) knows nothing: all zero.
-    let candidates = if pair.skip_diagonal && n <= m {
+    let candidates = if skip && n <= m {
         m.saturating_sub(1)
     } else {
         m
@@ -232,30 +270,13 @@ pub(super) fn forward(pair: &Pair) -> Result<RowStats> {
                     if let Some(t) = &teacher {
                         t.cosines(&rows, &cols, &mut b);
                     }
+                    let b = &mut b;
                     vectorised(
                         #[inline(always)]
                         || {
-                            for (r, state) in state.iter_mut().enumerate() {
-                                let i = rows.start + r;
-                                let line = r * cols.len()..(r + 1) * cols.len();
-                                let a = &mut a[line.clone()];
-                                a.iter_mut().for_each(|c| *c *= student.scale);
-                                if cols.contains(&i) {
-                                    state.own = a[i - cols.start];
-                                }
-                                let b = teacher.as_ref().map(|t| {
-                                    let b = &mut b[line];
-                                    b.iter_mut().for_each(|c| *c *= t.scale);
-                                    b
-                                });
-                                for part in segments(i, &cols, pair.skip_diagonal) {
-                                    match &b {
-                                        _ if part.is_empty() => {}
-                                        Some(b) => state.absorb_both(&a[part.clone()], &b[part]),
-                                        None => state.absorb(&a[part]),
-                                    }
-                                }
-                            }
+                            let teacher = teacher.as_ref().map(|t| (t.scale, &mut b[..]));
+                            let student = (student.scale, &mut a[..]);
+                            absorb_tile(&mut state, rows.start, &cols, student, teacher, skip);
                         },
                     );
                 }
@@ -281,225 +302,4 @@ pub(super) fn forward(pair: &Pair) -> Result<RowStats> {
         teacher_lse: teacher.map(|_| column(1)),
         value: column(2),
     })
-}
-
-/// A [`Side`]'s memory.
-#[derive(Clone, Copy)]
-struct Direction<'a> {
-    lse: &'a [f32],
-    teacher_lse: &'a [f32],
-    coef: &'a [f32],
-}
-
-impl<'a> Direction<'a> {
-    /// `rows` is the number of this direction's anchors. Without a teacher its log-sum-exps are
-    /// never read; the student's stand in for the length.
-    fn new(side: &'a Side, rows: usize, teacher: bool) -> Result<Self> {
-        let lse = f32s(OP, &side.stats.lse)?;
-        let teacher_lse = match &side.stats.teacher_lse {
-            Some(t) => f32s(OP, t)?,
-            None if teacher => return shape_error(OP, "no teacher statistics for the backward"),
-            None => lse,
-        };
-        let coef = f32s(OP, &side.coef)?;
-        if [lse.len(), teacher_lse.len(), coef.len()] != [rows; 3] {
-            let detail = format!("statistics {}, coefficients {}", lse.len(), coef.len());
-            return shape_error(OP, format!("{detail} for {rows} rows"));
-        }
-        Ok(Self {
-            lse,
-            teacher_lse,
-            coef,
-        })
-    }
-
-    fn slice(self, range: Range<usize>) -> Self {
-        Self {
-            lse: &self.lse[range.clone()],
-            teacher_lse: &self.teacher_lse[range.clone()],
-            coef: &self.coef[range],
-        }
-    }
-}
-
-/// Turns part of one row of cosines c into coefficients C in place, the teacher's cosines t beside
-/// it; `row` holds the anchor alone, `col` the part's columns. Returns Σ_j (P_ij − T_ij) (c_ij − c₀)
-/// where T is the teacher's softmax, or nothing without a teacher.
-///
-/// Both softmaxes sum to 1, so any c₀ gives the same sum; c₀ = A_i/α keeps the rounding of A_i, which
-/// scales a whole row of P, from multiplying cosines near 1.
-#[inline(always)]
-fn coefficients<const TEACHER: bool, const COL: bool>(
-    c: &mut [f32],
-    t: &[f32],
-    scales: (f32, f32),
-    center: f32,
-    row: Direction,
-    col: Direction,
-    work: &mut [f32],
-) -> f32 {
-    let len = c.len();
-    let t = if TEACHER { &t[..len] } else { t };
-    let (lse, teacher_lse, coef) = if COL {
-        (&col.lse[..len], &col.teacher_lse[..len], &col.coef[..len])
-    } else {
-        (col.lse, col.teacher_lse, col.coef)
-    };
-    let work = &mut work[..len];
-    let (row_lse, row_teacher, row_coef) = (row.lse[0], row.teacher_lse[0], row.coef[0]);
-    for j in 0..len {
-        let a = scales.0 * c[j];
-        let b = if TEACHER { scales.1 * t[j] } else { 0.0 };
-        let mut p = exp(a - row_lse);
-        if TEACHER {
-            p -= exp(b - row_teacher);
-        }
-        work[j] = p * (c[j] - center);
-        let mut out = row_coef * p;
-        if COL {
-            let mut p = exp(a - lse[j]);
-            if TEACHER {
-                p -= exp(b - teacher_lse[j]);
-            }
-            out += coef[j] * p;
-        }
-        c[j] = out;
-    }
-    sum(work, |x| x)
-}
-
-/// The gradients of the rows `rows`: adds into (or with `add` false writes) `dx` and returns the
-/// block's part of dscale.
-fn backward_block(
-    pair: &Pair,
-    (student, teacher): (&Operands, Option<&Operands>),
-    (row, col): (Direction, Option<Direction>),
-    rows: Range<usize>,
-    mut dx: Option<&mut [f32]>,
-    add: bool,
-) -> f64 {
-    let m = student.m;
-    let area = rows.len() * TILE.min(m);
-    let mut c = vec![0.0; area];
-    let mut t = vec![0.0; if teacher.is_some() { area } else { 0 }];
-    let mut work = vec![0.0; TILE.min(m)];
-    let scales = (student.scale, teacher.map_or(0.0, |t| t.scale));
-    let inverse = if student.scale == 0.0 {
-        0.0
-    } else {
-        1.0 / student.scale
-    };
-    let mut dscale = 0.0;
-    for start in (0..m).step_by(TILE) {
-        let cols = start..m.min(start + TILE);
-        student.cosines(&rows, &cols, &mut c);
-        if let Some(teacher) = teacher {
-            teacher.cosines(&rows, &cols, &mut t);
-        }
-        vectorised(
-            #[inline(always)]
-            || {
-                for (r, i) in rows.clone().enumerate() {
-                    let line = r * cols.len()..(r + 1) * cols.len();
-                    let c = &mut c[line.clone()];
-                    let t = if teacher.is_some() { &t[line] } else { &[][..] };
-                    let anchor = row.slice(i..i + 1);
-                    let center = anchor.lse[0] * inverse;
-                    let own = cols.contains(&i).then(|| i - cols.start);
-                    let own_cosine = own.map_or(0.0, |k| c[k]);
-                    let mut slope = 0.0f64;
-                    for part in segments(i, &cols, pair.skip_diagonal) {
-                        if part.is_empty() {
-                            continue;
-                        }
-                        let absolute = start + part.start..start + part.end;
-                        let columns = col.map_or(anchor, |col| col.slice(absolute));
-                        let (c, t) = (&mut c[part.clone()], t.get(part).unwrap_or_default());
-                        let w = &mut work;
-                        slope += f64::from(match (teacher.is_some(), col.is_some()) {
-                            (false, false) => coefficients::<false, false>(
-                                c, t, scales, center, anchor, columns, w,
-                            ),
-                            (false, true) => coefficients::<false, true>(
-                                c, t, scales, center, anchor, columns, w,
-                            ),
-                            (true, false) => coefficients::<true, false>(
-                                c, t, scales, center, anchor, columns, w,
-                            ),
-                            (true, true) => {
-                                coefficients::<true, true>(c, t, scales, center, anchor, columns, w)
-                            }
-                        });
-                    }
-                    if let Some(k) = own {
-                        if teacher.is_none() {
-                            // The target of row i is class i: T_ii = 1.
-                            c[k] -= anchor.coef[0] + col.map_or(0.0, |col| col.coef[i]);
-                            slope -= f64::from(own_cosine - center);
-                        } else if pair.skip_diagonal {
-                            c[k] = 0.0;
-                        }
-                    }
-                    dscale += f64::from(anchor.coef[0]) * slope;
-                }
-            },
-        );
-        if let Some(dx) = dx.as_deref_mut() {
-            let c = View::new(&c, rows.len(), cols.len());
-            gemm_serial(
-                dx,
-                add || start > 0,
-                student.scale,
-                c,
-                student.y_rows(&cols),
-            );
-        }
-    }
-    dscale
-}
-
-/// Gradients with respect to the anchors and the scale; see `Backend::relation_backward`.
-pub(super) fn backward(
-    pair: &Pair,
-    row: &Side,
-    col: Option<&Side>,
-    dx: Slot,
-    dscale: Slot,
-) -> Result<()> {
-    if dx.is_none() && dscale.is_none() {
-        return Ok(());
-    }
-    let (student, teacher) = operands(pair)?;
-    let (n, m, width) = (student.n, student.m, student.width);
-    let row = Direction::new(row, n, teacher.is_some())?;
-    let col = col
-        .map(|c| Direction::new(c, m, teacher.is_some()))
-        .transpose()?;
-    let dx = dx.map(|slot| target(OP, slot, &[n, width])).transpose()?;
-    let add = dx.as_ref().is_some_and(|(_, add)| *add);
-    let block = row_block(n);
-    let chunks: Vec<Option<&mut [f32]>> = match dx {
-        Some((dx, _)) => dx.chunks_mut((block * width).max(1)).map(Some).collect(),
-        None => (0..n.div_ceil(block)).map(|_| None).collect(),
-    };
-    let partials: Vec<f64> = chunks
-        .into_par_iter()
-        .enumerate()
-        .map(|(k, dx)| {
-            let rows = k * block..n.min((k + 1) * block);
-            backward_block(
-                pair,
-                (&student, teacher.as_ref()),
-                (row, col),
-                rows,
-                dx,
-                add,
-            )
-        })
-        .collect();
-    if let Some(slot) = dscale {
-        accumulator(OP, slot, pair.student.scale.shape())?[0] +=
-            partials.iter().sum::<f64>() as f32;
-    }
-    Ok(())
 }

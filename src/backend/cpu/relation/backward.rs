@@ -1,0 +1,245 @@
+//! Gradients of streamed similarity losses: each tile of logits is computed again, turned into
+//! coefficients C in place, and multiplied into the gradient at once.
+
+use super::{OP, Operands, TILE, operands, row_block, segments};
+use crate::backend::cpu::gemm::{View, gemm_serial};
+use crate::backend::cpu::math::{exp, sum};
+use crate::backend::cpu::parallel::vectorised;
+use crate::backend::cpu::storage::{accumulator, f32s, target};
+use crate::backend::{Pair, Result, Side, Slot, shape_error};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// A [`Side`]'s memory.
+#[derive(Clone, Copy)]
+struct Direction<'a> {
+    lse: &'a [f32],
+    teacher_lse: &'a [f32],
+    coef: &'a [f32],
+}
+
+impl<'a> Direction<'a> {
+    /// `rows` is the number of this direction's anchors. Without a teacher its log-sum-exps are
+    /// never read; the student's stand in for the length.
+    fn new(side: &'a Side, rows: usize, teacher: bool) -> Result<Self> {
+        let lse = f32s(OP, &side.stats.lse)?;
+        let teacher_lse = match &side.stats.teacher_lse {
+            Some(t) => f32s(OP, t)?,
+            None if teacher => return shape_error(OP, "no teacher statistics for the backward"),
+            None => lse,
+        };
+        let coef = f32s(OP, &side.coef)?;
+        if [lse.len(), teacher_lse.len(), coef.len()] != [rows; 3] {
+            let detail = format!("statistics {}, coefficients {}", lse.len(), coef.len());
+            return shape_error(OP, format!("{detail} for {rows} rows"));
+        }
+        Ok(Self {
+            lse,
+            teacher_lse,
+            coef,
+        })
+    }
+
+    fn slice(self, range: Range<usize>) -> Self {
+        Self {
+            lse: &self.lse[range.clone()],
+            teacher_lse: &self.teacher_lse[range.clone()],
+            coef: &self.coef[range],
+        }
+    }
+}
+
+/// Turns part of one row of cosines c into coefficients C in place, the teacher's cosines t beside
+/// it; `row` holds the anchor alone, `col` the part's columns. Returns Σ_j (P_ij − T_ij) (c_ij − c₀)
+/// where T is the teacher's softmax, or nothing without a teacher.
+///
+/// Both softmaxes sum to 1, so any c₀ gives the same sum; c₀ = A_i/α keeps the rounding of A_i, which
+/// scales a whole row of P, from multiplying cosines near 1.
+#[inline(always)]
+fn coefficients<const TEACHER: bool, const COL: bool>(
+    c: &mut [f32],
+    t: &[f32],
+    scales: (f32, f32),
+    center: f32,
+    row: Direction,
+    col: Direction,
+    work: &mut [f32],
+) -> f32 {
+    let len = c.len();
+    let t = if TEACHER { &t[..len] } else { t };
+    let (lse, teacher_lse, coef) = if COL {
+        (&col.lse[..len], &col.teacher_lse[..len], &col.coef[..len])
+    } else {
+        (col.lse, col.teacher_lse, col.coef)
+    };
+    let work = &mut work[..len];
+    let (row_lse, row_teacher, row_coef) = (row.lse[0], row.teacher_lse[0], row.coef[0]);
+    for j in 0..len {
+        let a = scales.0 * c[j];
+        let b = if TEACHER { scales.1 * t[j] } else { 0.0 };
+        let mut p = exp(a - row_lse);
+        if TEACHER {
+            p -= exp(b - row_teacher);
+        }
+        work[j] = p * (c[j] - center);
+        let mut out = row_coef * p;
+        if COL {
+            let mut p = exp(a - lse[j]);
+            if TEACHER {
+                p -= exp(b - teacher_lse[j]);
+            }
+            out += coef[j] * p;
+        }
+        c[j] = out;
+    }
+    sum(work, |x| x)
+}
+
+/// The operands of one backward call.
+#[derive(Clone, Copy)]
+struct Backward<'a> {
+    student: Operands<'a>,
+    teacher: Option<Operands<'a>>,
+    row: Direction<'a>,
+    col: Option<Direction<'a>>,
+    skip_diagonal: bool,
+}
+
+impl Backward<'_> {
+    /// Turns a tile's cosines c into coefficients in place; returns its part of dscale. TEACHER and
+    /// COL say which of the optional operands there are.
+    #[inline(always)]
+    fn tile<const TEACHER: bool, const COL: bool>(
+        &self,
+        rows: &Range<usize>,
+        cols: &Range<usize>,
+        c: &mut [f32],
+        t: &[f32],
+        work: &mut [f32],
+    ) -> f64 {
+        let scales = (self.student.scale, self.teacher.map_or(0.0, |t| t.scale));
+        let inverse = if scales.0 == 0.0 { 0.0 } else { 1.0 / scales.0 };
+        let mut dscale = 0.0;
+        for (r, i) in rows.clone().enumerate() {
+            let line = r * cols.len()..(r + 1) * cols.len();
+            let c = &mut c[line.clone()];
+            let t = if TEACHER { &t[line] } else { t };
+            let anchor = self.row.slice(i..i + 1);
+            let center = anchor.lse[0] * inverse;
+            let own = cols.contains(&i).then(|| i - cols.start);
+            let own_cosine = own.map_or(0.0, |k| c[k]);
+            let mut slope = 0.0f64;
+            for part in segments(i, cols, self.skip_diagonal) {
+                if part.is_empty() {
+                    continue;
+                }
+                let absolute = cols.start + part.start..cols.start + part.end;
+                let columns = self.col.map_or(anchor, |col| col.slice(absolute));
+                let t = if TEACHER { &t[part.clone()] } else { t };
+                slope += f64::from(coefficients::<TEACHER, COL>(
+                    &mut c[part],
+                    t,
+                    scales,
+                    center,
+                    anchor,
+                    columns,
+                    work,
+                ));
+            }
+            if let Some(k) = own {
+                if !TEACHER {
+                    // The target of row i is class i: T_ii = 1.
+                    c[k] -= anchor.coef[0] + self.col.map_or(0.0, |col| col.coef[i]);
+                    slope -= f64::from(own_cosine - center);
+                } else if self.skip_diagonal {
+                    c[k] = 0.0;
+                }
+            }
+            dscale += f64::from(anchor.coef[0]) * slope;
+        }
+        dscale
+    }
+
+    /// The gradients of the rows `rows`: adds into (or with `add` false writes) `dx` and returns
+    /// the block's part of dscale.
+    fn block(&self, rows: Range<usize>, mut dx: Option<&mut [f32]>, add: bool) -> f64 {
+        let m = self.student.m;
+        let area = rows.len() * TILE.min(m);
+        let mut c = vec![0.0; area];
+        let mut t = vec![0.0; if self.teacher.is_some() { area } else { 0 }];
+        let mut work = vec![0.0; TILE.min(m)];
+        let mut dscale = 0.0;
+        for start in (0..m).step_by(TILE) {
+            let cols = start..m.min(start + TILE);
+            self.student.cosines(&rows, &cols, &mut c);
+            if let Some(teacher) = &self.teacher {
+                teacher.cosines(&rows, &cols, &mut t);
+            }
+            let (r, k, c, work) = (&rows, &cols, &mut c[..], &mut work[..]);
+            dscale += vectorised(
+                #[inline(always)]
+                || match (self.teacher.is_some(), self.col.is_some()) {
+                    (false, false) => self.tile::<false, false>(r, k, c, &t, work),
+                    (false, true) => self.tile::<false, true>(r, k, c, &t, work),
+                    (true, false) => self.tile::<true, false>(r, k, c, &t, work),
+                    (true, true) => self.tile::<true, true>(r, k, c, &t, work),
+                },
+            );
+            if let Some(dx) = dx.as_deref_mut() {
+                let (c, y) = (
+                    View::new(c, rows.len(), cols.len()),
+                    self.student.y_rows(&cols),
+                );
+                gemm_serial(dx, add || start > 0, self.student.scale, c, y);
+            }
+        }
+        dscale
+    }
+}
+
+/// Gradients with respect to the anchors and the scale; see `Backend::relation_backward`.
+pub(in crate::backend::cpu) fn backward(
+    pair: &Pair,
+    row: &Side,
+    col: Option<&Side>,
+    dx: Slot,
+    dscale: Slot,
+) -> Result<()> {
+    if dx.is_none() && dscale.is_none() {
+        return Ok(());
+    }
+    let (student, teacher) = operands(pair)?;
+    let (n, m, width) = (student.n, student.m, student.width);
+    let row = Direction::new(row, n, teacher.is_some())?;
+    let col = col
+        .map(|c| Direction::new(c, m, teacher.is_some()))
+        .transpose()?;
+    let skip_diagonal = pair.skip_diagonal;
+    let call = Backward {
+        student,
+        teacher,
+        row,
+        col,
+        skip_diagonal,
+    };
+    let dx = dx.map(|slot| target(OP, slot, &[n, width])).transpose()?;
+    let add = dx.as_ref().is_some_and(|(_, add)| *add);
+    let block = row_block(n);
+    let chunks: Vec<Option<&mut [f32]>> = match dx {
+        Some((dx, _)) => dx.chunks_mut((block * width).max(1)).map(Some).collect(),
+        None => (0..n.div_ceil(block)).map(|_| None).collect(),
+    };
+    let partials: Vec<f64> = chunks
+        .into_par_iter()
+        .enumerate()
+        .map(|(k, dx)| {
+            let rows = k * block..n.min((k + 1) * block);
+            call.block(rows, dx, add)
+        })
+        .collect();
+    if let Some(slot) = dscale {
+        accumulator(OP, slot, pair.student.scale.shape())?[0] +=
+            partials.iter().sum::<f64>() as f32;
+    }
+    Ok(())
+}
