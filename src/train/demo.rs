@@ -211,3 +211,40 @@ pub fn pack_teacher(checkpoint: &Path, out: &Path, backend: &dyn Backend) -> Res
     let parameters = io::load_clip(&weights, &clip, backend).map_err(input)?;
     io::save_clip(out, &clip, &parameters, backend, true).map_err(failed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_demonstration_prints_its_table() {
+        let dir = tempfile::tempdir().unwrap();
+        let short = Config {
+            logs: dir.path().to_path_buf(),
+            steps: Some(2),
+            batch_size: 16,
+            ..config().unwrap()
+        };
+        let table = run_with(short).unwrap();
+        for word in [
+            "teacher",
+            "student alone",
+            "student, intra-kd",
+            "944 classes",
+        ] {
+            assert!(table.contains(word), "no {word} in:\n{table}");
+        }
+    }
+
+    #[test]
+    fn the_shipped_configurations_are_complete() {
+        let flags = |file: &str| {
+            let args = ["train", "--config", file].map(std::ffi::OsString::from);
+            crate::train::command_line::parse(args).unwrap()
+        };
+        let root = env!("CARGO_MANIFEST_DIR");
+        flags(&format!("{root}/src/train/demo/student.toml"));
+        flags(&format!("{root}/src/train/demo/teacher.toml"));
+        assert!(TEACHER.len() < 4 << 20);
+    }
+}
