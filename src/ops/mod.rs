@@ -10,7 +10,6 @@ mod linear;
 mod matmul;
 mod patch_embed;
 mod prepend_class;
-mod reshape;
 mod select_rows;
 mod weighted_sum;
 
@@ -24,7 +23,6 @@ pub use linear::linear;
 pub use matmul::matmul;
 pub use patch_embed::patchify;
 pub use prepend_class::prepend_class;
-pub use reshape::reshape;
 pub use select_rows::select_rows;
 pub use weighted_sum::{add, weighted_sum};
 

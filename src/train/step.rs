@@ -358,11 +358,10 @@ fn bind_heads(bound: &Bound) -> Result<Heads> {
     })
 }
 
-/// exp of a learned log-scale, as `[1]`.
+/// exp of a learned log-scale, `[1]`.
 fn scale_of(tape: &Tape, bound: &Bound, name: &str) -> Result<Var> {
     let log = bound.var(name).map_err(failed)?;
-    let log = ops::reshape(tape, log, &[1]).map_err(failed)?;
-    ops::exp(tape, &log).map_err(failed)
+    ops::exp(tape, log).map_err(failed)
 }
 
 fn diverged(step: u64, what: &str, value: f64, terms: &[(&'static str, f32)]) -> Error {

@@ -25,9 +25,6 @@ impl Teacher {
             return usage("the teacher has no logit_scale");
         };
         let scale = backend.exp(&log.tensor).map_err(failed)?;
-        let Some(scale) = scale.reshaped(&[1]) else {
-            return usage("the teacher's logit_scale is no single number");
-        };
         Ok(Self {
             clip,
             parameters,
