@@ -108,7 +108,7 @@ impl Trainer {
             if objective.weights.icl != 0.0 {
                 let log = Spec::Constant((1.0f32 / 0.07).ln());
                 let value = draw(seed, ICL_SCALE, 1, log);
-                parameters.push(ICL_SCALE, backend.upload(&[], &value).map_err(failed)?);
+                parameters.push(ICL_SCALE, backend.upload(&[1], &value).map_err(failed)?);
             }
         }
         let optimiser = AdamW::new(recipe.adamw, backend.as_ref(), &parameters).map_err(failed)?;
