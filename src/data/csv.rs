@@ -212,7 +212,7 @@ mod tests {
     fn quotes_line_ends_and_skips() {
         let options = CsvOptions {
             separator: ',',
-            data_root: Some("/root".into()),
+            data_root: Some("/data".into()),
             ..CsvOptions::default()
         };
         let text = b"\xEF\xBB\xBFid,title,filepath\r\n1,\"a, \"\"b\"\"\nc\",x.jpg\r\n\r\n\
@@ -220,7 +220,7 @@ mod tests {
         let (samples, skips) = parse(text, &options).unwrap();
         assert_eq!(samples.len(), 2);
         assert_eq!(samples[0].captions, ["a, \"b\"\nc"]);
-        assert!(matches!(&samples[0].image, ImageBytes::File(p) if p == Path::new("/root/x.jpg")));
+        assert!(matches!(&samples[0].image, ImageBytes::File(p) if p == Path::new("/data/x.jpg")));
         assert_eq!(samples[1].captions, ["a 6\" ruler"]);
         assert!(matches!(&samples[1].image, ImageBytes::File(p) if p == Path::new("/abs/w.jpg")));
         assert_eq!(skips.count(SkipKind::EmptyCaption), 1);
