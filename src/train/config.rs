@@ -341,10 +341,6 @@ impl Config {
                 "--grad-clip-norm must be positive",
             ),
             (self.workers > 0, "--workers must be at least 1"),
-            (
-                self.shuffle_buffer > 0,
-                "--shuffle-buffer must be at least 1",
-            ),
             (self.threads != Some(0), "--threads must be at least 1"),
             (self.log_every > 0, "--log-every must be at least 1"),
             (

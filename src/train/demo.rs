@@ -95,6 +95,14 @@ pub fn evaluate(trainer: &Trainer) -> Result<Vec<(String, f64)>> {
     for ((_, name, _), s) in SPLITS.iter().zip(scores(model)?) {
         out.push((format!("{name}-zeroshot-val-top1"), s.accuracy.top1));
         out.push((format!("{name}-zeroshot-val-top5"), s.accuracy.top5));
+        for (way, recall) in [
+            ("image_to_text", s.retrieval.image_to_text),
+            ("text_to_image", s.retrieval.text_to_image),
+        ] {
+            out.push((format!("{name}-{way}_R@1"), recall.r1));
+            out.push((format!("{name}-{way}_R@5"), recall.r5));
+            out.push((format!("{name}-{way}_R@10"), recall.r10));
+        }
     }
     Ok(out)
 }
@@ -177,24 +185,33 @@ pub fn run_with(distilled: Config) -> Result<String> {
     Ok(table)
 }
 
-/// Top-1 and top-5 of every split, a line a model.
+/// A model on every split, a line a model: naming its images among all its concepts, and finding
+/// each image's caption and each caption's image.
 fn table(rows: &[(&str, usize, Vec<Scores>)]) -> String {
-    let mut out =
-        String::from("\nnaming images that no model has seen, top-1 / top-5 in per cent\n\n");
-    out.push_str(&format!("{:<18}{:>11}", "", "parameters"));
+    let mut out = String::from("\nimages that no model has seen, in per cent\n\n");
     let first = rows.first().map_or(&[][..], |r| &r.2[..]);
+    let mut columns = [String::new(), String::new()];
     for ((name, ..), s) in SPLITS.iter().zip(first) {
-        out.push_str(&format!(
-            "{:>26}",
-            format!("{name} ({} classes)", s.classes)
+        let title = format!("{name}: {} images, {} concepts", s.images, s.classes);
+        columns[0].push_str(&format!("  {title:^36}"));
+        columns[1].push_str(&format!(
+            "  {:>11}{:>13}{:>12}",
+            "top-1/5", "img→txt 1/5", "txt→img 1/5"
         ));
     }
+    out.push_str(&format!("{:<18}{:>8}{}\n", "", "", columns[0]));
+    out.push_str(&format!("{:<18}{:>8}{}", "", "weights", columns[1]));
     for (name, size, scores) in rows {
-        out.push_str(&format!("\n{name:<18}{:>9.2} M", *size as f64 / 1e6));
+        out.push_str(&format!("\n{name:<18}{:>6.2} M", *size as f64 / 1e6));
         for s in scores {
-            let a = s.accuracy;
-            let cell = format!("{:.1} / {:.1}", 100.0 * a.top1, 100.0 * a.top5);
-            out.push_str(&format!("{cell:>26}"));
+            let cell = |a: f64, b: f64| format!("{:.1}/{:.1}", 100.0 * a, 100.0 * b);
+            let (to_text, to_image) = (s.retrieval.image_to_text, s.retrieval.text_to_image);
+            out.push_str(&format!(
+                "  {:>11}{:>13}{:>12}",
+                cell(s.accuracy.top1, s.accuracy.top5),
+                cell(to_text.r1, to_text.r5),
+                cell(to_image.r1, to_image.r5)
+            ));
         }
     }
     out.push('\n');
@@ -230,7 +247,7 @@ mod tests {
             "teacher",
             "student alone",
             "student, intra-kd",
-            "944 classes",
+            "944 images, 944 concepts",
         ] {
             assert!(table.contains(word), "no {word} in:\n{table}");
         }
