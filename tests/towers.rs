@@ -14,7 +14,6 @@ use std::sync::Arc;
 
 mod common;
 #[path = "common/tolerance.rs"]
-#[allow(dead_code)]
 mod tolerance;
 
 struct Case {

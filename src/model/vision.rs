@@ -10,7 +10,7 @@ use crate::tensor::Tensor;
 /// Features `[batch, embed_dim]`, not normalised, of images `[batch, size, size, 3]`.
 pub(super) fn encode(
     config: &ClipConfig,
-    act: Activation,
+    (act, recompute): (Activation, bool),
     tape: &Tape,
     bound: &Bound,
     images: &Tensor,
@@ -32,6 +32,7 @@ pub(super) fn encode(
         heads: v.heads(),
         causal: false,
         act,
+        recompute,
     };
     let x = stack.forward(tape, bound, x, &segments)?;
     let classes: Vec<i32> = (0..batch).map(|i| (i * tokens) as i32).collect();

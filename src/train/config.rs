@@ -166,6 +166,18 @@ pub struct Config {
         help_heading = "Optimisation"
     )]
     pub batch_size: usize,
+    /// Batches that make a step together: every loss sees all of them, at the memory of one. A step
+    /// then has --batch-size times this many pairs.
+    #[arg(
+        long,
+        default_value_t = 1,
+        value_name = "N",
+        help_heading = "Optimisation"
+    )]
+    pub accum_freq: usize,
+    /// Computes each block's activations again on the way back instead of keeping them.
+    #[arg(long, help_heading = "Optimisation")]
+    pub grad_checkpointing: bool,
     /// Peak learning rate.
     #[arg(long, default_value_t = 1e-3, help_heading = "Optimisation")]
     pub lr: f64,
@@ -320,6 +332,7 @@ impl Config {
                 self.batch_size >= 2,
                 "--batch-size must be at least 2: a pair needs negatives",
             ),
+            (self.accum_freq > 0, "--accum-freq must be at least 1"),
             (self.epochs > 0, "--epochs must be at least 1"),
             (self.steps != Some(0), "--steps must be at least 1"),
             (

@@ -11,6 +11,7 @@ pub mod dry_run;
 pub mod error;
 pub mod evaluate;
 pub mod flags;
+mod gradients;
 pub mod interrupt;
 pub mod log;
 pub mod run;

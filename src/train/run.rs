@@ -8,7 +8,7 @@ use super::log::{JsonLines, Progress};
 use super::setup::{compare, device, objective, place, recipe, student, teacher, total_steps};
 use super::source::{DEMO, Source, data_error, tokenizer};
 use super::step::{StepBatch, StepReport, Trainer};
-use crate::data::{Batch, Skips, Tokenizer};
+use crate::data::{Batch, Loader, Skips, Tokenizer};
 use crate::model::Clip;
 use crate::{data, io};
 use serde_json::{Map, Value, json};
@@ -83,6 +83,22 @@ pub fn train(config: &Config, call: &Call, label: &str) -> Result<Summary> {
         total,
     )?
     .go()
+}
+
+/// The next `parts` batches of `loader` as one; `None` if the epoch holds fewer.
+fn joined(loader: &mut Loader, parts: u64) -> Result<Option<Batch>> {
+    let mut all: Option<Batch> = None;
+    for _ in 0..parts {
+        let Some(batch) = loader.next() else {
+            return Ok(None);
+        };
+        let batch = batch.map_err(data_error)?;
+        match &mut all {
+            Some(all) => all.append(batch),
+            None => all = Some(batch),
+        }
+    }
+    Ok(all)
 }
 
 /// A run under way.
@@ -234,17 +250,17 @@ impl Run {
             if self.finished() {
                 break false;
             }
+            let parts = self.config.accum_freq as u64;
             if self
                 .source
                 .per_epoch()
-                .is_some_and(|n| self.position.batch >= n)
+                .is_some_and(|n| self.position.batch + parts > n)
             {
                 break true;
             }
-            let Some(batch) = loader.next() else {
+            let Some(batch) = joined(&mut loader, parts)? else {
                 break true;
             };
-            let batch = batch.map_err(data_error)?;
             let now = loader.stats().waited;
             self.window.waited += now - waited;
             waited = now;
@@ -266,7 +282,7 @@ impl Run {
         };
         let report = self.trainer.step(input)?;
         self.position.step += 1;
-        self.position.batch += 1;
+        self.position.batch += self.config.accum_freq as u64;
         self.window.samples += batch.len();
         self.log(&report)?;
         let step = self.position.step;

@@ -92,6 +92,7 @@ pub(super) fn recipe(config: &Config, total: u64) -> Recipe {
             total,
         },
         max_norm: config.grad_clip_norm,
+        accum_freq: config.accum_freq,
     }
 }
 
@@ -106,10 +107,11 @@ pub fn teacher(config: &Config, backend: &dyn Backend) -> Result<Option<Teacher>
 
 /// The student's model: a name, a file, or `demo`.
 pub fn student(config: &Config) -> Result<Clip> {
-    if config.model == DEMO {
-        return Ok(Clip::new(super::demo::student()?));
-    }
-    Ok(Clip::new(ClipConfig::load(&config.model).map_err(input)?))
+    let model = match config.model.as_str() {
+        DEMO => super::demo::student()?,
+        name => ClipConfig::load(name).map_err(input)?,
+    };
+    Ok(Clip::new(model).with_grad_checkpointing(config.grad_checkpointing))
 }
 
 /// The run's folder, and the checkpoint to go on from.
@@ -160,13 +162,14 @@ fn begun(folder: &Path) -> bool {
 pub(super) fn total_steps(config: &Config, source: &Source) -> Result<u64> {
     match (config.steps, source.per_epoch()) {
         (Some(steps), _) => Ok(steps),
-        (None, Some(n)) => Ok(n * u64::from(config.epochs)),
+        (None, Some(n)) => Ok(n / config.accum_freq as u64 * u64::from(config.epochs)),
         (None, None) => usage("the length of an epoch is unknown: say --train-num-samples"),
     }
 }
 
 /// Keys that say nothing about the result.
-const NEUTRAL: [&str; 11] = [
+const NEUTRAL: [&str; 12] = [
+    "grad-checkpointing",
     "logs",
     "name",
     "log-every",

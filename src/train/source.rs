@@ -61,10 +61,15 @@ impl Source {
         };
         let batch = config.batch_size;
         let per_epoch = samples.map(|n| n / batch as u64);
-        if let (Some(0), Some(n)) = (per_epoch, samples) {
+        let step = batch as u64 * config.accum_freq as u64;
+        if let Some(n) = samples.filter(|n| *n < step) {
+            let times = match config.accum_freq {
+                1 => String::new(),
+                k => format!(" times --accum-freq {k}"),
+            };
             return usage(format!(
-                "--batch-size {batch} is larger than the data: {n} pairs in {name}; take a smaller \
-                 batch or more data"
+                "--batch-size {batch}{times} is larger than the data: {n} pairs in {name}; take a \
+                 smaller batch or more data"
             ));
         }
         let loader = LoaderConfig {

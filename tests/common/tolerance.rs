@@ -12,6 +12,7 @@
 //! | a tower's or a loss's gradient that is zero | 1e-7 | – | the attention's key bias moves all logits of a row alike: what is left is rounding, ε times entries of size 1 |
 //! | a term of the loss over twenty AdamW steps | 1e-4 | max(1, expected) | the gradient's tolerance, carried on: a step moves along m/√v, whose error is the gradient's |
 //! | parameters after twenty steps | 2e-5 | – | the learning rates sum to 1e-2, and each step is at most lr long: 2e-3 of the way |
+#![allow(dead_code)] // each test crate uses a part
 
 /// An operation's value.
 pub const FORWARD: f64 = 2e-5;
