@@ -53,7 +53,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
 }
 
 /// open_clip and CLIP-KD mix `--train_data` and `--train-data`: both are taken.
-fn dashes(arg: OsString) -> OsString {
+pub fn dashes(arg: OsString) -> OsString {
     match arg.to_str() {
         Some(s) if s.starts_with("--") => {
             let (flag, value) = s.split_at(s.find('=').unwrap_or(s.len()));
@@ -64,7 +64,7 @@ fn dashes(arg: OsString) -> OsString {
 }
 
 /// clap's message on one line, without its usage block.
-fn clap_line(message: &str) -> String {
+pub fn clap_line(message: &str) -> String {
     let text = message.strip_prefix("error: ").unwrap_or(message);
     let keep = text.split("\n\nUsage:").next().unwrap_or(text);
     let keep = keep

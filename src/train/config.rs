@@ -5,6 +5,7 @@ use super::flags::{
     Augment, Device, IntraModality, IntraScale, IntraWeights, LrScheduler, Method, Precision,
 };
 use super::setup::objective;
+use crate::eval::flags::CsvFlags;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -99,34 +100,10 @@ pub struct Config {
     #[arg(long, value_name = "FACTORS", help_heading = "Data")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train_data_upsampling_factors: Option<String>,
-    /// CSV column of the image's path.
-    #[arg(
-        long,
-        default_value = "filepath",
-        value_name = "COLUMN",
-        help_heading = "Data"
-    )]
-    pub csv_img_key: String,
-    /// CSV column of the caption.
-    #[arg(
-        long,
-        default_value = "title",
-        value_name = "COLUMN",
-        help_heading = "Data"
-    )]
-    pub csv_caption_key: String,
-    /// CSV separator (default: a tab).
-    #[arg(
-        long,
-        default_value = "\t",
-        hide_default_value = true,
-        help_heading = "Data"
-    )]
-    pub csv_separator: String,
-    /// Folder that relative paths of a CSV file start from.
-    #[arg(long, value_name = "DIR", help_heading = "Data")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub data_root: Option<PathBuf>,
+    /// How CSV files are read.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub csv: CsvFlags,
     /// What happens to a training image.
     #[arg(long, value_enum, default_value_t, help_heading = "Data")]
     pub augment: Augment,
@@ -278,11 +255,8 @@ impl Config {
         if self.precision != Precision::Fp32 {
             return usage("--precision: only fp32 is in this build yet");
         }
-        match self.backend {
-            Device::Cuda => return usage("--backend cuda is not in this build yet: use cpu"),
-            Device::Wgpu => return usage("--backend wgpu is not in this build yet: use cpu"),
-            Device::Auto | Device::Cpu => {}
-        }
+        self.backend.check()?;
+        self.csv.check()?;
         let Some(data) = &self.train_data else {
             return usage("--train-data is missing: shards, a CSV file, or `demo`");
         };
@@ -356,10 +330,6 @@ impl Config {
                             1.0
                         },
                 "--aug-scale must be two numbers, 0 < FROM <= TO <= 1 (4 with --augment affine)",
-            ),
-            (
-                self.csv_separator.len() == 1,
-                "--csv-separator must be one character",
             ),
             (
                 self.eval_every.is_none() || data == "demo",

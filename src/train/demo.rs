@@ -6,7 +6,6 @@
 use super::checkpoint;
 use super::config::{Call, Config};
 use super::error::{Result, failed, input};
-use super::evaluate::{Model, Scores};
 use super::flags::Method;
 use super::log::{span, timestamp};
 use super::run;
@@ -17,10 +16,10 @@ use super::teacher::Teacher;
 use crate::backend::Backend;
 use crate::data::demo::{self as corpus, Split};
 use crate::data::{Dataset, DatasetOptions, ShardSource};
+use crate::eval::{self, Evaluator, Loading, Model, Outcome};
 use crate::io;
 use crate::model::{Clip, ClipConfig};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
 const TEACHER: &[u8] = include_bytes!("demo/teacher.safetensors");
@@ -28,12 +27,8 @@ const TEACHER_CONFIG: &str = include_str!("demo/teacher.json");
 const STUDENT_CONFIG: &str = include_str!("demo/student.json");
 const STUDENT_RUN: &str = include_str!("demo/student.toml");
 
-/// The held-out splits: name on the screen, name in results.jsonl.
-const SPLITS: [(&str, &str, Split); 3] = [
-    ("new style", "demo-twemoji", Split::Twemoji),
-    ("sketches", "demo-sketch", Split::Sketch),
-    ("new concepts", "demo-unseen", Split::Unseen),
-];
+/// The held-out splits' names on the screen, in the order of [`eval::demo_sets`].
+const SPLITS: [&str; 3] = ["new style", "sketches", "new concepts"];
 
 /// Configuration of the teacher inside the program.
 pub fn teacher_config() -> Result<ClipConfig> {
@@ -54,34 +49,24 @@ pub fn teacher(backend: &dyn Backend) -> Result<Teacher> {
     Teacher::new(clip, parameters, backend)
 }
 
-fn dataset(split: Split) -> Result<Dataset> {
+/// The corpus's training pairs.
+pub fn training_pairs() -> Result<Dataset> {
     let options = DatasetOptions {
         cache: true,
         ..DatasetOptions::default()
     };
     let shard = ShardSource::Memory {
-        name: format!("{}.tar.gz", split.name()),
-        bytes: corpus::shards(split),
+        name: format!("{}.tar.gz", Split::Train.name()),
+        bytes: corpus::shards(Split::Train),
     };
     Dataset::from_shards(vec![shard], options).map_err(data_error)
 }
 
-/// The corpus's training pairs.
-pub fn training_pairs() -> Result<Dataset> {
-    dataset(Split::Train)
-}
-
-/// Scores of a model on the held-out splits, in the order of [`SPLITS`].
-fn scores(model: Model) -> Result<Vec<Scores>> {
-    let score = |split| {
-        let classes = match split {
-            Split::Unseen => corpus::unseen_class_names(),
-            _ => corpus::class_names(),
-        };
-        let set = Arc::new(dataset(split)?);
-        model.score(&set, &classes, corpus::templates())
-    };
-    SPLITS.iter().map(|(_, _, split)| score(*split)).collect()
+/// Scores of a model on the held-out splits.
+fn scores(model: Model) -> Result<Vec<Outcome>> {
+    let mut evaluator = Evaluator::new(model, Loading::default());
+    let sets = eval::demo_sets(false)?;
+    sets.iter().map(|set| Ok(evaluator.run(set)?)).collect()
 }
 
 /// The trained student's scores on the held-out splits, by open_clip's kind of names.
@@ -91,12 +76,8 @@ pub fn evaluate(trainer: &Trainer) -> Result<Vec<(String, f64)>> {
         clip: trainer.clip(),
         parameters: trainer.parameters(),
     };
-    let mut out = Vec::new();
-    for ((_, name, _), s) in SPLITS.iter().zip(scores(model)?) {
-        out.push((format!("{name}-zeroshot-val-top1"), s.accuracy.top1));
-        out.push((format!("{name}-zeroshot-val-top5"), s.accuracy.top5));
-    }
-    Ok(out)
+    let outcomes = scores(model)?;
+    Ok(outcomes.iter().flat_map(eval::report::metrics).collect())
 }
 
 /// The configuration of the demonstration's distillation.
@@ -178,12 +159,12 @@ pub fn run_with(distilled: Config) -> Result<String> {
 }
 
 /// Top-1 and top-5 of every split, a line a model.
-fn table(rows: &[(&str, usize, Vec<Scores>)]) -> String {
+fn table(rows: &[(&str, usize, Vec<Outcome>)]) -> String {
     let mut out =
         String::from("\nnaming images that no model has seen, top-1 / top-5 in per cent\n\n");
     out.push_str(&format!("{:<18}{:>11}", "", "parameters"));
     let first = rows.first().map_or(&[][..], |r| &r.2[..]);
-    for ((name, ..), s) in SPLITS.iter().zip(first) {
+    for (name, s) in SPLITS.iter().zip(first) {
         out.push_str(&format!(
             "{:>26}",
             format!("{name} ({} classes)", s.classes)
@@ -192,7 +173,7 @@ fn table(rows: &[(&str, usize, Vec<Scores>)]) -> String {
     for (name, size, scores) in rows {
         out.push_str(&format!("\n{name:<18}{:>9.2} M", *size as f64 / 1e6));
         for s in scores {
-            let a = s.accuracy;
+            let a = s.accuracy.unwrap_or_default();
             let cell = format!("{:.1} / {:.1}", 100.0 * a.top1, 100.0 * a.top5);
             out.push_str(&format!("{cell:>26}"));
         }

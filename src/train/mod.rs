@@ -9,7 +9,6 @@ pub mod config;
 pub mod demo;
 pub mod dry_run;
 pub mod error;
-pub mod evaluate;
 pub mod flags;
 pub mod interrupt;
 pub mod log;

@@ -16,14 +16,26 @@ use std::sync::Arc;
 
 /// The device that the flags ask for, with one line that says which it is and why.
 pub fn device(config: &Config) -> Result<(Arc<dyn Backend>, String)> {
-    if let Some(threads) = config.threads {
+    open_device(config.backend, config.threads)
+}
+
+/// The device of `--backend` and `--threads`, with one line that says which it is and why.
+///
+/// # Errors
+/// If this build does not have it.
+pub fn open_device(
+    device: flags::Device,
+    threads: Option<usize>,
+) -> Result<(Arc<dyn Backend>, String)> {
+    device.check()?;
+    if let Some(threads) = threads {
         // Fails where a pool is there already; then that one stays, with the same results.
         let _ = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build_global();
     }
     let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
-    let why = match config.backend {
+    let why = match device {
         flags::Device::Auto => " (auto: the only device of this build)",
         _ => "",
     };
@@ -106,10 +118,15 @@ pub fn teacher(config: &Config, backend: &dyn Backend) -> Result<Option<Teacher>
 
 /// The student's model: a name, a file, or `demo`.
 pub fn student(config: &Config) -> Result<Clip> {
-    if config.model == DEMO {
-        return Ok(Clip::new(super::demo::student()?));
+    Ok(Clip::new(model_config(&config.model)?))
+}
+
+/// The configuration that `--model` names: a built-in one, a file, or `demo`.
+pub fn model_config(model: &str) -> Result<ClipConfig> {
+    if model == DEMO {
+        return super::demo::student();
     }
-    Ok(Clip::new(ClipConfig::load(&config.model).map_err(input)?))
+    ClipConfig::load(model).map_err(input)
 }
 
 /// The run's folder, and the checkpoint to go on from.
