@@ -67,6 +67,14 @@ impl EvalFlags {
         *self == Self::default()
     }
 
+    /// The words of all its flags.
+    pub fn keys() -> Vec<String> {
+        Self::augment_args(clap::Command::new(""))
+            .get_arguments()
+            .filter_map(|a| a.get_long().map(str::to_owned))
+            .collect()
+    }
+
     /// Rules that no single flag can check.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use super::flags::{
     Augment, Device, IntraModality, IntraScale, IntraWeights, LrScheduler, Method, Precision,
 };
 use super::setup::objective;
-use crate::eval::flags::CsvFlags;
+use crate::eval::flags::{CsvFlags, EvalFlags};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -203,8 +203,29 @@ pub struct Config {
     #[arg(long, value_name = "N", help_heading = "Run")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub save_every_steps: Option<u64>,
-    /// Evaluates every N steps, and at the end (with --train-data demo: on its splits).
-    #[arg(long, value_name = "N", help_heading = "Run")]
+    /// What to evaluate on while training.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub eval: EvalFlags,
+    /// Epochs between two zero-shot evaluations, 0 for none; the last epoch has one, too.
+    #[arg(
+        long,
+        default_value_t = 1,
+        value_name = "EPOCHS",
+        help_heading = "Evaluation"
+    )]
+    pub zeroshot_frequency: u32,
+    /// The same for retrieval.
+    #[arg(
+        long,
+        default_value_t = 1,
+        value_name = "EPOCHS",
+        help_heading = "Evaluation"
+    )]
+    pub val_frequency: u32,
+    /// Also evaluates every N steps, and at the end. Without evaluation data of its own, --train-data
+    /// demo has its held-out splits.
+    #[arg(long, value_name = "N", help_heading = "Evaluation")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_every: Option<u64>,
 }
@@ -257,6 +278,7 @@ impl Config {
         }
         self.backend.check()?;
         self.csv.check()?;
+        self.eval.check()?;
         let Some(data) = &self.train_data else {
             return usage("--train-data is missing: shards, a CSV file, or `demo`");
         };
@@ -332,8 +354,8 @@ impl Config {
                 "--aug-scale must be two numbers, 0 < FROM <= TO <= 1 (4 with --augment affine)",
             ),
             (
-                self.eval_every.is_none() || data == "demo",
-                "--eval-every needs --train-data demo: other data has no splits to evaluate on",
+                self.eval_every.is_none() || data == "demo" || !self.eval.is_empty(),
+                "--eval-every needs something to evaluate on: say --val-data, --imagenet-val, ...",
             ),
             (
                 self.name.as_deref().is_none_or(|n| {

@@ -11,7 +11,6 @@ use super::log::{span, timestamp};
 use super::run;
 use super::setup;
 use super::source::data_error;
-use super::step::Trainer;
 use super::teacher::Teacher;
 use crate::backend::Backend;
 use crate::data::demo::{self as corpus, Split};
@@ -67,17 +66,6 @@ fn scores(model: Model) -> Result<Vec<Outcome>> {
     let mut evaluator = Evaluator::new(model, Loading::default());
     let sets = eval::demo_sets(false)?;
     sets.iter().map(|set| Ok(evaluator.run(set)?)).collect()
-}
-
-/// The trained student's scores on the held-out splits, by open_clip's kind of names.
-pub fn evaluate(trainer: &Trainer) -> Result<Vec<(String, f64)>> {
-    let model = Model {
-        backend: trainer.backend(),
-        clip: trainer.clip(),
-        parameters: trainer.parameters(),
-    };
-    let outcomes = scores(model)?;
-    Ok(outcomes.iter().flat_map(eval::report::metrics).collect())
 }
 
 /// The configuration of the demonstration's distillation.

@@ -9,6 +9,7 @@ pub mod config;
 pub mod demo;
 pub mod dry_run;
 pub mod error;
+mod evaluation;
 pub mod flags;
 pub mod interrupt;
 pub mod log;

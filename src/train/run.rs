@@ -3,6 +3,7 @@
 use super::checkpoint::{self, Position, TrainState};
 use super::config::{Call, Config};
 use super::error::{Error, Result, failed, file, input, usage};
+use super::evaluation::{Evaluations, Found};
 use super::interrupt;
 use super::log::{JsonLines, Progress};
 use super::setup::{compare, device, objective, place, recipe, student, teacher, total_steps};
@@ -65,6 +66,7 @@ pub fn train(config: &Config, call: &Call, label: &str) -> Result<Summary> {
         (None, Some(path)) => io::load_clip(path, &clip, backend.as_ref()).map_err(input)?,
         (None, None) => clip.init(backend.as_ref(), config.seed).map_err(failed)?,
     };
+    let evaluations = Evaluations::open(&config, position)?;
     let (objective, recipe) = (objective(&config), recipe(&config, total));
     let seed = config.seed;
     let mut trainer = Trainer::new(backend, clip, parameters, objective, teacher, recipe, seed)?;
@@ -78,6 +80,7 @@ pub fn train(config: &Config, call: &Call, label: &str) -> Result<Summary> {
         label,
         folder,
         source,
+        evaluations,
         trainer,
         (position, from),
         total,
@@ -91,6 +94,7 @@ struct Run {
     label: String,
     folder: PathBuf,
     source: Source,
+    evaluations: Evaluations,
     trainer: Trainer,
     teacher_tokens: Option<Tokenizer>,
     position: Position,
@@ -127,6 +131,7 @@ impl Run {
         label: &str,
         folder: PathBuf,
         source: Source,
+        evaluations: Evaluations,
         trainer: Trainer,
         (position, from): (Position, Option<PathBuf>),
         total: u64,
@@ -156,6 +161,7 @@ impl Run {
             label: label.to_string(),
             folder,
             source,
+            evaluations,
             trainer,
             teacher_tokens,
             position,
@@ -182,6 +188,10 @@ impl Run {
             eprintln!("{}: skipped: {}", self.label, self.skips);
         }
         let checkpoint = self.save()?;
+        let found = self
+            .evaluations
+            .after_epoch(&self.trainer, self.position, true);
+        self.tell(found?)?;
         Ok(Summary {
             steps: self.position.step,
             folder: self.folder,
@@ -219,6 +229,13 @@ impl Run {
             };
             if frequency > 0 && self.position.epoch.is_multiple_of(frequency) {
                 self.save()?;
+            }
+            if !self.finished() {
+                let aside = Instant::now();
+                let (trainer, position) = (&self.trainer, self.position);
+                let found = self.evaluations.after_epoch(trainer, position, false);
+                self.tell_or_warn(found)?;
+                self.window.since += aside.elapsed();
             }
         }
         Ok(())
@@ -277,7 +294,8 @@ impl Run {
         }
         if self.config.eval_every.is_some() && (every(self.config.eval_every) || step == self.total)
         {
-            self.evaluate()?;
+            let found = self.evaluations.after_step(&self.trainer, self.position);
+            self.tell_or_warn(found)?;
         }
         self.window.since += aside.elapsed();
         if interrupt::asked() && !self.finished() {
@@ -367,17 +385,11 @@ impl Run {
         Ok(path)
     }
 
-    fn evaluate(&mut self) -> Result<()> {
-        let results = super::demo::evaluate(&self.trainer)?;
-        let mut line = Map::from_iter([
-            ("step".to_string(), json!(self.position.step)),
-            ("epoch".to_string(), json!(self.position.epoch)),
-        ]);
-        let mut words = Vec::new();
-        for (name, value) in results {
-            words.push(format!("{name} {:.1} %", 100.0 * value));
-            line.insert(name, json!(value));
-        }
+    /// Says and writes down what an evaluation found.
+    fn tell(&mut self, found: Option<Found>) -> Result<()> {
+        let Some(Found { line, words }) = found else {
+            return Ok(());
+        };
         self.progress.say(&format!(
             "{} step {}: {}",
             self.label,
@@ -385,6 +397,19 @@ impl Run {
             words.join(", ")
         ));
         self.results.write(line)
+    }
+
+    /// As [`Self::tell`]; an evaluation that fails before the last costs no training.
+    fn tell_or_warn(&mut self, found: Result<Option<Found>>) -> Result<()> {
+        match found {
+            Ok(found) => self.tell(found),
+            Err(e) => {
+                let step = self.position.step;
+                self.progress
+                    .say(&format!("{} step {step}: not evaluated: {e}", self.label));
+                Ok(())
+            }
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use super::source::{DEMO, Source};
 use super::step::Recipe;
 use super::teacher::Teacher;
 use crate::backend::{Backend, IntraWeights, cpu::Cpu};
+use crate::eval::flags::EvalFlags;
 use crate::loss::{Intra, IntraScale, Method, Modality, Objective};
 use crate::model::{Clip, ClipConfig};
 use crate::optim::{AdamWConfig, Schedule, ScheduleKind};
@@ -182,14 +183,16 @@ pub(super) fn total_steps(config: &Config, source: &Source) -> Result<u64> {
     }
 }
 
-/// Keys that say nothing about the result.
-const NEUTRAL: [&str; 11] = [
+/// Keys that say nothing about the result, beside those of evaluation data.
+const NEUTRAL: [&str; 13] = [
     "logs",
     "name",
     "log-every",
     "save-frequency",
     "save-every-steps",
     "eval-every",
+    "zeroshot-frequency",
+    "val-frequency",
     "threads",
     "workers",
     "backend",
@@ -230,7 +233,9 @@ pub(super) fn compare(config: &Config, saved: &TrainState, dir: &Path) -> Result
         }
     }
     let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-    for key in keys.into_iter().filter(|k| !NEUTRAL.contains(&k.as_str())) {
+    let evaluation = EvalFlags::keys();
+    let neutral = |key: &String| NEUTRAL.contains(&key.as_str()) || evaluation.contains(key);
+    for key in keys.into_iter().filter(|k| !neutral(k)) {
         if let Some(line) = changed(key) {
             eprintln!("changed since the checkpoint: {line}");
         }
