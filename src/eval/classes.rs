@@ -237,7 +237,7 @@ mod tests {
     fn files_of_lines() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("names.txt");
-        let mut read = |text: &str| {
+        let read = |text: &str| {
             std::fs::write(&path, text).unwrap();
             lines(&path).map_err(|e| e.to_string())
         };

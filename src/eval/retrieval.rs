@@ -3,6 +3,9 @@
 use super::dot;
 use rayon::prelude::*;
 
+/// Queries that are compared with a candidate while it is at hand.
+const QUERIES: usize = 32;
+
 /// Which captions take part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Captions {
@@ -52,23 +55,46 @@ pub fn retrieval(
             used.push(caption);
         }
     }
-    let image = |i: usize| &images[i * width..(i + 1) * width];
-    let caption = |c: usize| &captions[c * width..(c + 1) * width];
-    let to_text = (0..n)
-        .into_par_iter()
-        .filter(|&i| !own[i].is_empty())
-        .map(|i| {
-            let scores: Vec<f32> = used.iter().map(|&c| dot(image(i), caption(c))).collect();
-            rank(&scores, &own[i])
-        });
-    let to_image = used.par_iter().map(|&c| {
-        let scores: Vec<f32> = (0..n).map(|i| dot(image(i), caption(c))).collect();
-        rank(&scores, &image_of[c..=c])
+    let images: Vec<&[f32]> = images.chunks_exact(width).collect();
+    let captions: Vec<&[f32]> = used
+        .iter()
+        .map(|&c| &captions[c * width..(c + 1) * width])
+        .collect();
+    let asking: Vec<usize> = (0..n).filter(|&i| !own[i].is_empty()).collect();
+    let of_images: Vec<&[f32]> = asking.iter().map(|&i| images[i]).collect();
+    let to_text = ranks(&of_images, &captions, |q| &own[asking[q]]);
+    let to_image = ranks(&captions, &images, |q| {
+        let c = used[q];
+        &image_of[c..=c]
     });
     Retrieval {
-        image_to_text: recall(&to_text.collect::<Vec<_>>()),
-        text_to_image: recall(&to_image.collect::<Vec<_>>()),
+        image_to_text: recall(&to_text),
+        text_to_image: recall(&to_image),
     }
+}
+
+/// For each query the rank of the best of its right candidates, `right(query)`.
+fn ranks<'a>(
+    queries: &[&[f32]],
+    candidates: &[&[f32]],
+    right: impl Fn(usize) -> &'a [usize] + Sync,
+) -> Vec<usize> {
+    // A block of queries stays in the cache while the candidates, far larger, pass by once.
+    let of_block = |(block, queries): (usize, &[&[f32]])| {
+        let mut scores = vec![0.0; queries.len() * candidates.len()];
+        for (c, candidate) in candidates.iter().enumerate() {
+            for (q, query) in queries.iter().enumerate() {
+                scores[q * candidates.len() + c] = dot(query, candidate);
+            }
+        }
+        scores
+            .chunks_exact(candidates.len().max(1))
+            .enumerate()
+            .map(|(q, scores)| rank(scores, right(block * QUERIES + q)))
+            .collect::<Vec<_>>()
+    };
+    let blocks = queries.par_chunks(QUERIES).enumerate();
+    blocks.flat_map_iter(of_block).collect()
 }
 
 /// How many candidates come before the best of the `right` ones. A score that is no number is never

@@ -66,7 +66,6 @@ pub fn train(config: &Config, call: &Call, label: &str) -> Result<Summary> {
         (None, Some(path)) => io::load_clip(path, &clip, backend.as_ref()).map_err(input)?,
         (None, None) => clip.init(backend.as_ref(), config.seed).map_err(failed)?,
     };
-    let evaluations = Evaluations::open(&config, position)?;
     let (objective, recipe) = (objective(&config), recipe(&config, total));
     let seed = config.seed;
     let mut trainer = Trainer::new(backend, clip, parameters, objective, teacher, recipe, seed)?;
@@ -80,7 +79,6 @@ pub fn train(config: &Config, call: &Call, label: &str) -> Result<Summary> {
         label,
         folder,
         source,
-        evaluations,
         trainer,
         (position, from),
         total,
@@ -131,11 +129,11 @@ impl Run {
         label: &str,
         folder: PathBuf,
         source: Source,
-        evaluations: Evaluations,
         trainer: Trainer,
         (position, from): (Position, Option<PathBuf>),
         total: u64,
     ) -> Result<Self> {
+        let evaluations = Evaluations::open(&config, position)?;
         std::fs::create_dir_all(&folder).map_err(|e| file("create", &folder, &e))?;
         checkpoint::sweep(&folder.join("checkpoints"))?;
         let path = folder.join("config.toml");
