@@ -93,6 +93,11 @@ fn images(data: &str) -> Result<Dataset> {
         let samples = folders::plain(folder)?;
         return Ok(Dataset::from_samples(samples, Skips::default(), options));
     }
+    if folder.is_file() && folders::is_image(data) {
+        return usage(format!(
+            "--images {data}: is a single image; name its folder, or webdataset shards"
+        ));
+    }
     Dataset::from_patterns(data, options).map_err(input)
 }
 
@@ -113,13 +118,8 @@ impl Work<'_> {
                 eprintln!("{n} images");
             }
         })?;
+        let embedded = embedded.non_empty(source)?;
         let n = embedded.keys.len();
-        if n == 0 {
-            return usage(format!(
-                "{source}: no usable image; skipped: {}",
-                embedded.skips
-            ));
-        }
         self.put("image_features", n, embedded.images);
         self.text += &rate(n, "images", started);
         if embedded.skips.total() > 0 {

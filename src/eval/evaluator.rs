@@ -1,7 +1,7 @@
 //! Running a model over test sets.
 
 use super::classes::{ClassSet, Classes};
-use super::error::{Error, Result, input};
+use super::error::{Error, Result};
 use super::features::{Embedded, Loading, Model};
 use super::retrieval::{Captions, Retrieval, retrieval};
 use super::sets::EvalSet;
@@ -68,14 +68,8 @@ impl<'a> Evaluator<'a> {
     /// If a sample's class is none of the candidates, no image at all can be used, a shard cannot be
     /// opened, or the device fails.
     pub fn run(&mut self, set: &EvalSet) -> Result<Outcome> {
-        let embedded = self.embed(set)?;
+        let embedded = self.embed(set)?.non_empty(&set.name)?;
         let images = embedded.keys.len();
-        if images == 0 {
-            return input(format!(
-                "{}: no usable image; skipped: {}",
-                set.name, embedded.skips
-            ));
-        }
         let accuracy = match &set.classes {
             Some(classes) => Some(self.classify(set, classes, &embedded)?),
             None => None,

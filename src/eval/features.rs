@@ -1,6 +1,6 @@
 //! Unit features of a trained model: of texts, of images, of a whole data set.
 
-use super::error::{Error, Result};
+use super::error::{Error, Result, input};
 use super::normalise;
 use crate::autodiff::Tape;
 use crate::backend::Backend;
@@ -63,6 +63,22 @@ pub struct Embedded {
     pub classes: Vec<Option<String>>,
     /// What could not be used.
     pub skips: Skips,
+}
+
+impl Embedded {
+    /// These features, unless there are none.
+    ///
+    /// # Errors
+    /// If no image of the data `name` could be used.
+    pub fn non_empty(self, name: &str) -> Result<Self> {
+        if !self.keys.is_empty() {
+            return Ok(self);
+        }
+        if self.skips.total() == 0 {
+            return input(format!("{name}: no usable image: it holds none"));
+        }
+        input(format!("{name}: no usable image; skipped: {}", self.skips))
+    }
 }
 
 impl Model<'_> {

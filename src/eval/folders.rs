@@ -46,7 +46,8 @@ fn entries(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
     Ok(out)
 }
 
-fn is_image(name: &str) -> bool {
+/// Whether a file of this name is taken for an image.
+pub fn is_image(name: &str) -> bool {
     let extension = Path::new(name).extension().and_then(|e| e.to_str());
     extension.is_some_and(|e| {
         ["jpg", "jpeg", "png", "webp"]

@@ -111,6 +111,13 @@ fn wrong_data() {
     embed("--images none/*.tar --out f.safetensors", &["none"]);
     std::fs::create_dir(place.path("empty")).unwrap();
     embed("--images empty --out f.safetensors", &["empty"]);
+    place.write("x.png", picture(1));
+    embed("--images x.png --out f.safetensors", &["x.png", "folder"]);
+    place.write_tar("texts.tar", &pair("a", 1)[1..]);
+    bad(
+        "--val-data texts.tar",
+        &["no usable image", "1 missing image"],
+    );
 }
 
 #[test]
