@@ -1,13 +1,18 @@
-//! Every loss against its formula: written naively in f64 with every n×n matrix in plain sight, and
-//! differentiated by central differences.
+//! Every loss against the f64 oracle, which holds every n×n matrix, and its central differences.
 
 use clip_distill::autodiff::{Tape, Var};
 use clip_distill::backend::IntraWeights::{self, Clip, Detached, Divergence, Stable, Uniform};
 use clip_distill::backend::cpu::Cpu;
 use clip_distill::loss::{self, Features, Intra, Modality, TeacherFeatures};
 use clip_distill::tensor::rng::{Philox, Purpose};
+use oracle::{Array, intra};
 use proptest::prelude::*;
 use std::sync::Arc;
+
+mod oracle;
+#[path = "common/tolerance.rs"]
+#[allow(dead_code)]
+mod tolerance;
 
 const WEIGHTS: [IntraWeights; 5] = [Divergence, Stable, Detached, Uniform, Clip];
 const MODALITIES: [Modality; 3] = [Modality::Both, Modality::Image, Modality::Text];
@@ -102,99 +107,43 @@ impl Case {
     }
 }
 
-/// scale · x_i·y_j as rows.
-fn logits(x: &[f64], y: &[f64], width: usize, scale: f64) -> Vec<Vec<f64>> {
-    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    x.chunks(width)
-        .map(|a| y.chunks(width).map(|b| scale * dot(a, b)).collect())
-        .collect()
-}
-
-fn lse(row: &[f64]) -> f64 {
-    let top = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    top + row.iter().map(|a| (a - top).exp()).sum::<f64>().ln()
-}
-
-fn ce(rows: &[Vec<f64>]) -> Vec<f64> {
-    rows.iter()
-        .enumerate()
-        .map(|(i, row)| lse(row) - row[i])
-        .collect()
-}
-
-fn kl(teacher: &[Vec<f64>], student: &[Vec<f64>]) -> Vec<f64> {
-    let row = |(b, a): (&Vec<f64>, &Vec<f64>)| {
-        let (lb, la) = (lse(b), lse(a));
-        b.iter()
-            .zip(a)
-            .map(|(b, a)| (b - lb).exp() * ((b - lb) - (a - la)))
-            .sum()
-    };
-    teacher.iter().zip(student).map(row).collect()
-}
-
-fn negatives(rows: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
-    let others = |(i, mut row): (usize, Vec<f64>)| {
-        row.remove(i);
-        row
-    };
-    rows.into_iter().enumerate().map(others).collect()
-}
-
-fn mean(x: &[f64]) -> f64 {
-    x.iter().sum::<f64>() / x.len() as f64
-}
-
-/// The loss of `case`; what a stop-gradient holds is taken from `frozen`.
+/// The loss of `case` by the oracle; what a stop-gradient holds is taken from `frozen`.
 fn oracle(loss: Loss, case: &Case, frozen: &Case) -> f64 {
-    let ((v, s, alpha), w) = (case.student(), case.width);
-    let (image, text, tw) = (&case.image, &case.text, case.teacher_width);
-    let cross = |x, y| logits(x, y, w, alpha);
+    let student = |case: &Case| {
+        let ((v, s, scale), shape) = (case.student(), [case.n, case.width]);
+        oracle::losses::Features {
+            image: Array::new(&shape, v.to_vec()),
+            text: Array::new(&shape, s.to_vec()),
+            scale,
+        }
+    };
+    let shape = [case.n, case.teacher_width];
+    let teacher = oracle::losses::Features {
+        image: Array::new(&shape, case.image.clone()),
+        text: Array::new(&shape, case.text.clone()),
+        scale: case.teacher_scale,
+    };
+    let (moved, frozen) = (student(case), student(frozen));
     match loss {
-        Loss::Clip => 0.5 * (mean(&ce(&cross(v, s))) + mean(&ce(&cross(s, v)))),
-        Loss::Crd => {
-            let teacher = |x, y| logits(x, y, tw, case.teacher_scale);
-            let image = kl(&teacher(image, text), &cross(v, s));
-            0.5 * (mean(&image) + mean(&kl(&teacher(text, &case.image), &cross(s, v))))
-        }
-        Loss::Fd => {
-            let mse = |x: &[f64], y: &[f64]| {
-                mean(
-                    &x.iter()
-                        .zip(y)
-                        .map(|(x, y)| (x - y).powi(2))
-                        .collect::<Vec<_>>(),
-                )
-            };
-            mse(v, image) + mse(s, text)
-        }
-        Loss::Icl => 0.5 * (mean(&ce(&cross(v, text))) + mean(&ce(&cross(s, image)))),
+        Loss::Clip => oracle::losses::clip(&moved),
+        Loss::Crd => oracle::losses::crd(&moved, &teacher),
+        Loss::Fd => oracle::losses::fd(&moved, &teacher),
+        Loss::Icl => oracle::losses::icl(&moved, &teacher),
         Loss::Intra(weights, modality) => {
-            let part = |pick: fn(&Case) -> [&[f64]; 3]| {
-                let divergences = |case: &Case| {
-                    let ([x, _, y], alpha) = (pick(case), case.student().2);
-                    let a = negatives(logits(x, x, w, alpha));
-                    kl(&negatives(logits(y, y, tw, case.teacher_scale)), &a)
-                };
-                let (d, d0) = (divergences(case), divergences(frozen));
-                let [x, other, _] = pick(case);
-                let by: Vec<f64> = match weights {
-                    Divergence | Stable => d.clone(),
-                    Detached => d0.clone(),
-                    Uniform => vec![1.0; d.len()],
-                    Clip => ce(&logits(x, other, w, alpha)),
-                };
-                let total: f64 = if weights == Stable { &d0 } else { &by }.iter().sum();
-                by.iter().zip(&d).map(|(w, d)| w * d).sum::<f64>() / total.max(1e-12)
+            let weights = match weights {
+                Divergence => intra::Weights::Divergence,
+                Stable => intra::Weights::Stable,
+                Detached => intra::Weights::Detached,
+                Uniform => intra::Weights::Uniform,
+                Clip => intra::Weights::Clip,
             };
-            let mut sum = 0.0;
-            if modality != Modality::Text {
-                sum += part(|c| [c.student().0, c.student().1, &c.image]);
-            }
-            if modality != Modality::Image {
-                sum += part(|c| [c.student().1, c.student().0, &c.text]);
-            }
-            sum
+            let modality = match modality {
+                Modality::Both => intra::Modality::Both,
+                Modality::Image => intra::Modality::Image,
+                Modality::Text => intra::Modality::Text,
+            };
+            let shared = intra::Scale::Shared;
+            intra::intra(&moved, &frozen, &teacher, weights, modality, shared)
         }
     }
 }
@@ -253,11 +202,9 @@ fn engine(loss: Loss, case: &Case) -> (f32, Vec<f32>) {
     (tape.backend().download(value.value()).unwrap()[0], gradient)
 }
 
-/// Rounding: a logit is right to 2⁻²⁴ α, so a softmax to a relative 1e-5 at α = 100, and a gradient
-/// multiplies softmaxes by α again. Where student's and teacher's softmaxes cancel, that is all left.
 fn close(what: &str, got: f32, want: f64, size: f64, alpha: f64) {
     let error = (f64::from(got) - want).abs();
-    let bound = 1e-4 * size + 2e-7 * alpha.max(1.0);
+    let bound = tolerance::GRADIENT * size + tolerance::LOSS_GRADIENT_PER_SCALE * alpha.max(1.0);
     assert!(
         error <= bound,
         "{what}: {got} for {want:e}, off by {error:e} of {bound:e}"
@@ -274,7 +221,7 @@ fn check(loss: Loss, case: &Case) {
     let want = oracle(loss, case, case);
     let error = (f64::from(value) - want).abs();
     assert!(
-        error <= 1e-5 * (0.1 + want.abs()),
+        error <= f64::from(tolerance::OUTPUT) * want.abs().max(tolerance::SMALL_LOSS),
         "{what}: {value} for {want}"
     );
     let count = case.x.len();
@@ -337,10 +284,10 @@ proptest! {
         let width = if same { teacher_width } else { width };
         let case = Case::new(n, width, teacher_width, (alpha, teacher_alpha), seed);
         let (v, s, alpha) = case.student();
-        let (v, s) = (logits(v, s, width, alpha), logits(s, v, width, alpha));
+        let (v, s) = (Array::new(&[n, width], v.to_vec()), Array::new(&[n, width], s.to_vec()));
         // Weights ℓ/Σℓ are as badly conditioned as Σℓ is small: unlearnable noise, not an error.
-        let known = |ce: Vec<f64>| ce.iter().sum::<f64>() > 0.1;
-        prop_assume!(!matches!(loss, Loss::Intra(Clip, _)) || (known(ce(&v)) && known(ce(&s))));
+        let known = |x, y| intra::cross_entropies(x, y, alpha).iter().sum::<f64>() > 0.1;
+        prop_assume!(!matches!(loss, Loss::Intra(Clip, _)) || (known(&v, &s) && known(&s, &v)));
         check(loss, &case);
     }
 }
@@ -366,7 +313,7 @@ fn many_tiles() {
         let (value, gradient) = engine(loss, case);
         let want = oracle(loss, case, case);
         assert!(
-            (f64::from(value) - want).abs() < 1e-5 * want,
+            (f64::from(value) - want).abs() < f64::from(tolerance::OUTPUT) * want,
             "{loss:?}: {value} for {want}"
         );
         // Uphill, so that nothing cancels in the comparison.
@@ -377,7 +324,7 @@ fn many_tiles() {
             .sqrt();
         let want = slope(loss, case, |k| f64::from(gradient[k]) / norm);
         assert!(
-            (norm - want).abs() < 1e-4 * want,
+            (norm - want).abs() < tolerance::GRADIENT * want,
             "{loss:?}: slope {norm} for {want}"
         );
     }

@@ -14,6 +14,10 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+#[path = "common/tolerance.rs"]
+#[allow(dead_code)]
+mod tolerance;
+
 struct Fixture<'a> {
     tape: Tape,
     file: SafeTensors<'a>,
@@ -63,7 +67,8 @@ impl Fixture<'_> {
             for (k, (got, want)) in got.iter().zip(&want).enumerate() {
                 let error = (got - want).abs();
                 assert!(
-                    error <= 1e-4 * largest + 1e-7,
+                    error
+                        <= (tolerance::PARAMETER_GRADIENT * largest).max(tolerance::ZERO_GRADIENT),
                     "{} grad_{name}[{k}]: {got} for {want}, largest {largest}",
                     self.case
                 );
@@ -139,7 +144,7 @@ fn check(case: &Value, bytes: &[u8]) -> bool {
     let got = f.tape.backend().download(value.value()).unwrap()[0];
     let want = f.values("loss").1[0];
     assert!(
-        (got - want).abs() <= 1e-5 * want.abs() + 1e-7,
+        (got - want).abs() <= tolerance::OUTPUT * want.abs().max(tolerance::SMALL_LOSS as f32),
         "{}: {got} for {want}",
         f.case
     );

@@ -13,6 +13,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 mod common;
+#[path = "common/tolerance.rs"]
+#[allow(dead_code)]
+mod tolerance;
 
 struct Case {
     file: File,
@@ -59,12 +62,12 @@ fn towers_agree(name: &str) {
             what,
             &got,
             values(&file, &format!("output.{what}_features")),
-            1e-5,
+            tolerance::OUTPUT,
         );
         let unit = ops::l2_normalize(&tape, var).expect("unit");
         let got = backend.download(unit.value()).expect("download");
         let want = values(&file, &format!("output.{what}_features_normalized"));
-        assert_close(what, &got, want, 1e-5);
+        assert_close(what, &got, want, tolerance::OUTPUT);
     }
     let features = Features {
         image: ops::l2_normalize(&tape, &image).expect("unit"),
@@ -73,7 +76,12 @@ fn towers_agree(name: &str) {
     let scale = ops::exp(&tape, bound.var("logit_scale").expect("scale")).expect("exp");
     let loss = loss::clip(&tape, &features, &scale).expect("loss");
     let got = backend.download(loss.value()).expect("download");
-    assert_close("loss", &got, values(&file, "output.loss"), 1e-5);
+    assert_close(
+        "loss",
+        &got,
+        values(&file, "output.loss"),
+        tolerance::OUTPUT,
+    );
 
     let mut grads = tape.backward(&loss).expect("backward");
     let collected = optim::collect(&parameters, &bound, &mut grads);
@@ -95,9 +103,8 @@ fn towers_agree(name: &str) {
                 .collect();
         }
         let want = values(&file, &format!("grad.{}", p.name));
-        // Relative to the largest entry of the tensor; the key bias's true gradient is zero, so a
-        // floor stands for the rounding noise of the sums that cancel there.
-        let tolerance = 1e-4 * max_abs(want).max(1e-3);
+        let tolerance =
+            (tolerance::PARAMETER_GRADIENT * max_abs(want)).max(tolerance::ZERO_GRADIENT);
         assert_close(&format!("{name} grad {}", p.name), &got, want, tolerance);
     }
 }
@@ -138,9 +145,9 @@ fn packed_texts_equal_padded_texts() {
         let mut padded = text.clone();
         padded.resize(context, 0);
         let alone = features(std::slice::from_ref(text));
-        assert_close("alone", &alone, &together[i * width..(i + 1) * width], 1e-5);
+        assert_eq!(alone, together[i * width..(i + 1) * width], "alone");
         let full = encode_at(&clip, &parameters, &backend, &padded, text.len() - 1);
-        assert_close("padded", &full, &alone, 1e-5);
+        assert_eq!(full, alone, "padded");
     }
 }
 

@@ -3,6 +3,7 @@
 //! Everything a run draws at random here comes from [`crate::tensor::rng::Philox`], named by
 //! (seed, purpose, epoch, sample), so that batches are the same whatever the number of threads.
 
+mod color_jitter;
 pub mod csv;
 pub mod dataset;
 pub mod demo;
@@ -16,6 +17,7 @@ pub mod tokenizer;
 pub mod transform;
 pub mod webdataset;
 
+pub use self::color_jitter::ColorJitter;
 pub use self::dataset::{Dataset, DatasetOptions};
 pub use self::error::{Error, Result};
 pub use self::image::{DecodeError, RgbImage};

@@ -3,6 +3,7 @@
 //! Resizing is Pillow's antialiased bicubic to the bit ([`super::resize`]), sizes and crops follow
 //! torchvision's rounding, so a model sees what it would see under open_clip.
 
+use super::color_jitter::ColorJitter;
 use super::error::{Error, Result};
 use super::image::RgbImage;
 use super::resize::resize;
@@ -46,6 +47,7 @@ pub enum Augment {
 pub struct Transform {
     size: u32,
     augment: Augment,
+    colour: ColorJitter,
     mean: [f32; 3],
     std: [f32; 3],
 }
@@ -76,6 +78,7 @@ impl Transform {
         Ok(Self {
             size,
             augment,
+            colour: ColorJitter::default(),
             mean: OPENAI_MEAN,
             std: OPENAI_STD,
         })
@@ -94,6 +97,16 @@ impl Transform {
         }
         self.mean = mean;
         self.std = std;
+        Ok(self)
+    }
+
+    /// The same with random changes of colour after those of shape.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for impossible strengths or probabilities.
+    pub fn with_colour(mut self, colour: ColorJitter) -> Result<Self> {
+        colour.check()?;
+        self.colour = colour;
         Ok(self)
     }
 
@@ -128,6 +141,12 @@ impl Transform {
 
     /// The transform before scaling to floats: `size` x `size` 8-bit pixels.
     pub fn pixels(&self, image: &RgbImage, rng: &mut Philox) -> RgbImage {
+        let mut pixels = self.shaped(image, rng);
+        self.colour.apply(&mut pixels, rng);
+        pixels
+    }
+
+    fn shaped(&self, image: &RgbImage, rng: &mut Philox) -> RgbImage {
         match self.augment {
             Augment::None => self.evaluation(image),
             Augment::Crop { scale } => {

@@ -4,7 +4,7 @@ use super::classes::{ClassSet, Classes};
 use super::error::{Error, Result};
 use super::features::{Embedded, Loading, Model};
 use super::retrieval::{Captions, Retrieval, retrieval};
-use super::sets::EvalSet;
+use super::sets::{EvalSet, Protocols};
 use super::zero_shot::{Accuracy, class_embeddings, zero_shot};
 use crate::data::Skips;
 use std::sync::Arc;
@@ -24,14 +24,16 @@ pub struct Outcome {
     pub prefix: String,
     /// Images evaluated.
     pub images: usize,
-    /// All their captions, if retrieval was asked for.
+    /// Their captions that took part in retrieval.
     pub captions: usize,
     /// Candidates of the classification, if it was asked for.
     pub classes: usize,
     /// Zero-shot accuracy.
     pub accuracy: Option<Accuracy>,
-    /// Retrieval with each image's first caption, and with all captions.
-    pub retrieval: Option<(Retrieval, Retrieval)>,
+    /// Retrieval with each image's first caption.
+    pub first_caption: Option<Retrieval>,
+    /// Retrieval with all captions.
+    pub all_captions: Option<Retrieval>,
     /// What could not be used.
     pub skips: Skips,
 }
@@ -74,23 +76,19 @@ impl<'a> Evaluator<'a> {
             Some(classes) => Some(self.classify(set, classes, &embedded)?),
             None => None,
         };
-        let (mut captions, mut both) = (0, None);
-        if set.retrieval {
-            let texts: Vec<&String> = embedded.captions.iter().flatten().collect();
-            captions = texts.len();
-            (self.say)(&format!("{}: {captions} captions", set.name));
-            both = Some(self.retrieve(&embedded, &texts)?);
-        }
-        Ok(Outcome {
+        let mut outcome = Outcome {
             name: set.name.clone(),
             prefix: set.prefix.clone(),
             images,
-            captions,
             classes: set.classes.as_ref().map_or(0, Classes::len),
             accuracy,
-            retrieval: both,
-            skips: embedded.skips,
-        })
+            ..Outcome::default()
+        };
+        if set.retrieval != Protocols::None {
+            self.retrieve(set, &embedded, &mut outcome)?;
+        }
+        outcome.skips = embedded.skips;
+        Ok(outcome)
     }
 
     fn embed(&mut self, set: &EvalSet) -> Result<Embedded> {
@@ -164,16 +162,32 @@ impl<'a> Evaluator<'a> {
         Ok(out)
     }
 
-    fn retrieve(&self, embedded: &Embedded, texts: &[&String]) -> Result<(Retrieval, Retrieval)> {
+    fn retrieve(
+        &mut self,
+        set: &EvalSet,
+        embedded: &Embedded,
+        outcome: &mut Outcome,
+    ) -> Result<()> {
         let width = self.model.width();
-        let captions = self.model.embed_texts(texts)?;
-        let image_of: Vec<usize> = embedded
-            .captions
-            .iter()
-            .enumerate()
-            .flat_map(|(image, own)| std::iter::repeat_n(image, own.len()))
-            .collect();
+        let each = match set.retrieval {
+            Protocols::Both => usize::MAX,
+            Protocols::First | Protocols::None => 1,
+        };
+        let (mut texts, mut image_of) = (Vec::new(), Vec::new());
+        for (image, own) in embedded.captions.iter().enumerate() {
+            for caption in own.iter().take(each) {
+                texts.push(caption);
+                image_of.push(image);
+            }
+        }
+        outcome.captions = texts.len();
+        (self.say)(&format!("{}: {} captions", set.name, texts.len()));
+        let captions = self.model.embed_texts(&texts)?;
         let under = |protocol| retrieval(&embedded.images, &captions, &image_of, width, protocol);
-        Ok((under(Captions::First), under(Captions::All)))
+        outcome.first_caption = Some(under(Captions::First));
+        if set.retrieval == Protocols::Both {
+            outcome.all_captions = Some(under(Captions::All));
+        }
+        Ok(())
     }
 }

@@ -21,7 +21,7 @@ pub use error::{Error, Result};
 pub use evaluator::{Evaluator, Outcome};
 pub use features::{Embedded, Loading, Model};
 pub use retrieval::{Captions, Recall, Retrieval, retrieval};
-pub use sets::{EvalSet, demo_sets};
+pub use sets::{EvalSet, Protocols, demo_sets};
 pub use zero_shot::{Accuracy, class_embeddings, zero_shot};
 
 /// Scales each row of `width` elements to unit length; a zero row stays.

@@ -23,18 +23,19 @@ pub fn metrics(outcome: &Outcome) -> Vec<(String, f64)> {
         out.push((format!("{prefix}zeroshot-val-top1"), a.top1));
         out.push((format!("{prefix}zeroshot-val-top5"), a.top5));
     }
-    if let Some((first, all)) = &outcome.retrieval {
-        let first_name = if prefix.is_empty() {
-            ""
-        } else {
-            "first-caption"
-        };
-        for (protocol, r) in [(first_name, first), ("all-captions", all)] {
-            for (way, recall) in ways(r) {
-                for (k, value) in at(recall) {
-                    let name = format!("{prefix}{}{way}_R@{k}", dash(protocol));
-                    out.push((name, value));
-                }
+    let first = if prefix.is_empty() {
+        ""
+    } else {
+        "first-caption"
+    };
+    for (protocol, r) in [
+        (first, &outcome.first_caption),
+        ("all-captions", &outcome.all_captions),
+    ] {
+        for (way, recall) in r.iter().flat_map(ways) {
+            for (k, value) in at(recall) {
+                let name = format!("{prefix}{}{way}_R@{k}", dash(protocol));
+                out.push((name, value));
             }
         }
     }
@@ -74,7 +75,7 @@ pub fn json(about: Map<String, Value>, outcomes: &[Outcome]) -> Value {
             if o.accuracy.is_some() {
                 of.insert("classes".into(), json!(o.classes));
             }
-            if o.retrieval.is_some() {
+            if o.first_caption.is_some() {
                 of.insert("captions".into(), json!(o.captions));
             }
             of.insert("skipped".into(), Value::Object(skipped));
@@ -108,18 +109,17 @@ pub fn table(model: &str, outcomes: &[Outcome]) -> String {
             row.resize(header.len(), String::new());
             rows.push(row);
         }
-        if let Some((first, all)) = &o.retrieval {
-            for (protocol, n, r) in [
-                ("first-caption", o.images, first),
-                ("all-captions", o.captions, all),
-            ] {
-                let mut row = start(format!("{n} captions"), protocol);
-                row.resize(7, String::new());
-                for (_, recall) in ways(r) {
-                    row.extend(at(recall).map(|(_, x)| percent(x)));
-                }
-                rows.push(row);
+        for (protocol, n, r) in [
+            ("first-caption", o.images, &o.first_caption),
+            ("all-captions", o.captions, &o.all_captions),
+        ] {
+            let Some(r) = r else { continue };
+            let mut row = start(format!("{n} captions"), protocol);
+            row.resize(7, String::new());
+            for (_, recall) in ways(r) {
+                row.extend(at(recall).map(|(_, x)| percent(x)));
             }
+            rows.push(row);
         }
     }
     let mut out = layout(&rows);
@@ -189,7 +189,8 @@ mod tests {
             name: "val-data".into(),
             images: 4,
             captions: 9,
-            retrieval: Some((retrieval(0.25), retrieval(0.5))),
+            first_caption: Some(retrieval(0.25)),
+            all_captions: Some(retrieval(0.5)),
             ..Outcome::default()
         };
         [imagenet, val]

@@ -15,6 +15,17 @@ use std::sync::Arc;
 /// The word that means the corpus inside the program.
 const DEMO: &str = "demo";
 
+/// Under which protocols images and captions are to find each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocols {
+    /// None: no retrieval.
+    None,
+    /// First-caption alone, which spares the other captions' features.
+    First,
+    /// First-caption and all-captions.
+    Both,
+}
+
 /// Images and what to ask a model about them.
 #[derive(Clone, Debug)]
 pub struct EvalSet {
@@ -27,8 +38,8 @@ pub struct EvalSet {
     pub dataset: Arc<Dataset>,
     /// Candidates, if the images are to be classified.
     pub classes: Option<Classes>,
-    /// Whether images and captions are to find each other.
-    pub retrieval: bool,
+    /// Retrieval between the images and their captions.
+    pub retrieval: Protocols,
 }
 
 impl EvalFlags {
@@ -54,7 +65,7 @@ impl EvalFlags {
                 prefix: test.name().into(),
                 dataset: table(samples, Skips::default()),
                 classes: Some(test.classes(class_set.clone())),
-                retrieval: false,
+                retrieval: Protocols::None,
             });
         }
         if let (Some(shards), Some(names)) = (&self.zeroshot_data, &self.classnames) {
@@ -68,7 +79,7 @@ impl EvalFlags {
                 prefix: String::new(),
                 dataset: Arc::new(Dataset::from_patterns(shards, options)?),
                 classes: Some(Classes::by_name_or_index(Arc::new(set))),
-                retrieval: false,
+                retrieval: Protocols::None,
             });
         }
         let karpathy = [
@@ -88,18 +99,18 @@ impl EvalFlags {
                 prefix: name.into(),
                 dataset: table(samples, skips),
                 classes: None,
-                retrieval: true,
+                retrieval: Protocols::Both,
             });
         }
         match self.val_data.as_deref() {
             None => {}
-            Some(DEMO) => sets.extend(demo_sets(true)?),
+            Some(DEMO) => sets.extend(demo_sets(Protocols::Both)?),
             Some(data) => sets.push(EvalSet {
                 name: "val-data".into(),
                 prefix: String::new(),
                 dataset: Arc::new(pairs(data, csv)?),
                 classes: None,
-                retrieval: true,
+                retrieval: Protocols::Both,
             }),
         }
         Ok(sets)
@@ -144,12 +155,12 @@ fn by_image(rows: Vec<Sample>) -> Vec<Sample> {
     samples
 }
 
-/// The demonstration's held-out splits, each classified among its own concepts; with retrieval as well
-/// if `retrieval`.
+/// The demonstration's held-out splits, each classified among its own concepts, with retrieval under
+/// the protocols of `retrieval`.
 ///
 /// # Errors
 /// Never for the corpus as it is.
-pub fn demo_sets(retrieval: bool) -> Result<Vec<EvalSet>> {
+pub fn demo_sets(retrieval: Protocols) -> Result<Vec<EvalSet>> {
     let templates: Vec<String> = corpus::templates()
         .iter()
         .map(ToString::to_string)
@@ -207,7 +218,7 @@ mod tests {
 
     #[test]
     fn the_splits_share_their_classes() {
-        let sets = demo_sets(true).unwrap();
+        let sets = demo_sets(Protocols::Both).unwrap();
         let of = |i: usize| &sets[i].classes.as_ref().unwrap().set;
         assert!(Arc::ptr_eq(of(0), of(1)));
         assert_eq!((of(0).names().len(), of(2).names().len()), (944, 127));

@@ -111,6 +111,16 @@ pub struct Config {
     #[arg(long, num_args = 2, default_values_t = [0.9, 1.0], value_names = ["FROM", "TO"],
           help_heading = "Data")]
     pub aug_scale: Vec<f64>,
+    /// Random changes of brightness, contrast, saturation and hue (open_clip's `color_jitter`).
+    #[arg(long, num_args = 4, value_names = ["B", "C", "S", "H"], help_heading = "Data")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aug_color_jitter: Vec<f64>,
+    /// Share of images whose colours change so.
+    #[arg(long, default_value_t = 0.8, value_name = "P", help_heading = "Data")]
+    pub aug_color_jitter_prob: f64,
+    /// Share of images that become grey (open_clip's `gray_scale_prob`).
+    #[arg(long, default_value_t = 0.0, value_name = "P", help_heading = "Data")]
+    pub aug_gray_scale_prob: f64,
     /// Samples among which the shuffle buffer draws; 0 keeps the data's order.
     #[arg(long, default_value_t = 5000, value_name = "N", help_heading = "Data")]
     pub shuffle_buffer: usize,
@@ -327,10 +337,6 @@ impl Config {
                 "--grad-clip-norm must be positive",
             ),
             (self.workers > 0, "--workers must be at least 1"),
-            (
-                self.shuffle_buffer > 0,
-                "--shuffle-buffer must be at least 1",
-            ),
             (self.threads != Some(0), "--threads must be at least 1"),
             (self.log_every > 0, "--log-every must be at least 1"),
             (

@@ -15,7 +15,7 @@ use super::teacher::Teacher;
 use crate::backend::Backend;
 use crate::data::demo::{self as corpus, Split};
 use crate::data::{Dataset, DatasetOptions, ShardSource};
-use crate::eval::{self, Evaluator, Loading, Model, Outcome};
+use crate::eval::{self, Evaluator, Loading, Model, Outcome, Protocols};
 use crate::io;
 use crate::model::{Clip, ClipConfig};
 use std::path::Path;
@@ -64,7 +64,7 @@ pub fn training_pairs() -> Result<Dataset> {
 /// Scores of a model on the held-out splits.
 fn scores(model: Model) -> Result<Vec<Outcome>> {
     let mut evaluator = Evaluator::new(model, Loading::default());
-    let sets = eval::demo_sets(false)?;
+    let sets = eval::demo_sets(Protocols::First)?;
     sets.iter().map(|set| Ok(evaluator.run(set)?)).collect()
 }
 
@@ -146,24 +146,35 @@ pub fn run_with(distilled: Config) -> Result<String> {
     Ok(table)
 }
 
-/// Top-1 and top-5 of every split, a line a model.
+/// A model on every split, a line a model: naming its images among all its concepts, and finding
+/// each image's caption and each caption's image.
 fn table(rows: &[(&str, usize, Vec<Outcome>)]) -> String {
-    let mut out =
-        String::from("\nnaming images that no model has seen, top-1 / top-5 in per cent\n\n");
-    out.push_str(&format!("{:<18}{:>11}", "", "parameters"));
+    let mut out = String::from("\nimages that no model has seen, in per cent\n\n");
     let first = rows.first().map_or(&[][..], |r| &r.2[..]);
+    let mut columns = [String::new(), String::new()];
     for (name, s) in SPLITS.iter().zip(first) {
-        out.push_str(&format!(
-            "{:>26}",
-            format!("{name} ({} classes)", s.classes)
+        let title = format!("{name}: {} images, {} concepts", s.images, s.classes);
+        columns[0].push_str(&format!("  {title:^36}"));
+        columns[1].push_str(&format!(
+            "  {:>11}{:>13}{:>12}",
+            "top-1/5", "img→txt 1/5", "txt→img 1/5"
         ));
     }
+    out.push_str(&format!("{:<18}{:>8}{}\n", "", "", columns[0]));
+    out.push_str(&format!("{:<18}{:>8}{}", "", "weights", columns[1]));
     for (name, size, scores) in rows {
-        out.push_str(&format!("\n{name:<18}{:>9.2} M", *size as f64 / 1e6));
+        out.push_str(&format!("\n{name:<18}{:>6.2} M", *size as f64 / 1e6));
         for s in scores {
+            let cell = |a: f64, b: f64| format!("{:.1}/{:.1}", 100.0 * a, 100.0 * b);
             let a = s.accuracy.unwrap_or_default();
-            let cell = format!("{:.1} / {:.1}", 100.0 * a.top1, 100.0 * a.top5);
-            out.push_str(&format!("{cell:>26}"));
+            let r = s.first_caption.unwrap_or_default();
+            let (to_text, to_image) = (r.image_to_text, r.text_to_image);
+            out.push_str(&format!(
+                "  {:>11}{:>13}{:>12}",
+                cell(a.top1, a.top5),
+                cell(to_text.r1, to_text.r5),
+                cell(to_image.r1, to_image.r5)
+            ));
         }
     }
     out.push('\n');
@@ -199,7 +210,7 @@ mod tests {
             "teacher",
             "student alone",
             "student, intra-kd",
-            "944 classes",
+            "944 images, 944 concepts",
         ] {
             assert!(table.contains(word), "no {word} in:\n{table}");
         }

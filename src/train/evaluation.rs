@@ -4,7 +4,7 @@ use super::checkpoint::Position;
 use super::config::Config;
 use super::error::Result;
 use super::step::Trainer;
-use crate::eval::{self, EvalSet, Evaluator, Loading, Model};
+use crate::eval::{self, EvalSet, Evaluator, Loading, Model, Protocols};
 use serde_json::{Map, Value, json};
 
 /// What a run evaluates on, and when.
@@ -32,7 +32,7 @@ impl Evaluations {
         let sets = if named {
             config.eval.open(&config.csv)?
         } else if config.eval_every.is_some() {
-            eval::demo_sets(false)?
+            eval::demo_sets(Protocols::First)?
         } else {
             Vec::new()
         };

@@ -115,7 +115,22 @@ fn transform(config: &Config, model: &ClipConfig) -> Result<Transform> {
         Augment::Affine => data::Augment::Affine { scale },
     };
     let size = u32::try_from(model.vision_cfg.image_size).unwrap_or(u32::MAX);
-    Transform::new(size, augment).map_err(input)
+    let (strengths, probability) = match config.aug_color_jitter[..] {
+        [] => ([0.0; 4], 0.0),
+        [b, c, s, h] => ([b, c, s, h], config.aug_color_jitter_prob),
+        _ => return usage("--aug-color-jitter takes brightness, contrast, saturation and hue"),
+    };
+    let [brightness, contrast, saturation, hue] = strengths.map(|x| x as f32);
+    let colour = data::ColorJitter {
+        brightness,
+        contrast,
+        saturation,
+        hue,
+        probability: probability as f32,
+        gray_scale_probability: config.aug_gray_scale_prob as f32,
+    };
+    let transform = Transform::new(size, augment).map_err(input)?;
+    transform.with_colour(colour).map_err(input)
 }
 
 /// open_clip's `--train-data-upsampling-factors 1::2.5`.

@@ -2,18 +2,10 @@
 //! hand against the f64 oracle and its central differences.
 
 use crate::oracle::{Array, normal, numeric_gradients, worst_difference};
+use crate::tolerance;
 use clip_distill::autodiff::{Result, Tape, Var};
 use clip_distill::backend::{Backend, KERNELS, cpu::Cpu};
 use std::sync::{Arc, Once};
-
-/// Allowed error relative to max(1, |expected|), by dtype.
-///
-/// | dtype | forward | gradient | why |
-/// |---|---|---|---|
-/// | f32 | 2e-5 | 1e-4 | ε = 6e-8; sums of at most a few hundred products of size about 1 lose a factor √n to n; a backward pass chains three such sums |
-pub const F32_FORWARD: f64 = 2e-5;
-/// See [`F32_FORWARD`].
-pub const F32_GRADIENT: f64 = 1e-4;
 
 /// The backends that can run here. `CLIP_DISTILL_REQUIRE=cpu,…` makes a missing one a failure.
 pub fn backends() -> Vec<Arc<dyn Backend>> {
@@ -68,7 +60,7 @@ pub fn check(
             );
         };
         let got = backend.download(out.value()).expect("download");
-        compare("forward".into(), &got, &want, F32_FORWARD);
+        compare("forward".into(), &got, &want, tolerance::FORWARD);
         let seed = backend
             .upload(out.shape(), &upstream.to_f32())
             .expect("upload");
@@ -78,7 +70,7 @@ pub fn check(
                 .get(var)
                 .unwrap_or_else(|| panic!("{name}: no gradient {i}"));
             let got = backend.download(grad).expect("download");
-            compare(format!("gradient {i}"), &got, want, F32_GRADIENT);
+            compare(format!("gradient {i}"), &got, want, tolerance::GRADIENT);
         }
     }
 }

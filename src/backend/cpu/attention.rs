@@ -5,6 +5,7 @@
 
 use super::gemm::{View, gemm_raw, gemm_serial};
 use super::math;
+use super::memory::Memory;
 use super::parallel::{Disjoint, vectorised};
 use super::storage::{f32s, target, tensor};
 use crate::backend::{Result, Segments, Slot};
@@ -96,11 +97,11 @@ pub(super) fn forward(
     causal: bool,
 ) -> Result<(Tensor, Tensor)> {
     let (total, width) = (qkv.rows(), qkv.width() / 3);
-    let mut out = vec![0.0; total * width];
+    let mut out = Memory::stale(total * width);
     let mut lse = vec![0.0; heads * total];
     let (out_at, lse_at) = (Disjoint(out.as_mut_ptr()), Disjoint(lse.as_mut_ptr()));
     over_heads(f32s(OP, qkv)?, segments, heads, width, causal, |h| {
-        let mut scratch = vec![0.0; BLOCK.min(h.len) * h.len];
+        let mut scratch = Memory::stale(BLOCK.min(h.len) * h.len);
         for from in (0..h.len).step_by(BLOCK) {
             let to = (from + BLOCK).min(h.len);
             let keys = h.keys(to);
@@ -155,8 +156,8 @@ pub(super) fn backward(
     let (grad, add) = target(OP, dqkv, qkv.shape())?;
     let grad = Disjoint(grad.as_mut_ptr());
     over_heads(f32s(OP, qkv)?, segments, heads, width, causal, |h| {
-        let mut p = vec![0.0; BLOCK.min(h.len) * h.len];
-        let mut ds = p.clone();
+        let mut p = Memory::stale(BLOCK.min(h.len) * h.len);
+        let mut ds = Memory::stale(p.len());
         let at = |part: usize, row: usize| {
             grad.at((h.start + row) * 3 * width + part * width + h.head * h.dim)
         };

@@ -1,6 +1,7 @@
 //! Sums, scalings and the exponential.
 
 use super::math;
+use super::memory::Memory;
 use super::parallel::over_rows;
 use super::storage::{accumulator, f32s, f32s_mut, tensor};
 use crate::backend::{Grad, Result, Slot, shape_error};
@@ -73,7 +74,7 @@ pub(super) fn weighted_sum(terms: &[(&Tensor, f32)]) -> Result<Tensor> {
     let Some((first, _)) = terms.first() else {
         return shape_error("weighted_sum", "no terms");
     };
-    let mut out = tensor(first.shape(), vec![0.0; first.len()]);
+    let mut out = tensor(first.shape(), Memory::zeros(first.len()));
     let sum = f32s_mut("weighted_sum", &mut out)?;
     for (term, weight) in terms {
         add_scaled(sum, f32s("weighted_sum", term)?, *weight);

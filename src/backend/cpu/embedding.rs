@@ -1,5 +1,6 @@
 //! Table look-ups and their scatter.
 
+use super::memory::Memory;
 use super::parallel::over_rows;
 use super::storage::{accumulator, f32s, i32s, tensor};
 use crate::backend::{Error, Result, Slot};
@@ -32,7 +33,7 @@ pub(super) fn forward(
     check_indices(OP, ids, table.rows())?;
     check_indices(OP, pos, positions.rows())?;
     let (table, positions) = (f32s(OP, table)?, f32s(OP, positions)?);
-    let mut y = vec![0.0; ids.len() * width];
+    let mut y = Memory::stale(ids.len() * width);
     over_rows(
         &mut y,
         width,

@@ -47,7 +47,12 @@ pub(super) fn intra_weights(
     let mut loss = product / s;
     let own = if floored { 0.0 } else { loss };
     let map = |f: &dyn Fn(f64) -> f64, from: &[f32]| {
-        tensor(&[n], from.iter().map(|&x| f(f64::from(x)) as f32).collect())
+        tensor(
+            &[n],
+            from.iter()
+                .map(|&x| f(f64::from(x)) as f32)
+                .collect::<Vec<_>>(),
+        )
     };
     let mut h = None;
     let g = match weights {

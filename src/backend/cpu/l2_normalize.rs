@@ -1,6 +1,7 @@
 //! Rows scaled to unit Euclidean length.
 
 use super::math;
+use super::memory::Memory;
 use super::parallel::{over_rows, over_rows2};
 use super::storage::{accumulator, f32s, tensor};
 use crate::backend::{Result, Slot};
@@ -11,7 +12,7 @@ const OP: &str = "l2_normalize";
 pub(super) fn forward(x: &Tensor) -> Result<(Tensor, Tensor)> {
     let (rows, width) = (x.rows(), x.width());
     let xs = f32s(OP, x)?;
-    let mut y = vec![0.0; rows * width];
+    let mut y = Memory::stale(rows * width);
     let mut inverse = vec![0.0; rows];
     over_rows2(
         &mut y,

@@ -1,6 +1,7 @@
 //! Layer normalisation over the last dimension.
 
 use super::math;
+use super::memory::Memory;
 use super::parallel::{column_sums, over_rows, over_rows2};
 use super::storage::{accumulator, f32s, tensor};
 use crate::backend::{LayerNorm, Result, Slot};
@@ -11,7 +12,7 @@ const OP: &str = "layer_norm";
 pub(super) fn forward(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f32) -> Result<LayerNorm> {
     let (rows, width) = (x.rows(), x.width());
     let (xs, gamma, beta) = (f32s(OP, x)?, f32s(OP, gamma)?, f32s(OP, beta)?);
-    let mut y = vec![0.0; rows * width];
+    let mut y = Memory::stale(rows * width);
     let mut stats = vec![0.0; rows * 2];
     over_rows2(
         &mut y,
@@ -33,7 +34,7 @@ pub(super) fn forward(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f32) -> Re
             }
         },
     );
-    let (mean, rstd) = stats.chunks_exact(2).map(|s| (s[0], s[1])).unzip();
+    let (mean, rstd): (Vec<_>, Vec<_>) = stats.chunks_exact(2).map(|s| (s[0], s[1])).unzip();
     Ok(LayerNorm {
         y: tensor(x.shape(), y),
         mean: tensor(&[rows], mean),

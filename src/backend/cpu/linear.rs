@@ -1,20 +1,31 @@
 //! y = act(x Wᵀ + b) + residual.
 
-use super::gemm::{View, gemm};
+use super::gemm::{View, gemm, gemm_then};
 use super::math;
-use super::parallel::{column_sums, over_rows};
+use super::memory::Memory;
+use super::parallel::{Disjoint, column_sums, over_rows};
 use super::storage::{accumulator, f32s, target, tensor};
 use crate::backend::{Activation, Linear, Result, Slot};
 use crate::tensor::Tensor;
 
 const OP: &str = "linear";
 
-/// y = f(pre). A plain loop with `f` inlined: an iterator's `for_each` may stay a call of its own,
+/// x = f(x). A plain loop with `f` inlined: an iterator's `for_each` may stay a call of its own,
 /// compiled without the vector instructions of its caller.
 #[inline(always)]
-fn map(pre: &[f32], y: &mut [f32], f: impl Fn(f32) -> f32) {
-    for (y, &x) in y.iter_mut().zip(pre) {
-        *y = f(x);
+fn map(x: &mut [f32], f: impl Fn(f32) -> f32) {
+    for x in x {
+        *x = f(*x);
+    }
+}
+
+/// x += y from `first` on, if there is a y.
+#[inline(always)]
+fn plus(x: &mut [f32], y: Option<&[f32]>, first: usize) {
+    if let Some(y) = y {
+        for (x, y) in x.iter_mut().zip(&y[first..]) {
+            *x += y;
+        }
     }
 }
 
@@ -26,13 +37,13 @@ fn map_product(pre: &[f32], dy: &[f32], d: &mut [f32], f: impl Fn(f32) -> f32) {
     }
 }
 
-/// y = act(pre).
+/// x = act(x).
 #[inline(always)]
-fn activate(act: Activation, pre: &[f32], y: &mut [f32]) {
+fn activate_in_place(act: Activation, x: &mut [f32]) {
     match act {
-        Activation::None => y.copy_from_slice(pre),
-        Activation::Gelu => map(pre, y, math::gelu),
-        Activation::QuickGelu => map(pre, y, math::quick_gelu),
+        Activation::None => {}
+        Activation::Gelu => map(x, math::gelu),
+        Activation::QuickGelu => map(x, math::quick_gelu),
     }
 }
 
@@ -57,54 +68,51 @@ pub(super) fn forward(
     let (rows, inner, out) = (x.rows(), x.width(), w.rows());
     let bias = b.map(|b| f32s(OP, b)).transpose()?;
     let residual = residual.map(|r| f32s(OP, r)).transpose()?;
-    // Without activation, bias and residual are the product's initial value: no pass of their own.
-    let fused_residual = residual.filter(|_| act == Activation::None);
-    let mut pre = fused_residual.map_or_else(|| vec![0.0; rows * out], <[f32]>::to_vec);
-    if let Some(bias) = bias {
-        over_rows(
-            &mut pre,
-            out,
-            #[inline(always)]
-            |_, pre| {
-                for row in pre.chunks_exact_mut(out) {
-                    for (p, b) in row.iter_mut().zip(bias) {
-                        *p += b;
-                    }
-                }
-            },
-        );
-    }
-    let add = bias.is_some() || fused_residual.is_some();
     let (xs, ws) = (
         View::new(f32s(OP, x)?, rows, inner),
-        View::new(f32s(OP, w)?, out, inner),
+        View::new(f32s(OP, w)?, out, inner).t(),
     );
-    gemm(&mut pre, add, 1.0, xs, ws.t());
-    let shape = [rows, out];
-    if act == Activation::None {
+    let mut y = Memory::stale(rows * out);
+    if act == Activation::None || !keep_pre {
+        gemm_then(
+            &mut y,
+            false,
+            1.0,
+            xs,
+            ws,
+            #[inline(always)]
+            |row, col, part| {
+                plus(part, bias, col);
+                activate_in_place(act, part);
+                plus(part, residual, row * out + col);
+            },
+        );
         return Ok(Linear {
-            y: tensor(&shape, pre),
+            y: tensor(&[rows, out], y),
             pre: None,
         });
     }
-    let mut y = vec![0.0; rows * out];
-    over_rows(
-        &mut y,
-        out,
+    let mut pre = Memory::stale(rows * out);
+    let at = Disjoint(y.as_mut_ptr());
+    gemm_then(
+        &mut pre,
+        false,
+        1.0,
+        xs,
+        ws,
         #[inline(always)]
-        |first, y| {
-            let at = first * out..first * out + y.len();
-            activate(act, &pre[at.clone()], y);
-            if let Some(residual) = residual {
-                for (y, r) in y.iter_mut().zip(&residual[at]) {
-                    *y += r;
-                }
-            }
+        |row, col, part| {
+            plus(part, bias, col);
+            // SAFETY: `y` has the shape of `pre`, whose parts are disjoint.
+            let y = unsafe { std::slice::from_raw_parts_mut(at.at(row * out + col), part.len()) };
+            y.copy_from_slice(part);
+            activate_in_place(act, y);
+            plus(y, residual, row * out + col);
         },
     );
     Ok(Linear {
-        y: tensor(&shape, y),
-        pre: keep_pre.then(|| tensor(&shape, pre)),
+        y: tensor(&[rows, out], y),
+        pre: Some(tensor(&[rows, out], pre)),
     })
 }
 
@@ -125,7 +133,7 @@ pub(super) fn backward(
         None => dy,
         Some(pre) => {
             let pre = f32s(OP, pre)?;
-            let mut dpre = vec![0.0; rows * out];
+            let mut dpre = Memory::stale(rows * out);
             over_rows(
                 &mut dpre,
                 out,
@@ -165,7 +173,7 @@ pub(super) fn backward(
 
 pub(super) fn matmul(x: &Tensor, p: &Tensor) -> Result<Tensor> {
     let (rows, inner, out) = (x.rows(), x.width(), p.width());
-    let mut y = vec![0.0; rows * out];
+    let mut y = Memory::stale(rows * out);
     let (x, p) = (
         View::new(f32s(OP, x)?, rows, inner),
         View::new(f32s(OP, p)?, inner, out),

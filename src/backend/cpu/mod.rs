@@ -13,6 +13,7 @@ mod l2_normalize;
 mod layer_norm;
 mod linear;
 mod math;
+mod memory;
 mod mse;
 mod optimizer;
 mod parallel;
@@ -25,6 +26,7 @@ use super::{
     Pair, Result, RowStats, Segments, Side, Slot, shape_error,
 };
 use crate::tensor::Tensor;
+use memory::Memory;
 
 /// The CPU backend. Work is spread over rayon's global pool; results do not depend on its size.
 #[derive(Clone, Copy, Debug, Default)]
@@ -67,7 +69,7 @@ impl Backend for Cpu {
 
     fn upload(&self, shape: &[usize], data: &[f32]) -> Result<Tensor> {
         checked("upload", shape, data.len())?;
-        Ok(storage::tensor(shape, data.to_vec()))
+        Ok(storage::tensor(shape, Memory::copy_of(data)))
     }
 
     fn upload_i32(&self, shape: &[usize], data: &[i32]) -> Result<Tensor> {
@@ -80,13 +82,16 @@ impl Backend for Cpu {
     }
 
     fn zeros(&self, shape: &[usize]) -> Result<Tensor> {
-        Ok(storage::tensor(shape, vec![0.0; shape.iter().product()]))
+        Ok(storage::tensor(
+            shape,
+            Memory::zeros(shape.iter().product()),
+        ))
     }
 
     fn copy(&self, tensor: &Tensor) -> Result<Tensor> {
         Ok(storage::tensor(
             tensor.shape(),
-            storage::f32s("copy", tensor)?.to_vec(),
+            Memory::copy_of(storage::f32s("copy", tensor)?),
         ))
     }
 

@@ -10,6 +10,7 @@ pub(super) use backward::backward;
 
 use super::gemm::{View, gemm_serial};
 use super::math::{exp, max, sum};
+use super::memory::Memory;
 use super::parallel::vectorised;
 use super::storage::{f32s, tensor};
 use crate::backend::{Pair, Relation, Result, RowStats, shape_error};
@@ -261,8 +262,8 @@ pub(super) fn forward(pair: &Pair) -> Result<RowStats> {
             .for_each(|(k, out)| {
                 let rows = k * block..k * block + out.len();
                 let area = out.len() * TILE.min(m);
-                let mut a = vec![0.0; area];
-                let mut b = vec![0.0; if teacher.is_some() { area } else { 0 }];
+                let mut a = Memory::stale(area);
+                let mut b = Memory::stale(if teacher.is_some() { area } else { 0 });
                 let mut state = vec![Row::EMPTY; out.len()];
                 for start in (0..m).step_by(TILE) {
                     let cols = start..m.min(start + TILE);
@@ -296,7 +297,7 @@ pub(super) fn forward(pair: &Pair) -> Result<RowStats> {
                 }
             });
     }
-    let column = |c: usize| tensor(&[n], stats.iter().map(|s| s[c]).collect());
+    let column = |c: usize| tensor(&[n], stats.iter().map(|s| s[c]).collect::<Vec<_>>());
     Ok(RowStats {
         lse: column(0),
         teacher_lse: teacher.map(|_| column(1)),

@@ -1,6 +1,7 @@
 //! Host memory as tensor storage, and the checked ways from a tensor to slices.
 
 use super::Cpu;
+use super::memory::Memory;
 use crate::backend::{Error, Grad, Result, shape_error};
 use crate::tensor::{DType, Storage, Tensor};
 use std::any::Any;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 /// Values in host memory.
 #[derive(Debug)]
 pub(super) enum Buffer {
-    F32(Vec<f32>),
+    F32(Memory),
     I32(Vec<i32>),
 }
 
@@ -29,8 +30,8 @@ impl Storage for Buffer {
 }
 
 /// A tensor that owns `data`.
-pub(super) fn tensor(shape: &[usize], data: Vec<f32>) -> Tensor {
-    Tensor::new(shape, DType::F32, Arc::new(Buffer::F32(data)))
+pub(super) fn tensor(shape: &[usize], data: impl Into<Memory>) -> Tensor {
+    Tensor::new(shape, DType::F32, Arc::new(Buffer::F32(data.into())))
 }
 
 /// A tensor that owns `data`.
@@ -102,10 +103,10 @@ pub(super) fn accumulator<'a>(
             );
         }
         if t.storage_mut().is_none() {
-            *slot = Some(tensor(shape, f32s(op, t)?.to_vec()));
+            *slot = Some(tensor(shape, Memory::copy_of(f32s(op, t)?)));
         }
     } else {
-        *slot = Some(tensor(shape, vec![0.0; shape.iter().product()]));
+        *slot = Some(tensor(shape, Memory::zeros(shape.iter().product())));
     }
     match slot {
         Some(t) => f32s_mut(op, t),

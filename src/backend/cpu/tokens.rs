@@ -1,6 +1,7 @@
 //! Moves of tokens: patches out of images, the class token in, single rows out.
 
 use super::embedding::check_indices;
+use super::memory::Memory;
 use super::parallel::{column_sums, over_rows};
 use super::storage::{accumulator, f32s, i32s, tensor};
 use crate::backend::{Result, Slot};
@@ -13,7 +14,7 @@ pub(super) fn patchify(images: &Tensor, patch: usize) -> Result<Tensor> {
     let (grid_h, grid_w) = (height / patch, width / patch);
     let out = patch * patch * channels;
     let pixels = f32s("patchify", images)?;
-    let mut y = vec![0.0; batch * grid_h * grid_w * out];
+    let mut y = Memory::stale(batch * grid_h * grid_w * out);
     over_rows(
         &mut y,
         out,
@@ -41,7 +42,7 @@ pub(super) fn prepend_class(
     let (width, tokens) = (patches.width(), positions.rows());
     let batch = patches.rows() / (tokens - 1);
     let (patches, class, positions) = (f32s(OP, patches)?, f32s(OP, class)?, f32s(OP, positions)?);
-    let mut y = vec![0.0; batch * tokens * width];
+    let mut y = Memory::stale(batch * tokens * width);
     over_rows(
         &mut y,
         width,
@@ -120,6 +121,6 @@ pub(super) fn select_rows(x: &Tensor, index: &Tensor) -> Result<Tensor> {
         .iter()
         .flat_map(|&i| &x[i as usize * width..][..width])
         .copied()
-        .collect();
+        .collect::<Vec<f32>>();
     Ok(tensor(&[index.len(), width], y))
 }

@@ -4,6 +4,7 @@
 use super::{OP, Operands, TILE, operands, row_block, segments};
 use crate::backend::cpu::gemm::{View, gemm_serial};
 use crate::backend::cpu::math::{exp, sum};
+use crate::backend::cpu::memory::Memory;
 use crate::backend::cpu::parallel::vectorised;
 use crate::backend::cpu::storage::{accumulator, f32s, target};
 use crate::backend::{Pair, Result, Side, Slot, shape_error};
@@ -165,8 +166,8 @@ impl Backward<'_> {
     fn block(&self, rows: Range<usize>, mut dx: Option<&mut [f32]>, add: bool) -> f64 {
         let m = self.student.m;
         let area = rows.len() * TILE.min(m);
-        let mut c = vec![0.0; area];
-        let mut t = vec![0.0; if self.teacher.is_some() { area } else { 0 }];
+        let mut c = Memory::stale(area);
+        let mut t = Memory::stale(if self.teacher.is_some() { area } else { 0 });
         let mut work = vec![0.0; TILE.min(m)];
         let mut dscale = 0.0;
         for start in (0..m).step_by(TILE) {

@@ -1,0 +1,148 @@
+//! The innermost part of a matrix product: a few rows of C in registers.
+//!
+//! One call computes ROWS × (V vectors) of C over a range of k: per k it loads V vectors of B and
+//! broadcasts one element of A a row. With 32 vector registers, 6 × 4 accumulators leave eight for
+//! the operands, and 24 multiply-adds stand against ten loads.
+
+use pulp::Simd;
+
+/// Rows of C that one call holds.
+pub(super) const ROWS: usize = 6;
+
+/// Vectors of C's columns that one call holds, for a processor with `S`'s registers.
+pub(super) const fn vectors<S: Simd>() -> usize {
+    if S::REGISTER_COUNT >= 32 { 4 } else { 2 }
+}
+
+/// Columns of a packed panel of B.
+pub(super) const fn columns<S: Simd>() -> usize {
+    vectors::<S>() * S::F32_LANES
+}
+
+/// One operand in memory: a pointer to its first element, and the distances between rows of C
+/// (for A) and between steps of k.
+#[derive(Clone, Copy)]
+pub(super) struct Left {
+    pub(super) at: *const f32,
+    pub(super) row: usize,
+    pub(super) k: usize,
+}
+
+/// Where results go: C = alpha · sum, or C += alpha · sum.
+#[derive(Clone, Copy)]
+pub(super) struct Out {
+    pub(super) at: *mut f32,
+    pub(super) row: usize,
+    pub(super) alpha: f32,
+    pub(super) add: bool,
+}
+
+/// C's `rows` × `cols` corner over `k` steps; `b` is a packed panel, [`columns`] a step.
+///
+/// # Safety
+/// `a`, `b` and `out` must be valid for `rows` ≤ [`ROWS`], `cols` ≤ [`columns`] and `k`.
+#[inline(always)]
+pub(super) unsafe fn product<S: Simd>(
+    simd: S,
+    k: usize,
+    a: Left,
+    b: *const f32,
+    out: Out,
+    rows: usize,
+    cols: usize,
+) {
+    // SAFETY: the caller's promise, passed on.
+    unsafe {
+        let wide = cols.div_ceil(S::F32_LANES);
+        match (vectors::<S>(), wide) {
+            (_, 1) => by_rows::<S, 1>(simd, k, a, b, out, rows, cols),
+            (_, 2) => by_rows::<S, 2>(simd, k, a, b, out, rows, cols),
+            (4, 3) => by_rows::<S, 3>(simd, k, a, b, out, rows, cols),
+            (4, 4) => by_rows::<S, 4>(simd, k, a, b, out, rows, cols),
+            _ => unreachable!("a panel has at most as many vectors"),
+        }
+    }
+}
+
+/// # Safety
+/// As [`product`].
+#[inline(always)]
+unsafe fn by_rows<S: Simd, const V: usize>(
+    simd: S,
+    k: usize,
+    a: Left,
+    b: *const f32,
+    out: Out,
+    rows: usize,
+    cols: usize,
+) {
+    // SAFETY: the caller's promise, passed on.
+    unsafe {
+        match rows {
+            1 => registers::<S, V, 1>(simd, k, a, b, out, cols),
+            2 => registers::<S, V, 2>(simd, k, a, b, out, cols),
+            3 => registers::<S, V, 3>(simd, k, a, b, out, cols),
+            4 => registers::<S, V, 4>(simd, k, a, b, out, cols),
+            5 => registers::<S, V, 5>(simd, k, a, b, out, cols),
+            _ => registers::<S, V, ROWS>(simd, k, a, b, out, cols),
+        }
+    }
+}
+
+/// # Safety
+/// As [`product`].
+#[inline(always)]
+unsafe fn registers<S: Simd, const V: usize, const R: usize>(
+    simd: S,
+    k: usize,
+    mut a: Left,
+    mut b: *const f32,
+    out: Out,
+    cols: usize,
+) {
+    let lanes = S::F32_LANES;
+    let mut sum = [[simd.splat_f32s(0.0); V]; R];
+    // SAFETY: the caller's promise on `a` and `b`.
+    unsafe {
+        for _ in 0..k {
+            let mut column = [simd.splat_f32s(0.0); V];
+            for (v, column) in column.iter_mut().enumerate() {
+                *column = b.add(v * lanes).cast::<S::f32s>().read_unaligned();
+            }
+            for (r, sum) in sum.iter_mut().enumerate() {
+                let x = simd.splat_f32s(*a.at.add(r * a.row));
+                for (sum, column) in sum.iter_mut().zip(column) {
+                    *sum = simd.mul_add_e_f32s(x, column, *sum);
+                }
+            }
+            a.at = a.at.add(a.k);
+            b = b.add(columns::<S>());
+        }
+    }
+    let alpha = simd.splat_f32s(out.alpha);
+    for (r, sum) in sum.into_iter().enumerate() {
+        for (v, sum) in sum.into_iter().enumerate() {
+            let valid = cols.saturating_sub(v * lanes).min(lanes);
+            // SAFETY: row `r` of `out` has `cols` elements, of which `valid` begin at v · lanes.
+            unsafe {
+                let at = out.at.add(r * out.row + v * lanes);
+                if valid == lanes {
+                    let at = at.cast::<S::f32s>();
+                    at.write_unaligned(if out.add {
+                        simd.mul_add_e_f32s(alpha, sum, at.read_unaligned())
+                    } else {
+                        simd.mul_f32s(alpha, sum)
+                    });
+                } else {
+                    let at = std::slice::from_raw_parts_mut(at, valid);
+                    let y = if out.add {
+                        simd.mul_add_e_f32s(alpha, sum, simd.partial_load_f32s(at))
+                    } else {
+                        simd.mul_f32s(alpha, sum)
+                    };
+                    simd.partial_store_f32s(at, y);
+                }
+            }
+        }
+    }
+}
