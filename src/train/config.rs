@@ -5,6 +5,7 @@ use super::flags::{
     Augment, Device, IntraModality, IntraScale, IntraWeights, LrScheduler, Method, Precision,
 };
 use super::setup::objective;
+use crate::eval::flags::{CsvFlags, EvalFlags};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -99,34 +100,10 @@ pub struct Config {
     #[arg(long, value_name = "FACTORS", help_heading = "Data")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train_data_upsampling_factors: Option<String>,
-    /// CSV column of the image's path.
-    #[arg(
-        long,
-        default_value = "filepath",
-        value_name = "COLUMN",
-        help_heading = "Data"
-    )]
-    pub csv_img_key: String,
-    /// CSV column of the caption.
-    #[arg(
-        long,
-        default_value = "title",
-        value_name = "COLUMN",
-        help_heading = "Data"
-    )]
-    pub csv_caption_key: String,
-    /// CSV separator (default: a tab).
-    #[arg(
-        long,
-        default_value = "\t",
-        hide_default_value = true,
-        help_heading = "Data"
-    )]
-    pub csv_separator: String,
-    /// Folder that relative paths of a CSV file start from.
-    #[arg(long, value_name = "DIR", help_heading = "Data")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub data_root: Option<PathBuf>,
+    /// How CSV files are read.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub csv: CsvFlags,
     /// What happens to a training image.
     #[arg(long, value_enum, default_value_t, help_heading = "Data")]
     pub augment: Augment,
@@ -248,8 +225,29 @@ pub struct Config {
     #[arg(long, value_name = "N", help_heading = "Run")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub save_every_steps: Option<u64>,
-    /// Evaluates every N steps, and at the end (with --train-data demo: on its splits).
-    #[arg(long, value_name = "N", help_heading = "Run")]
+    /// What to evaluate on while training.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub eval: EvalFlags,
+    /// Epochs between two zero-shot evaluations, 0 for none; the last epoch has one, too.
+    #[arg(
+        long,
+        default_value_t = 1,
+        value_name = "EPOCHS",
+        help_heading = "Evaluation"
+    )]
+    pub zeroshot_frequency: u32,
+    /// The same for retrieval.
+    #[arg(
+        long,
+        default_value_t = 1,
+        value_name = "EPOCHS",
+        help_heading = "Evaluation"
+    )]
+    pub val_frequency: u32,
+    /// Also evaluates every N steps, and at the end. Without evaluation data of its own, --train-data
+    /// demo has its held-out splits.
+    #[arg(long, value_name = "N", help_heading = "Evaluation")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_every: Option<u64>,
 }
@@ -300,11 +298,9 @@ impl Config {
         if self.precision != Precision::Fp32 {
             return usage("--precision: only fp32 is in this build yet");
         }
-        match self.backend {
-            Device::Cuda => return usage("--backend cuda is not in this build yet: use cpu"),
-            Device::Wgpu => return usage("--backend wgpu is not in this build yet: use cpu"),
-            Device::Auto | Device::Cpu => {}
-        }
+        self.backend.check()?;
+        self.csv.check()?;
+        self.eval.check()?;
         let Some(data) = &self.train_data else {
             return usage("--train-data is missing: shards, a CSV file, or `demo`");
         };
@@ -377,12 +373,8 @@ impl Config {
                 "--aug-scale must be two numbers, 0 < FROM <= TO <= 1 (4 with --augment affine)",
             ),
             (
-                self.csv_separator.len() == 1,
-                "--csv-separator must be one character",
-            ),
-            (
-                self.eval_every.is_none() || data == "demo",
-                "--eval-every needs --train-data demo: other data has no splits to evaluate on",
+                self.eval_every.is_none() || data == "demo" || !self.eval.is_empty(),
+                "--eval-every needs something to evaluate on: say --val-data, --imagenet-val, ...",
             ),
             (
                 self.name.as_deref().is_none_or(|n| {

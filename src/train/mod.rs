@@ -9,7 +9,7 @@ pub mod config;
 pub mod demo;
 pub mod dry_run;
 pub mod error;
-pub mod evaluate;
+mod evaluation;
 pub mod flags;
 mod gradients;
 pub mod interrupt;

@@ -3,6 +3,7 @@
 use super::checkpoint::{self, Position, TrainState};
 use super::config::{Call, Config};
 use super::error::{Error, Result, failed, file, input, usage};
+use super::evaluation::{Evaluations, Found};
 use super::interrupt;
 use super::log::{JsonLines, Progress};
 use super::setup::{compare, device, objective, place, recipe, student, teacher, total_steps};
@@ -107,6 +108,7 @@ struct Run {
     label: String,
     folder: PathBuf,
     source: Source,
+    evaluations: Evaluations,
     trainer: Trainer,
     teacher_tokens: Option<Tokenizer>,
     position: Position,
@@ -147,6 +149,7 @@ impl Run {
         (position, from): (Position, Option<PathBuf>),
         total: u64,
     ) -> Result<Self> {
+        let evaluations = Evaluations::open(&config, position)?;
         std::fs::create_dir_all(&folder).map_err(|e| file("create", &folder, &e))?;
         checkpoint::sweep(&folder.join("checkpoints"))?;
         let path = folder.join("config.toml");
@@ -172,6 +175,7 @@ impl Run {
             label: label.to_string(),
             folder,
             source,
+            evaluations,
             trainer,
             teacher_tokens,
             position,
@@ -198,6 +202,10 @@ impl Run {
             eprintln!("{}: skipped: {}", self.label, self.skips);
         }
         let checkpoint = self.save()?;
+        let found = self
+            .evaluations
+            .after_epoch(&self.trainer, self.position, true);
+        self.tell(found?)?;
         Ok(Summary {
             steps: self.position.step,
             folder: self.folder,
@@ -235,6 +243,13 @@ impl Run {
             };
             if frequency > 0 && self.position.epoch.is_multiple_of(frequency) {
                 self.save()?;
+            }
+            if !self.finished() {
+                let aside = Instant::now();
+                let (trainer, position) = (&self.trainer, self.position);
+                let found = self.evaluations.after_epoch(trainer, position, false);
+                self.tell_or_warn(found)?;
+                self.window.since += aside.elapsed();
             }
         }
         Ok(())
@@ -293,7 +308,8 @@ impl Run {
         }
         if self.config.eval_every.is_some() && (every(self.config.eval_every) || step == self.total)
         {
-            self.evaluate()?;
+            let found = self.evaluations.after_step(&self.trainer, self.position);
+            self.tell_or_warn(found)?;
         }
         self.window.since += aside.elapsed();
         if interrupt::asked() && !self.finished() {
@@ -383,17 +399,11 @@ impl Run {
         Ok(path)
     }
 
-    fn evaluate(&mut self) -> Result<()> {
-        let results = super::demo::evaluate(&self.trainer)?;
-        let mut line = Map::from_iter([
-            ("step".to_string(), json!(self.position.step)),
-            ("epoch".to_string(), json!(self.position.epoch)),
-        ]);
-        let mut words = Vec::new();
-        for (name, value) in results {
-            words.push(format!("{name} {:.1} %", 100.0 * value));
-            line.insert(name, json!(value));
-        }
+    /// Says and writes down what an evaluation found.
+    fn tell(&mut self, found: Option<Found>) -> Result<()> {
+        let Some(Found { line, words }) = found else {
+            return Ok(());
+        };
         self.progress.say(&format!(
             "{} step {}: {}",
             self.label,
@@ -401,6 +411,19 @@ impl Run {
             words.join(", ")
         ));
         self.results.write(line)
+    }
+
+    /// As [`Self::tell`]; an evaluation that fails before the last costs no training.
+    fn tell_or_warn(&mut self, found: Result<Option<Found>>) -> Result<()> {
+        match found {
+            Ok(found) => self.tell(found),
+            Err(e) => {
+                let step = self.position.step;
+                self.progress
+                    .say(&format!("{} step {step}: not evaluated: {e}", self.label));
+                Ok(())
+            }
+        }
     }
 }
 

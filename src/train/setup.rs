@@ -8,6 +8,7 @@ use super::source::{DEMO, Source};
 use super::step::Recipe;
 use super::teacher::Teacher;
 use crate::backend::{Backend, IntraWeights, cpu::Cpu};
+use crate::eval::flags::EvalFlags;
 use crate::loss::{Intra, IntraScale, Method, Modality, Objective};
 use crate::model::{Clip, ClipConfig};
 use crate::optim::{AdamWConfig, Schedule, ScheduleKind};
@@ -16,14 +17,26 @@ use std::sync::Arc;
 
 /// The device that the flags ask for, with one line that says which it is and why.
 pub fn device(config: &Config) -> Result<(Arc<dyn Backend>, String)> {
-    if let Some(threads) = config.threads {
+    open_device(config.backend, config.threads)
+}
+
+/// The device of `--backend` and `--threads`, with one line that says which it is and why.
+///
+/// # Errors
+/// If this build does not have it.
+pub fn open_device(
+    device: flags::Device,
+    threads: Option<usize>,
+) -> Result<(Arc<dyn Backend>, String)> {
+    device.check()?;
+    if let Some(threads) = threads {
         // Fails where a pool is there already; then that one stays, with the same results.
         let _ = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build_global();
     }
     let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
-    let why = match config.backend {
+    let why = match device {
         flags::Device::Auto => " (auto: the only device of this build)",
         _ => "",
     };
@@ -107,11 +120,16 @@ pub fn teacher(config: &Config, backend: &dyn Backend) -> Result<Option<Teacher>
 
 /// The student's model: a name, a file, or `demo`.
 pub fn student(config: &Config) -> Result<Clip> {
-    let model = match config.model.as_str() {
-        DEMO => super::demo::student()?,
-        name => ClipConfig::load(name).map_err(input)?,
-    };
+    let model = model_config(&config.model)?;
     Ok(Clip::new(model).with_grad_checkpointing(config.grad_checkpointing))
+}
+
+/// The configuration that `--model` names: a built-in one, a file, or `demo`.
+pub fn model_config(model: &str) -> Result<ClipConfig> {
+    if model == DEMO {
+        return super::demo::student();
+    }
+    ClipConfig::load(model).map_err(input)
 }
 
 /// The run's folder, and the checkpoint to go on from.
@@ -167,8 +185,8 @@ pub(super) fn total_steps(config: &Config, source: &Source) -> Result<u64> {
     }
 }
 
-/// Keys that say nothing about the result.
-const NEUTRAL: [&str; 12] = [
+/// Keys that say nothing about the result, beside those of evaluation data.
+const NEUTRAL: [&str; 14] = [
     "grad-checkpointing",
     "logs",
     "name",
@@ -176,6 +194,8 @@ const NEUTRAL: [&str; 12] = [
     "save-frequency",
     "save-every-steps",
     "eval-every",
+    "zeroshot-frequency",
+    "val-frequency",
     "threads",
     "workers",
     "backend",
@@ -216,7 +236,9 @@ pub(super) fn compare(config: &Config, saved: &TrainState, dir: &Path) -> Result
         }
     }
     let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-    for key in keys.into_iter().filter(|k| !NEUTRAL.contains(&k.as_str())) {
+    let evaluation = EvalFlags::keys();
+    let neutral = |key: &String| NEUTRAL.contains(&key.as_str()) || evaluation.contains(key);
+    for key in keys.into_iter().filter(|k| !neutral(k)) {
         if let Some(line) = changed(key) {
             eprintln!("changed since the checkpoint: {line}");
         }
