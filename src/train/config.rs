@@ -398,9 +398,6 @@ impl Config {
                 usage("--teacher demo brings its own weights: leave --teacher-checkpoint out")
             }
             (None, Some(_)) => usage("--teacher-checkpoint needs --teacher: the model it is of"),
-            (Some(_), _) if !self.distils() => {
-                usage("--teacher is given, but --method clip and the weights use no teacher")
-            }
             _ => Ok(()),
         }
     }

@@ -146,38 +146,45 @@ pub fn run_with(distilled: Config) -> Result<String> {
     Ok(table)
 }
 
-/// A model on every split, a line a model: naming its images among all its concepts, and finding
-/// each image's caption and each caption's image.
+/// Every model on every split: naming its images among all its concepts, and finding each image's
+/// caption and each caption's image.
 fn table(rows: &[(&str, usize, Vec<Outcome>)]) -> String {
-    let mut out = String::from("\nimages that no model has seen, in per cent\n\n");
-    let first = rows.first().map_or(&[][..], |r| &r.2[..]);
-    let mut columns = [String::new(), String::new()];
-    for (name, s) in SPLITS.iter().zip(first) {
-        let title = format!("{name}: {} images, {} concepts", s.images, s.classes);
-        columns[0].push_str(&format!("  {title:^36}"));
-        columns[1].push_str(&format!(
-            "  {:>11}{:>13}{:>12}",
-            "top-1/5", "img→txt 1/5", "txt→img 1/5"
-        ));
-    }
-    out.push_str(&format!("{:<18}{:>8}{}\n", "", "", columns[0]));
-    out.push_str(&format!("{:<18}{:>8}{}", "", "weights", columns[1]));
-    for (name, size, scores) in rows {
-        out.push_str(&format!("\n{name:<18}{:>6.2} M", *size as f64 / 1e6));
-        for s in scores {
+    let mut out = String::from("\nimages that no model has seen, in per cent\n");
+    for (i, split) in SPLITS.iter().enumerate() {
+        for (k, (name, size, outcomes)) in rows.iter().enumerate() {
+            let Some(outcome) = outcomes.get(i) else {
+                continue;
+            };
+            if k == 0 {
+                let title = format!(
+                    "{split}: {} images of {} concepts",
+                    outcome.images, outcome.classes
+                );
+                out.push_str(&format!(
+                    "\n{title:<44}{:>11}{:>11}{:>11}\n{:<28}{:>16}{:>11}{:>11}{:>11}\n",
+                    "its name",
+                    "its caption",
+                    "its image",
+                    "",
+                    "parameters",
+                    "top-1/5",
+                    "R@1/5",
+                    "R@1/5"
+                ));
+            }
             let cell = |a: f64, b: f64| format!("{:.1}/{:.1}", 100.0 * a, 100.0 * b);
-            let a = s.accuracy.unwrap_or_default();
-            let r = s.first_caption.unwrap_or_default();
-            let (to_text, to_image) = (r.image_to_text, r.text_to_image);
+            let named = outcome.accuracy.unwrap_or_default();
+            let found = outcome.first_caption.unwrap_or_default();
+            let (caption, image) = (found.image_to_text, found.text_to_image);
             out.push_str(&format!(
-                "  {:>11}{:>13}{:>12}",
-                cell(a.top1, a.top5),
-                cell(to_text.r1, to_text.r5),
-                cell(to_image.r1, to_image.r5)
+                "  {name:<26}{:>14.2} M{:>11}{:>11}{:>11}\n",
+                *size as f64 / 1e6,
+                cell(named.top1, named.top5),
+                cell(caption.r1, caption.r5),
+                cell(image.r1, image.r5)
             ));
         }
     }
-    out.push('\n');
     out
 }
 
@@ -210,7 +217,7 @@ mod tests {
             "teacher",
             "student alone",
             "student, intra-kd",
-            "944 images, 944 concepts",
+            "944 images of 944 concepts",
         ] {
             assert!(table.contains(word), "no {word} in:\n{table}");
         }

@@ -112,6 +112,10 @@ pub(super) fn recipe(config: &Config, total: u64) -> Recipe {
 /// The teacher that the flags name, if the losses need one.
 pub fn teacher(config: &Config, backend: &dyn Backend) -> Result<Option<Teacher>> {
     match (&config.teacher, &config.teacher_checkpoint) {
+        (Some(name), _) if !config.distils() => {
+            eprintln!("the losses need no teacher: --teacher {name} is not read");
+            Ok(None)
+        }
         (Some(name), _) if name == DEMO => Ok(Some(super::demo::teacher(backend)?)),
         (Some(name), Some(path)) => Ok(Some(Teacher::load(name, path, backend)?)),
         _ => Ok(None),
