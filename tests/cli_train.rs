@@ -347,7 +347,7 @@ fn wrong_input_is_one_clear_line() {
     bad("--batch-size 1", &["--batch-size"]);
     bad("--model ViT-Z-9", &["ViT-Z-9", "ViT-T-16"]);
     bad("--model none.json", &["none.json"]);
-    bad("--precision amp_bf16", &["--precision", "fp32"]);
+    bad("--precision amp_fp16", &["--precision", "amp_bf16", "fp32"]);
     bad("--backend cuda", &["--backend", "cuda"]);
     bad("--backend wgpu", &["--backend", "wgpu"]);
     bad("--train-data none/{00..01}.tar", &["none/00.tar"]);

@@ -118,6 +118,41 @@ fn quick_gelu_towers_agree_with_open_clip() {
     towers_agree("vit_quickgelu");
 }
 
+/// Mixed precision turns unit features by little: a cosine of 0.999 is the bound that users of bf16
+/// checkpoints know.
+#[test]
+fn towers_in_bf16_point_the_same_way() {
+    let Some(cpu) = Cpu::bf16() else {
+        println!("no AVX512-BF16 here: mixed precision is not checked");
+        return;
+    };
+    let Case {
+        file,
+        clip,
+        parameters,
+        ..
+    } = case("vit_gelu");
+    let backend: Arc<dyn Backend> = Arc::new(cpu);
+    let tape = Tape::frozen(backend.clone());
+    let bound = parameters.bind(&tape);
+    let (shape, pixels) = channels_last(file.get("input.image").expect("images"));
+    let images = backend.upload(&shape, &pixels).expect("upload");
+    let texts = texts(file.get("input.text").expect("texts"));
+    let image = clip.encode_image(&tape, &bound, &images).expect("images");
+    let text = clip.encode_text(&tape, &bound, &texts).expect("texts");
+    for (what, var) in [("image", image), ("text", text)] {
+        let unit = ops::l2_normalize(&tape, &var).expect("unit");
+        let got = backend.download(unit.value()).expect("download");
+        let want = values(&file, &format!("output.{what}_features_normalized"));
+        let width = var.value().width();
+        for (got, want) in got.chunks(width).zip(want.chunks(width)) {
+            let cosine: f32 = got.iter().zip(want).map(|(a, b)| a * b).sum();
+            assert!(cosine >= 0.999, "{what}: cosine {cosine}");
+        }
+        assert_ne!(got, want, "bf16 leaves a trace");
+    }
+}
+
 /// A text tower run on padded rows, position for position, as open_clip runs it, gives the same
 /// features as the packed run: causality hides what follows the end token.
 #[test]

@@ -8,7 +8,7 @@ use crate::backend::Backend;
 use crate::eval::Loading;
 use crate::train::command_line::{clap_line, dashes};
 use crate::train::error::{Error, Result, file, usage};
-use crate::train::flags::Device;
+use crate::train::flags::{Device, Precision};
 use crate::train::setup;
 use clap::{Args, Parser};
 use std::ffi::OsString;
@@ -29,6 +29,9 @@ pub struct ModelFlags {
     /// Device.
     #[arg(long, value_enum, default_value_t, help_heading = "Device")]
     pub backend: Device,
+    /// Precision of matrix products.
+    #[arg(long, value_enum, default_value_t, help_heading = "Device")]
+    pub precision: Precision,
     /// Threads of the CPU backend (default: one a core).
     #[arg(long, value_name = "N", help_heading = "Device")]
     pub threads: Option<usize>,
@@ -57,7 +60,7 @@ impl ModelFlags {
 
     /// The device, the checkpoint on it, and how its images are loaded.
     fn open(&self) -> Result<(Arc<dyn Backend>, checkpoint::Trained, Loading)> {
-        let (backend, line) = setup::open_device(self.backend, self.threads)?;
+        let (backend, line) = setup::open_device(self.backend, self.precision, self.threads)?;
         let trained = checkpoint::open(&self.checkpoint, self.model.as_deref(), &backend)?;
         eprintln!("{} on {line}", trained.name);
         let loading = Loading {

@@ -295,9 +295,6 @@ impl Config {
 
     /// Rules that no single flag can check.
     pub(super) fn check(&self) -> Result<()> {
-        if self.precision != Precision::Fp32 {
-            return usage("--precision: only fp32 is in this build yet");
-        }
         self.backend.check()?;
         self.csv.check()?;
         self.eval.check()?;

@@ -17,15 +17,16 @@ use std::sync::Arc;
 
 /// The device that the flags ask for, with one line that says which it is and why.
 pub fn device(config: &Config) -> Result<(Arc<dyn Backend>, String)> {
-    open_device(config.backend, config.threads)
+    open_device(config.backend, config.precision, config.threads)
 }
 
-/// The device of `--backend` and `--threads`, with one line that says which it is and why.
+/// The device of `--backend`, `--precision` and `--threads`, with one line that says which it is and why.
 ///
 /// # Errors
 /// If this build does not have it.
 pub fn open_device(
     device: flags::Device,
+    precision: flags::Precision,
     threads: Option<usize>,
 ) -> Result<(Arc<dyn Backend>, String)> {
     device.check()?;
@@ -35,7 +36,19 @@ pub fn open_device(
             .num_threads(threads)
             .build_global();
     }
-    let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
+    let cpu = match precision {
+        flags::Precision::Fp32 => Some(Cpu::new()),
+        flags::Precision::AmpBf16 => Cpu::bf16(),
+        flags::Precision::AmpFp16 => {
+            return usage("--precision amp_fp16: the CPU has amp_bf16 and fp32");
+        }
+    };
+    let Some(cpu) = cpu else {
+        return usage(
+            "--precision amp_bf16: this processor has no bf16 products (AVX512-BF16): take fp32",
+        );
+    };
+    let backend: Arc<dyn Backend> = Arc::new(cpu);
     let why = match device {
         flags::Device::Auto => " (auto: the only device of this build)",
         _ => "",
