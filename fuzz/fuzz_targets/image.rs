@@ -1,0 +1,19 @@
+//! Images of any format, and what evaluation and training make of them.
+#![no_main]
+
+use clip_distill::data::{Augment, Transform, image};
+use clip_distill::tensor::rng::{Philox, Purpose};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let Ok(image) = image::decode(bytes) else {
+        return;
+    };
+    for augment in [Augment::None, Augment::Crop { scale: (0.1, 1.0) }] {
+        let transform = Transform::new(16, augment).expect("a transform");
+        let mut rng = Philox::new(0, Purpose::Test, 0, 0);
+        let mut out = Vec::new();
+        transform.apply(&image, &mut rng, &mut out);
+        assert_eq!(out.len(), transform.len());
+    }
+});
