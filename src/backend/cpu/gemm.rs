@@ -130,6 +130,8 @@ thread_local! {
     /// Where a thread packs its rows of A, and a serial product its B.
     static ROW_SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
     static PANEL_SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    /// Where a thread makes rows of an A that exists nowhere else.
+    static BLOCK_SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
 /// Lends `body` at least `len` elements of the thread's scratch memory.
@@ -377,6 +379,47 @@ pub(super) fn gemm_then(
     }
 }
 
+/// C = A·B over contiguous row-major C `[rows, b.cols]`, where A is never there as a whole: `fill`
+/// writes its rows `range` into the memory it is given, once for each block of rows, and all blocks
+/// share the packed B.
+pub(super) fn gemm_from(
+    c: &mut [f32],
+    rows: usize,
+    b: View,
+    fill: impl Fn(Range<usize>, &mut [f32]) + Sync,
+) {
+    assert_eq!(c.len(), rows * b.cols, "output size");
+    let (n, k) = (b.cols, b.rows);
+    if k == 0 {
+        return c.fill(0.0);
+    }
+    let nr = panel_columns();
+    let mut panels = Memory::stale(n.div_ceil(nr) * nr * k);
+    panels
+        .par_chunks_exact_mut(nr * k)
+        .enumerate()
+        .for_each(|(p, panel)| pack_panel(b, p * nr, nr, panel));
+    let mut block = TASK.0;
+    while block > ROWS && rows.div_ceil(block) < 4 * rayon::current_num_threads() {
+        block = (block / 2).next_multiple_of(ROWS);
+    }
+    let at = Disjoint(c.as_mut_ptr());
+    (0..rows.div_ceil(block)).into_par_iter().for_each(|index| {
+        let range = index * block..rows.min((index + 1) * block);
+        with_scratch(&BLOCK_SCRATCH, range.len() * k, |made| {
+            fill(range.clone(), made);
+            let out = Out {
+                at: at.at(range.start * n),
+                row: n,
+                alpha: 1.0,
+                add: false,
+            };
+            let a = View::new(made, range.len(), k);
+            task(a, &panels, 0..range.len(), n, out);
+        });
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -477,6 +520,21 @@ mod tests {
         let row = View::new(&a[31 * k..32 * k], 1, k);
         gemm(&mut one, false, 1.0, row, View::new(&b, n, k).t());
         assert_eq!(one, all[31 * n..32 * n]);
+    }
+
+    #[test]
+    fn rows_made_on_demand_give_the_bits_of_rows_in_memory() {
+        for (m, n, k) in [(1, 1, 1), (500, 70, 600), (13, 5, 27), (4, 3, 0)] {
+            let (a, b) = (values(m * k, 8), values(n * k, 9));
+            let vb = View::new(&b, n, k).t();
+            let mut whole = vec![0.0; m * n];
+            gemm(&mut whole, false, 1.0, View::new(&a, m, k), vb);
+            let mut made = vec![7.0; m * n];
+            gemm_from(&mut made, m, vb, |rows, out| {
+                out.copy_from_slice(&a[rows.start * k..rows.end * k]);
+            });
+            assert_eq!(whole, made);
+        }
     }
 
     #[test]

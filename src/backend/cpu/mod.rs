@@ -5,6 +5,10 @@
 #![allow(clippy::too_many_arguments)] // kernels take the operands of their formulas
 
 mod attention;
+mod attention_pool;
+mod avg_pool;
+mod batch_norm;
+mod conv2d;
 mod elementwise;
 mod embedding;
 mod gemm;
@@ -22,8 +26,8 @@ mod storage;
 mod tokens;
 
 use super::{
-    Activation, AdamWStep, AdamWTensor, Backend, Grad, IntraWeights, KERNELS, LayerNorm, Linear,
-    Pair, Result, RowStats, Segments, Side, Slot, shape_error,
+    Activation, AdamWStep, AdamWTensor, Backend, Convolution, Grad, IntraWeights, KERNELS,
+    LayerNorm, Linear, Moments, Pair, Result, RowStats, Segments, Side, Slot, shape_error,
 };
 use crate::tensor::Tensor;
 use memory::Memory;
@@ -158,6 +162,66 @@ impl Backend for Cpu {
         layer_norm::backward(dy, x, gamma, mean, rstd, dx, dgamma, dbeta)
     }
 
+    fn conv2d(&self, x: &Tensor, w: &Tensor, shape: Convolution) -> Result<Tensor> {
+        conv2d::forward(x, w, shape)
+    }
+
+    fn conv2d_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        w: &Tensor,
+        shape: Convolution,
+        dx: Slot,
+        dw: Slot,
+    ) -> Result<()> {
+        conv2d::backward(dy, x, w, shape, dx, dw)
+    }
+
+    fn batch_moments(&self, x: &Tensor) -> Result<Moments> {
+        batch_norm::moments(x)
+    }
+
+    fn batch_norm(
+        &self,
+        x: &Tensor,
+        gamma: &Tensor,
+        beta: &Tensor,
+        moments: &Moments,
+        eps: f32,
+        residual: Option<&Tensor>,
+        relu: bool,
+    ) -> Result<Tensor> {
+        batch_norm::forward(x, gamma, beta, moments, eps, residual, relu)
+    }
+
+    fn batch_norm_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        y: Option<&Tensor>,
+        gamma: &Tensor,
+        moments: &Moments,
+        eps: f32,
+        of_batch: bool,
+        dx: Slot,
+        dgamma: Slot,
+        dbeta: Slot,
+        dresidual: Slot,
+    ) -> Result<()> {
+        batch_norm::backward(
+            dy, x, y, gamma, moments, eps, of_batch, dx, dgamma, dbeta, dresidual,
+        )
+    }
+
+    fn avg_pool(&self, x: &Tensor, size: usize) -> Result<Tensor> {
+        avg_pool::forward(x, size)
+    }
+
+    fn avg_pool_backward(&self, dy: &Tensor, shape: &[usize], size: usize, dx: Slot) -> Result<()> {
+        avg_pool::backward(dy, shape, size, dx)
+    }
+
     fn attention(
         &self,
         qkv: &Tensor,
@@ -180,6 +244,30 @@ impl Backend for Cpu {
         dqkv: Slot,
     ) -> Result<()> {
         attention::backward(dout, qkv, out, lse, segments, heads, causal, dqkv)
+    }
+
+    fn attention_pool(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        heads: usize,
+    ) -> Result<(Tensor, Tensor)> {
+        attention_pool::forward(q, k, v, heads)
+    }
+
+    fn attention_pool_backward(
+        &self,
+        dout: &Tensor,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        probabilities: &Tensor,
+        dq: Slot,
+        dk: Slot,
+        dv: Slot,
+    ) -> Result<()> {
+        attention_pool::backward(dout, q, k, v, probabilities, dq, dk, dv)
     }
 
     fn embedding(
@@ -228,6 +316,20 @@ impl Backend for Cpu {
         dpositions: Slot,
     ) -> Result<()> {
         tokens::prepend_class_backward(dy, len, dpatches, dclass, dpositions)
+    }
+
+    fn prepend_mean(&self, x: &Tensor, positions: &Tensor) -> Result<Tensor> {
+        tokens::prepend_mean(x, positions)
+    }
+
+    fn prepend_mean_backward(
+        &self,
+        dy: &Tensor,
+        shape: &[usize],
+        dx: Slot,
+        dpositions: Slot,
+    ) -> Result<()> {
+        tokens::prepend_mean_backward(dy, shape, dx, dpositions)
     }
 
     fn select_rows(&self, x: &Tensor, index: &Tensor) -> Result<Tensor> {
