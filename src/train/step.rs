@@ -6,7 +6,7 @@ use super::teacher::Teacher;
 use crate::autodiff::{Tape, Var};
 use crate::backend::Backend;
 use crate::loss::{Features, Head, Heads, Inputs, Objective};
-use crate::model::{Bound, Clip, Parameters, Spec, draw};
+use crate::model::{Bound, Clip, Observations, Parameters, Spec, draw};
 use crate::ops;
 use crate::optim::{AdamW, AdamWConfig, Schedule, collect};
 use crate::tensor::Tensor;
@@ -159,7 +159,10 @@ impl Trainer {
         let size = self.clip.config().vision_cfg.image_size;
         let shape = [batch.texts.len(), size, size, 3];
         let images = self.backend.upload(&shape, batch.images).map_err(failed)?;
-        let (report, grads) = self.gradients(number, &images, batch)?;
+        let (report, grads, seen) = self.gradients(number, &images, batch)?;
+        self.parameters
+            .update_running(self.backend.as_ref(), &seen)
+            .map_err(failed)?;
         let lr = self.recipe.schedule.at(self.optimiser.steps);
         let grad_norm = self
             .optimiser
@@ -186,20 +189,21 @@ impl Trainer {
         })
     }
 
-    /// Forward and backward; the tape is gone afterwards, so that parameters can be written.
+    /// Forward and backward, and what BatchNorms saw on the way; the tape is gone afterwards, so that
+    /// parameters can be written.
     fn gradients(
         &self,
         number: u64,
         images: &Tensor,
         batch: StepBatch,
-    ) -> Result<(StepReport, Vec<Option<Tensor>>)> {
+    ) -> Result<(StepReport, Vec<Option<Tensor>>, Observations)> {
         let backend = &self.backend;
         let teacher = match &self.teacher {
             Some(t) => Some(t.features(backend, images, batch.teacher_texts)?),
             None => None,
         };
         let tape = Tape::new(backend.clone());
-        let bound = self.parameters.bind(&tape);
+        let bound = self.parameters.bind_training(&tape);
         let student = Features {
             image: self
                 .clip
@@ -256,6 +260,7 @@ impl Trainer {
                 grad_norm: 0.0,
             },
             grads,
+            bound.observations(),
         ))
     }
 
