@@ -1,6 +1,7 @@
 //! The distillation step ViT-T-16 ← ViT-B-16 at batch 16 in f32, captions of a dozen words, by part:
 //! teacher, student forward, backward, optimiser. `benches/peers/step.py` times PyTorch and
-//! open_clip on the same work. `STEP_BENCH=batch,steps` changes the size.
+//! open_clip on the same work. `STEP_BENCH=batch,steps` changes the size, `STEP_PRECISION=bf16` the
+//! products.
 
 use clip_distill::autodiff::Tape;
 use clip_distill::backend::{Backend, cpu::Cpu};
@@ -22,7 +23,11 @@ fn main() {
     let (batch, steps) = size.split_once(',').expect("STEP_BENCH=batch,steps");
     let batch: usize = batch.parse().expect("a batch size");
     let steps: usize = steps.parse().expect("a number of steps");
-    let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
+    let cpu = match std::env::var("STEP_PRECISION").as_deref() {
+        Ok("bf16") => Cpu::bf16().expect("a processor with AVX512-BF16"),
+        _ => Cpu::new(),
+    };
+    let backend: Arc<dyn Backend> = Arc::new(cpu);
     println!("{}", backend.describe());
     let clip = |name| Clip::new(ClipConfig::named(name).expect("built in"));
     let (student, teacher) = (clip("ViT-T-16"), clip("ViT-B-16"));

@@ -11,11 +11,13 @@
 //! - [`io`]: safetensors, and the maps between file layouts and ours.
 //! - [`data`]: tokenizer, image decoding and transforms, webdataset shards, loader, demo corpus.
 //! - [`optim`]: AdamW, learning-rate schedules, gradient clipping.
+//! - [`eval`]: zero-shot classification and retrieval of a trained model, the test sets, the report.
 //! - [`train`]: configuration, one step, the loop, checkpoints, logs.
-//! - [`eval`]: zero-shot classification, retrieval, their report.
+//! - [`commands`]: what the programs `eval` and `embed` do.
 
 pub mod autodiff;
 pub mod backend;
+pub mod commands;
 pub mod data;
 pub mod eval;
 pub mod io;

@@ -11,7 +11,6 @@ use std::sync::Arc;
 
 mod oracle;
 #[path = "common/tolerance.rs"]
-#[allow(dead_code)]
 mod tolerance;
 
 const WEIGHTS: [IntraWeights; 5] = [Divergence, Stable, Detached, Uniform, Clip];

@@ -15,7 +15,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 #[path = "common/tolerance.rs"]
-#[allow(dead_code)]
 mod tolerance;
 
 struct Fixture<'a> {

@@ -1,6 +1,6 @@
 //! Every operation, forward and every gradient, against the f64 oracle at drawn shapes.
 
-use check::check;
+use check::{check, check_on, coarse};
 use clip_distill::autodiff::{Tape, Var};
 use clip_distill::backend::{Activation, Backend, Convolution, Moments, Segments, cpu::Cpu};
 use clip_distill::ops::{self, Statistics, Tail};
@@ -264,6 +264,41 @@ proptest! {
             assert_eq!(patches.shape(), want.shape);
             assert_eq!(backend.download(&patches).expect("download"), want.to_f32());
         }
+    }
+}
+
+/// Operands that are bf16 numbers already lose nothing by mixed precision: what is left is the f32
+/// rounding of the sums. With an activation the backward pass multiplies numbers that are not.
+#[test]
+fn linear_in_bf16() {
+    let Some(cpu) = Cpu::bf16() else {
+        println!("no AVX512-BF16 here: mixed precision is not checked");
+        return;
+    };
+    let backend: Arc<dyn Backend> = Arc::new(cpu);
+    for (rows, inner, out) in [(1, 1, 1), (7, 33, 5), (20, 64, 31), (3, 129, 70)] {
+        let inputs = [
+            coarse(&normal(&[rows, inner], 1)),
+            coarse(&scaled(&[out, inner], 2, 0.3)),
+            normal(&[out], 3),
+            normal(&[rows, out], 4),
+        ];
+        let none = Activation::None;
+        check_on(
+            std::slice::from_ref(&backend),
+            "linear in bf16",
+            &inputs,
+            |tape, v| ops::linear(tape, &v[0], &v[1], Some(&v[2]), Some(&v[3]), none),
+            |a| {
+                let (bias, residual) = (Some(&a[2]), Some(&a[3]));
+                oracle::linear::linear(&a[0], &a[1], bias, OracleActivation::None, residual)
+            },
+        );
+        // An operand that is no bf16 number is rounded to one.
+        let third = |x: f32| backend.upload(&[1, 1], &[x]).expect("upload");
+        let y = backend.linear(&third(1.0 / 3.0), &third(1.0), None, None, none, false);
+        let y = backend.download(&y.expect("linear").y).expect("download");
+        assert_eq!(y, [half::bf16::from_f32(1.0 / 3.0).to_f32()]);
     }
 }
 

@@ -16,7 +16,6 @@ use std::sync::Arc;
 
 mod common;
 #[path = "common/tolerance.rs"]
-#[allow(dead_code)]
 mod tolerance;
 
 fn model(name: &str) -> Clip {

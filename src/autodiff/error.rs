@@ -17,6 +17,9 @@ pub enum Error {
         /// The operation.
         op: &'static str,
     },
+    /// A checkpointed part failed when it ran again.
+    #[error(transparent)]
+    Recompute(Box<dyn std::error::Error + Send + Sync>),
     /// Backward from something that is no scalar.
     #[error("backward starts from a scalar, not from shape {shape:?}")]
     NotScalar {

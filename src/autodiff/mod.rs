@@ -93,6 +93,9 @@ impl Grads {
     /// Puts back what [`Grads::take`] gave, after the kernel added to it.
     pub fn put(&mut self, var: &Var, grad: Option<Grad>) {
         if let (Some(id), Some(grad)) = (var.id, grad) {
+            if self.slots.len() <= id {
+                self.slots.resize(id + 1, None);
+            }
             self.slots[id] = grad;
         }
     }
@@ -195,11 +198,14 @@ impl Tape {
     /// checkpointing, Chen et al., arXiv 1604.06174): the same kernels on the same values, so the
     /// same bits. `part` may use further variables of this tape, such as parameters; it must be
     /// tracked through at least one of `inputs`.
-    pub fn checkpoint(
+    pub fn checkpoint<E>(
         &self,
         inputs: &[&Var],
-        part: impl Fn(&Tape) -> Result<Var> + 'static,
-    ) -> Result<Var> {
+        part: impl Fn(&Tape) -> std::result::Result<Var, E> + 'static,
+    ) -> std::result::Result<Var, E>
+    where
+        E: std::error::Error + Send + Sync + 'static,
+    {
         if !self.tracks(inputs) {
             return part(self);
         }
@@ -210,7 +216,7 @@ impl Tape {
         Ok(self.record(value, inputs, move |tape, grads, dy| {
             // The replayed nodes go on top of the stack that backward is walking down, so it
             // meets them next; every later node is gone already.
-            let again = part(tape)?;
+            let again = part(tape).map_err(|e| Error::Recompute(Box::new(e)))?;
             grads.add(tape.backend(), &again, dy)
         }))
     }
@@ -231,7 +237,11 @@ impl Tape {
 
     /// As [`Tape::backward`] from given gradients of several variables.
     pub fn backward_from(&self, seeds: &[(&Var, Tensor)]) -> Result<Grads> {
-        let mut grads = Grads::default();
+        self.backward_onto(Grads::default(), seeds)
+    }
+
+    /// As [`Tape::backward_from`], adding to what leaves have gathered in `grads` already.
+    pub fn backward_onto(&self, mut grads: Grads, seeds: &[(&Var, Tensor)]) -> Result<Grads> {
         for (var, seed) in seeds {
             if !var.is_tracked() {
                 return Err(Error::NotRecorded);

@@ -135,12 +135,21 @@ impl Dataset {
     /// As [`csv::read`].
     pub fn from_csv(path: &Path, csv: &CsvOptions, options: DatasetOptions) -> Result<Self> {
         let (samples, skips) = csv::read(path, csv)?;
+        Ok(Self::from_samples(samples, skips, options))
+    }
+
+    /// These samples, and what was skipped on the way to them.
+    pub fn from_samples(samples: Vec<Sample>, skips: Skips, options: DatasetOptions) -> Self {
         let samples = samples.into_iter().map(Arc::new).collect();
         let part = Part {
             content: Content::Table(Arc::new((samples, skips))),
             factor: 1.0,
         };
-        Self::from_parts(vec![part], options)
+        Self {
+            parts: vec![part],
+            options,
+            kept: Mutex::default(),
+        }
     }
 
     fn from_parts(parts: Vec<Part>, options: DatasetOptions) -> Result<Self> {

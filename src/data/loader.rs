@@ -77,6 +77,16 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Puts the samples of `other` behind these.
+    pub fn append(&mut self, other: Self) {
+        self.images.extend(other.images);
+        self.texts.extend(other.texts);
+        self.keys.extend(other.keys);
+        self.captions.extend(other.captions);
+        self.all_captions.extend(other.all_captions);
+        self.classes.extend(other.classes);
+    }
+
     /// Samples in the batch.
     pub fn len(&self) -> usize {
         self.texts.len()

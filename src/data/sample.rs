@@ -129,7 +129,9 @@ impl Skips {
         let (count, examples) = self.0.entry(kind).or_default();
         *count += 1;
         if examples.len() < EXAMPLES {
-            examples.push(example);
+            // A decoder may quote bytes of a damaged file: no line end or terminal code among them.
+            let shown = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+            examples.push(example.chars().map(shown).collect());
         }
     }
 
@@ -186,4 +188,24 @@ pub struct Stats {
     pub skips: Skips,
     /// Seconds that the consumer waited for batches.
     pub waited: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn examples_stay_on_one_line() {
+        let mut skips = Skips::default();
+        skips.add(
+            SkipKind::DamagedShard,
+            "a.tar: not a number: \x1b[2J\r\n".into(),
+        );
+        let text = skips.to_string();
+        assert!(!text.contains(char::is_control), "{text:?}");
+        assert!(
+            text.starts_with("1 truncated or damaged shard (a.tar: not"),
+            "{text}"
+        );
+    }
 }

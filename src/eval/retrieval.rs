@@ -3,6 +3,9 @@
 use super::dot;
 use rayon::prelude::*;
 
+/// Queries that are compared with a candidate while it is at hand.
+const QUERIES: usize = 32;
+
 /// Which captions take part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Captions {
@@ -43,49 +46,71 @@ pub fn retrieval(
 ) -> Retrieval {
     let width = width.max(1);
     let n = images.len() / width;
-    let mut own: Vec<Vec<usize>> = vec![Vec::new(); n];
+    // The captions that take part, and each image's own among them.
     let mut used: Vec<usize> = Vec::new();
+    let mut own: Vec<Vec<usize>> = vec![Vec::new(); n];
     for (caption, &image) in image_of.iter().enumerate() {
         if image < n && (protocol == Captions::All || own[image].is_empty()) {
-            own[image].push(caption);
+            own[image].push(used.len());
             used.push(caption);
         }
     }
-    let image = |i: usize| &images[i * width..(i + 1) * width];
-    let caption = |c: usize| &captions[c * width..(c + 1) * width];
-    // A query's rank is the number of candidates before its best right answer.
-    let to_text = (0..n)
-        .into_par_iter()
-        .filter(|&i| !own[i].is_empty())
-        .map(|i| {
-            let score = |c: usize| dot(image(i), caption(c));
-            own[i]
-                .iter()
-                .map(|&c| before(score(c), c, used.iter().map(|&o| (score(o), o))))
-                .min()
-                .unwrap_or(usize::MAX)
-        });
-    let to_image = used.par_iter().map(|&c| {
-        let score = |i: usize| dot(image(i), caption(c));
-        before(
-            score(image_of[c]),
-            image_of[c],
-            (0..n).map(|i| (score(i), i)),
-        )
+    let images: Vec<&[f32]> = images.chunks_exact(width).collect();
+    let captions: Vec<&[f32]> = used
+        .iter()
+        .map(|&c| &captions[c * width..(c + 1) * width])
+        .collect();
+    let asking: Vec<usize> = (0..n).filter(|&i| !own[i].is_empty()).collect();
+    let of_images: Vec<&[f32]> = asking.iter().map(|&i| images[i]).collect();
+    let to_text = ranks(&of_images, &captions, |q| &own[asking[q]]);
+    let to_image = ranks(&captions, &images, |q| {
+        let c = used[q];
+        &image_of[c..=c]
     });
     Retrieval {
-        image_to_text: recall(&to_text.collect::<Vec<_>>()),
-        text_to_image: recall(&to_image.collect::<Vec<_>>()),
+        image_to_text: recall(&to_text),
+        text_to_image: recall(&to_image),
     }
 }
 
-/// Candidates that come before the one of `score` and `index`.
-fn before(score: f32, index: usize, all: impl Iterator<Item = (f32, usize)>) -> usize {
-    if score.is_nan() {
+/// For each query the rank of the best of its right candidates, `right(query)`.
+fn ranks<'a>(
+    queries: &[&[f32]],
+    candidates: &[&[f32]],
+    right: impl Fn(usize) -> &'a [usize] + Sync,
+) -> Vec<usize> {
+    // A block of queries stays in the cache while the candidates, far larger, pass by once.
+    let of_block = |(block, queries): (usize, &[&[f32]])| {
+        let mut scores = vec![0.0; queries.len() * candidates.len()];
+        for (c, candidate) in candidates.iter().enumerate() {
+            for (q, query) in queries.iter().enumerate() {
+                scores[q * candidates.len() + c] = dot(query, candidate);
+            }
+        }
+        scores
+            .chunks_exact(candidates.len().max(1))
+            .enumerate()
+            .map(|(q, scores)| rank(scores, right(block * QUERIES + q)))
+            .collect::<Vec<_>>()
+    };
+    let blocks = queries.par_chunks(QUERIES).enumerate();
+    blocks.flat_map_iter(of_block).collect()
+}
+
+/// How many candidates come before the best of the `right` ones. A score that is no number is never
+/// found.
+fn rank(scores: &[f32], right: &[usize]) -> usize {
+    let best = right
+        .iter()
+        .copied()
+        .filter(|&i| !scores[i].is_nan())
+        .reduce(|best, i| if scores[i] > scores[best] { i } else { best });
+    let Some(best) = best else {
         return usize::MAX;
-    }
-    all.filter(|&(s, i)| s > score || (s == score && i < index))
-        .count()
+    };
+    let score = scores[best];
+    let before = |(i, &s): (usize, &f32)| s > score || (s == score && i < best);
+    scores.iter().enumerate().filter(|&c| before(c)).count()
 }
 
 fn recall(ranks: &[usize]) -> Recall {
@@ -112,6 +137,17 @@ mod tests {
         assert_eq!(r.image_to_text.r1, 1.0); // caption 0 is nearer to image 0 than caption 2
         assert_eq!(r.text_to_image.r1, 0.5);
         assert_eq!(r.text_to_image.r5, 1.0);
+    }
+
+    #[test]
+    fn ranks() {
+        let scores = [0.5, f32::NAN, 0.9, 0.5, 0.5];
+        assert_eq!(rank(&scores, &[2]), 0);
+        assert_eq!(rank(&scores, &[3]), 2);
+        assert_eq!(rank(&scores, &[3, 4, 2]), 0);
+        assert_eq!(rank(&scores, &[4, 0]), 3);
+        assert_eq!(rank(&scores, &[1]), usize::MAX);
+        assert_eq!(rank(&scores, &[1, 0]), 1);
     }
 
     #[test]

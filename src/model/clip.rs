@@ -14,12 +14,23 @@ use std::collections::HashMap;
 #[derive(Clone, Debug)]
 pub struct Clip {
     config: ClipConfig,
+    grad_checkpointing: bool,
 }
 
 impl Clip {
     /// The model that `config` describes.
     pub fn new(config: ClipConfig) -> Self {
-        Self { config }
+        Self {
+            config,
+            grad_checkpointing: false,
+        }
+    }
+
+    /// The same with activation checkpointing, open_clip's `set_grad_checkpointing`: each
+    /// transformer block or bottleneck keeps only its input and runs again in backward. No bit changes.
+    pub fn with_grad_checkpointing(mut self, on: bool) -> Self {
+        self.grad_checkpointing = on;
+        self
     }
 
     /// Its configuration.
@@ -74,12 +85,14 @@ impl Clip {
         Ok(parameters)
     }
 
-    fn activation(&self) -> Activation {
-        if self.config.quick_gelu {
+    /// The blocks' activation, and whether they are computed again.
+    fn blocks(&self) -> (Activation, bool) {
+        let act = if self.config.quick_gelu {
             Activation::QuickGelu
         } else {
             Activation::Gelu
-        }
+        };
+        (act, self.grad_checkpointing)
     }
 
     /// Image features `[batch, embed_dim]`, not normalised, of images `[batch, size, size, 3]`.
@@ -87,7 +100,7 @@ impl Clip {
     /// # Errors
     /// If the images do not fit the model.
     pub fn encode_image(&self, tape: &Tape, bound: &Bound, images: &Tensor) -> Result<Var> {
-        vision::encode(&self.config, self.activation(), tape, bound, images)
+        vision::encode(&self.config, self.blocks(), tape, bound, images)
     }
 
     /// Text features `[texts, embed_dim]`, not normalised. Each text is its tokens up to and
@@ -96,7 +109,7 @@ impl Clip {
     /// # Errors
     /// If a text is empty, longer than the context, or holds an unknown id.
     pub fn encode_text(&self, tape: &Tape, bound: &Bound, texts: &[Vec<i32>]) -> Result<Var> {
-        let (x, segments) = text::tokens(&self.config, self.activation(), tape, bound, texts)?;
+        let (x, segments) = text::tokens(&self.config, self.blocks(), tape, bound, texts)?;
         text::pool(tape, bound, &x, &text::ends(tape, &segments)?)
     }
 
@@ -105,7 +118,7 @@ impl Clip {
     /// # Errors
     /// As [`Clip::encode_text`].
     pub fn text_tokens(&self, tape: &Tape, bound: &Bound, texts: &[Vec<i32>]) -> Result<Var> {
-        Ok(text::tokens(&self.config, self.activation(), tape, bound, texts)?.0)
+        Ok(text::tokens(&self.config, self.blocks(), tape, bound, texts)?.0)
     }
 
     /// Text features read at rows `index` of [`Clip::text_tokens`], `[n, embed_dim]`.

@@ -37,6 +37,7 @@ impl ConvLayer {
 }
 
 /// A bottleneck: 1×1, 3×3, average pool by `stride`, 1×1, plus its input (through `downsample`).
+#[derive(Clone)]
 struct Block {
     convs: [ConvLayer; 3],
     stride: usize,
@@ -118,9 +119,11 @@ pub fn convolutions(config: &VisionConfig) -> Vec<ConvLayer> {
     stem.into_iter().chain(inner).collect()
 }
 
-/// Features `[batch, embed_dim]`, not normalised, of images `[batch, size, size, 3]`.
+/// Features `[batch, embed_dim]`, not normalised, of images `[batch, size, size, 3]`. With `recompute`
+/// each bottleneck keeps its input alone and runs again in backward.
 pub(super) fn encode(
     config: &ClipConfig,
+    recompute: bool,
     tape: &Tape,
     bound: &Bound,
     images: &Tensor,
@@ -132,7 +135,12 @@ pub(super) fn encode(
     }
     x = ops::avg_pool(tape, &x, 2)?;
     for block in &blocks {
-        x = block.forward(tape, bound, &x)?;
+        x = if recompute {
+            let (block, bound, input) = (block.clone(), bound.clone(), x.clone());
+            tape.checkpoint(&[&x], move |tape| block.forward(tape, &bound, &input))?
+        } else {
+            block.forward(tape, bound, &x)?
+        };
     }
     attention_pool(config.vision_cfg.heads(), tape, bound, &x)
 }

@@ -13,7 +13,7 @@ use crate::tensor::Tensor;
 /// token could reach it.
 pub(super) fn tokens(
     config: &ClipConfig,
-    act: Activation,
+    (act, recompute): (Activation, bool),
     tape: &Tape,
     bound: &Bound,
     texts: &[Vec<i32>],
@@ -40,6 +40,7 @@ pub(super) fn tokens(
         heads: t.heads,
         causal: true,
         act,
+        recompute,
     };
     Ok((stack.forward(tape, bound, x, &segments)?, segments))
 }

@@ -17,6 +17,8 @@ pub(super) struct Stack {
     pub heads: usize,
     pub causal: bool,
     pub act: Activation,
+    /// Whether each block keeps its input alone and runs again in backward.
+    pub recompute: bool,
 }
 
 /// Linear layer `name`.weight, `name`.bias.
@@ -55,7 +57,15 @@ impl Stack {
         segments: &Segments,
     ) -> Result<Var> {
         for layer in 0..self.layers {
-            x = self.block(tape, bound, layer, &x, segments)?;
+            x = if self.recompute {
+                let (stack, bound, segments) = (self.clone(), bound.clone(), segments.clone());
+                let input = x.clone();
+                tape.checkpoint(&[&x], move |tape| {
+                    stack.block(tape, &bound, layer, &input, &segments)
+                })?
+            } else {
+                self.block(tape, bound, layer, &x, segments)?
+            };
         }
         Ok(x)
     }

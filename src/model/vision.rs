@@ -10,14 +10,14 @@ use crate::tensor::Tensor;
 /// Features `[batch, embed_dim]`, not normalised, of images `[batch, size, size, 3]`.
 pub(super) fn encode(
     config: &ClipConfig,
-    act: Activation,
+    (act, recompute): (Activation, bool),
     tape: &Tape,
     bound: &Bound,
     images: &Tensor,
 ) -> Result<Var> {
     let v = &config.vision_cfg;
     if v.is_resnet() {
-        return resnet::encode(config, tape, bound, images);
+        return resnet::encode(config, recompute, tape, bound, images);
     }
     let batch = images.shape().first().copied().unwrap_or(0);
     let tokens = 1 + v.grid() * v.grid();
@@ -35,6 +35,7 @@ pub(super) fn encode(
         heads: v.heads(),
         causal: false,
         act,
+        recompute,
     };
     let x = stack.forward(tape, bound, x, &segments)?;
     let classes: Vec<i32> = (0..batch).map(|i| (i * tokens) as i32).collect();

@@ -52,8 +52,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
     Ok(Request::Run(Box::new(config), line.call))
 }
 
-/// open_clip and CLIP-KD mix `--train_data` and `--train-data`: both are taken.
-fn dashes(arg: OsString) -> OsString {
+/// open_clip and CLIP-KD mix `--train_data` and `--train-data`: both are taken, here and by the other
+/// programs.
+pub fn dashes(arg: OsString) -> OsString {
     match arg.to_str() {
         Some(s) if s.starts_with("--") => {
             let (flag, value) = s.split_at(s.find('=').unwrap_or(s.len()));
@@ -64,7 +65,7 @@ fn dashes(arg: OsString) -> OsString {
 }
 
 /// clap's message on one line, without its usage block.
-fn clap_line(message: &str) -> String {
+pub fn clap_line(message: &str) -> String {
     let text = message.strip_prefix("error: ").unwrap_or(message);
     let keep = text.split("\n\nUsage:").next().unwrap_or(text);
     let keep = keep
@@ -76,7 +77,8 @@ fn clap_line(message: &str) -> String {
         .map(str::trim)
         .filter(|l| !l.is_empty())
         .collect();
-    lines.join("; ")
+    // What follows a colon belongs to it.
+    lines.join("; ").replace(":; ", ": ")
 }
 
 /// The file's keys over the defaults, under the flags that were given.
@@ -149,5 +151,25 @@ impl Config {
 impl Default for Config {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_have_the_flags_names() {
+        let text = "lr = 1\nval-data = \"demo\"\ncsv-img-key = \"path\"\nval-frequency = 2\n";
+        let config = Config::from_toml(text).unwrap();
+        assert_eq!(config.lr, 1.0);
+        assert_eq!(config.eval.val_data.as_deref(), Some("demo"));
+        assert_eq!(config.csv.csv_img_key, "path");
+        assert_eq!(config.csv.csv_caption_key, "title");
+        let again = Config::from_toml(&config.to_toml().unwrap()).unwrap();
+        assert_eq!(again.to_toml().unwrap(), config.to_toml().unwrap());
+        // Groups of flags make the file no less strict.
+        let error = Config::from_toml("val-dada = \"demo\"").unwrap_err();
+        assert!(error.to_string().contains("val-dada"), "{error}");
     }
 }

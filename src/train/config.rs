@@ -5,6 +5,7 @@ use super::flags::{
     Augment, Device, IntraModality, IntraScale, IntraWeights, LrScheduler, Method, Precision,
 };
 use super::setup::objective;
+use crate::eval::flags::{CsvFlags, EvalFlags};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -99,34 +100,10 @@ pub struct Config {
     #[arg(long, value_name = "FACTORS", help_heading = "Data")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train_data_upsampling_factors: Option<String>,
-    /// CSV column of the image's path.
-    #[arg(
-        long,
-        default_value = "filepath",
-        value_name = "COLUMN",
-        help_heading = "Data"
-    )]
-    pub csv_img_key: String,
-    /// CSV column of the caption.
-    #[arg(
-        long,
-        default_value = "title",
-        value_name = "COLUMN",
-        help_heading = "Data"
-    )]
-    pub csv_caption_key: String,
-    /// CSV separator (default: a tab).
-    #[arg(
-        long,
-        default_value = "\t",
-        hide_default_value = true,
-        help_heading = "Data"
-    )]
-    pub csv_separator: String,
-    /// Folder that relative paths of a CSV file start from.
-    #[arg(long, value_name = "DIR", help_heading = "Data")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub data_root: Option<PathBuf>,
+    /// How CSV files are read.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub csv: CsvFlags,
     /// What happens to a training image.
     #[arg(long, value_enum, default_value_t, help_heading = "Data")]
     pub augment: Augment,
@@ -166,6 +143,18 @@ pub struct Config {
         help_heading = "Optimisation"
     )]
     pub batch_size: usize,
+    /// Batches that make a step together: every loss sees all of them, at the memory of one. A step
+    /// then has --batch-size times this many pairs.
+    #[arg(
+        long,
+        default_value_t = 1,
+        value_name = "N",
+        help_heading = "Optimisation"
+    )]
+    pub accum_freq: usize,
+    /// Computes each block's activations again on the way back instead of keeping them.
+    #[arg(long, help_heading = "Optimisation")]
+    pub grad_checkpointing: bool,
     /// Peak learning rate.
     #[arg(long, default_value_t = 1e-3, help_heading = "Optimisation")]
     pub lr: f64,
@@ -236,8 +225,29 @@ pub struct Config {
     #[arg(long, value_name = "N", help_heading = "Run")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub save_every_steps: Option<u64>,
-    /// Evaluates every N steps, and at the end (with --train-data demo: on its splits).
-    #[arg(long, value_name = "N", help_heading = "Run")]
+    /// What to evaluate on while training.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub eval: EvalFlags,
+    /// Epochs between two zero-shot evaluations, 0 for none; the last epoch has one, too.
+    #[arg(
+        long,
+        default_value_t = 1,
+        value_name = "EPOCHS",
+        help_heading = "Evaluation"
+    )]
+    pub zeroshot_frequency: u32,
+    /// The same for retrieval.
+    #[arg(
+        long,
+        default_value_t = 1,
+        value_name = "EPOCHS",
+        help_heading = "Evaluation"
+    )]
+    pub val_frequency: u32,
+    /// Also evaluates every N steps, and at the end. Without evaluation data of its own, --train-data
+    /// demo has its held-out splits.
+    #[arg(long, value_name = "N", help_heading = "Evaluation")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_every: Option<u64>,
 }
@@ -285,14 +295,9 @@ impl Config {
 
     /// Rules that no single flag can check.
     pub(super) fn check(&self) -> Result<()> {
-        if self.precision != Precision::Fp32 {
-            return usage("--precision: only fp32 is in this build yet");
-        }
-        match self.backend {
-            Device::Cuda => return usage("--backend cuda is not in this build yet: use cpu"),
-            Device::Wgpu => return usage("--backend wgpu is not in this build yet: use cpu"),
-            Device::Auto | Device::Cpu => {}
-        }
+        self.backend.check()?;
+        self.csv.check()?;
+        self.eval.check()?;
         let Some(data) = &self.train_data else {
             return usage("--train-data is missing: shards, a CSV file, or `demo`");
         };
@@ -320,6 +325,7 @@ impl Config {
                 self.batch_size >= 2,
                 "--batch-size must be at least 2: a pair needs negatives",
             ),
+            (self.accum_freq > 0, "--accum-freq must be at least 1"),
             (self.epochs > 0, "--epochs must be at least 1"),
             (self.steps != Some(0), "--steps must be at least 1"),
             (
@@ -364,12 +370,8 @@ impl Config {
                 "--aug-scale must be two numbers, 0 < FROM <= TO <= 1 (4 with --augment affine)",
             ),
             (
-                self.csv_separator.len() == 1,
-                "--csv-separator must be one character",
-            ),
-            (
-                self.eval_every.is_none() || data == "demo",
-                "--eval-every needs --train-data demo: other data has no splits to evaluate on",
+                self.eval_every.is_none() || data == "demo" || !self.eval.is_empty(),
+                "--eval-every needs something to evaluate on: say --val-data, --imagenet-val, ...",
             ),
             (
                 self.name.as_deref().is_none_or(|n| {
@@ -393,9 +395,6 @@ impl Config {
                 usage("--teacher demo brings its own weights: leave --teacher-checkpoint out")
             }
             (None, Some(_)) => usage("--teacher-checkpoint needs --teacher: the model it is of"),
-            (Some(_), _) if !self.distils() => {
-                usage("--teacher is given, but --method clip and the weights use no teacher")
-            }
             _ => Ok(()),
         }
     }

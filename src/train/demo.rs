@@ -6,21 +6,19 @@
 use super::checkpoint;
 use super::config::{Call, Config};
 use super::error::{Result, failed, input};
-use super::evaluate::{Model, Scores};
 use super::flags::Method;
 use super::log::{span, timestamp};
 use super::run;
 use super::setup;
 use super::source::data_error;
-use super::step::Trainer;
 use super::teacher::Teacher;
 use crate::backend::Backend;
 use crate::data::demo::{self as corpus, Split};
 use crate::data::{Dataset, DatasetOptions, ShardSource};
+use crate::eval::{self, Evaluator, Loading, Model, Outcome, Protocols};
 use crate::io;
 use crate::model::{Clip, ClipConfig};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
 const TEACHER: &[u8] = include_bytes!("demo/teacher.safetensors");
@@ -28,12 +26,8 @@ const TEACHER_CONFIG: &str = include_str!("demo/teacher.json");
 const STUDENT_CONFIG: &str = include_str!("demo/student.json");
 const STUDENT_RUN: &str = include_str!("demo/student.toml");
 
-/// The held-out splits: name on the screen, name in results.jsonl.
-const SPLITS: [(&str, &str, Split); 3] = [
-    ("new style", "demo-twemoji", Split::Twemoji),
-    ("sketches", "demo-sketch", Split::Sketch),
-    ("new concepts", "demo-unseen", Split::Unseen),
-];
+/// The held-out splits' names on the screen, in the order of [`eval::demo_sets`].
+const SPLITS: [&str; 3] = ["new style", "sketches", "new concepts"];
 
 /// Configuration of the teacher inside the program.
 pub fn teacher_config() -> Result<ClipConfig> {
@@ -54,57 +48,24 @@ pub fn teacher(backend: &dyn Backend) -> Result<Teacher> {
     Teacher::new(clip, parameters, backend)
 }
 
-fn dataset(split: Split) -> Result<Dataset> {
+/// The corpus's training pairs.
+pub fn training_pairs() -> Result<Dataset> {
     let options = DatasetOptions {
         cache: true,
         ..DatasetOptions::default()
     };
     let shard = ShardSource::Memory {
-        name: format!("{}.tar.gz", split.name()),
-        bytes: corpus::shards(split),
+        name: format!("{}.tar.gz", Split::Train.name()),
+        bytes: corpus::shards(Split::Train),
     };
     Dataset::from_shards(vec![shard], options).map_err(data_error)
 }
 
-/// The corpus's training pairs.
-pub fn training_pairs() -> Result<Dataset> {
-    dataset(Split::Train)
-}
-
-/// Scores of a model on the held-out splits, in the order of [`SPLITS`].
-fn scores(model: Model) -> Result<Vec<Scores>> {
-    let score = |split| {
-        let classes = match split {
-            Split::Unseen => corpus::unseen_class_names(),
-            _ => corpus::class_names(),
-        };
-        let set = Arc::new(dataset(split)?);
-        model.score(&set, &classes, corpus::templates())
-    };
-    SPLITS.iter().map(|(_, _, split)| score(*split)).collect()
-}
-
-/// The trained student's scores on the held-out splits, by open_clip's kind of names.
-pub fn evaluate(trainer: &Trainer) -> Result<Vec<(String, f64)>> {
-    let model = Model {
-        backend: trainer.backend(),
-        clip: trainer.clip(),
-        parameters: trainer.parameters(),
-    };
-    let mut out = Vec::new();
-    for ((_, name, _), s) in SPLITS.iter().zip(scores(model)?) {
-        out.push((format!("{name}-zeroshot-val-top1"), s.accuracy.top1));
-        out.push((format!("{name}-zeroshot-val-top5"), s.accuracy.top5));
-        for (way, recall) in [
-            ("image_to_text", s.retrieval.image_to_text),
-            ("text_to_image", s.retrieval.text_to_image),
-        ] {
-            out.push((format!("{name}-{way}_R@1"), recall.r1));
-            out.push((format!("{name}-{way}_R@5"), recall.r5));
-            out.push((format!("{name}-{way}_R@10"), recall.r10));
-        }
-    }
-    Ok(out)
+/// Scores of a model on the held-out splits.
+fn scores(model: Model) -> Result<Vec<Outcome>> {
+    let mut evaluator = Evaluator::new(model, Loading::default());
+    let sets = eval::demo_sets(Protocols::First)?;
+    sets.iter().map(|set| Ok(evaluator.run(set)?)).collect()
 }
 
 /// The configuration of the demonstration's distillation.
@@ -185,36 +146,45 @@ pub fn run_with(distilled: Config) -> Result<String> {
     Ok(table)
 }
 
-/// A model on every split, a line a model: naming its images among all its concepts, and finding
-/// each image's caption and each caption's image.
-fn table(rows: &[(&str, usize, Vec<Scores>)]) -> String {
-    let mut out = String::from("\nimages that no model has seen, in per cent\n\n");
-    let first = rows.first().map_or(&[][..], |r| &r.2[..]);
-    let mut columns = [String::new(), String::new()];
-    for ((name, ..), s) in SPLITS.iter().zip(first) {
-        let title = format!("{name}: {} images, {} concepts", s.images, s.classes);
-        columns[0].push_str(&format!("  {title:^36}"));
-        columns[1].push_str(&format!(
-            "  {:>11}{:>13}{:>12}",
-            "top-1/5", "img→txt 1/5", "txt→img 1/5"
-        ));
-    }
-    out.push_str(&format!("{:<18}{:>8}{}\n", "", "", columns[0]));
-    out.push_str(&format!("{:<18}{:>8}{}", "", "weights", columns[1]));
-    for (name, size, scores) in rows {
-        out.push_str(&format!("\n{name:<18}{:>6.2} M", *size as f64 / 1e6));
-        for s in scores {
+/// Every model on every split: naming its images among all its concepts, and finding each image's
+/// caption and each caption's image.
+fn table(rows: &[(&str, usize, Vec<Outcome>)]) -> String {
+    let mut out = String::from("\nimages that no model has seen, in per cent\n");
+    for (i, split) in SPLITS.iter().enumerate() {
+        for (k, (name, size, outcomes)) in rows.iter().enumerate() {
+            let Some(outcome) = outcomes.get(i) else {
+                continue;
+            };
+            if k == 0 {
+                let title = format!(
+                    "{split}: {} images of {} concepts",
+                    outcome.images, outcome.classes
+                );
+                out.push_str(&format!(
+                    "\n{title:<44}{:>11}{:>11}{:>11}\n{:<28}{:>16}{:>11}{:>11}{:>11}\n",
+                    "its name",
+                    "its caption",
+                    "its image",
+                    "",
+                    "parameters",
+                    "top-1/5",
+                    "R@1/5",
+                    "R@1/5"
+                ));
+            }
             let cell = |a: f64, b: f64| format!("{:.1}/{:.1}", 100.0 * a, 100.0 * b);
-            let (to_text, to_image) = (s.retrieval.image_to_text, s.retrieval.text_to_image);
+            let named = outcome.accuracy.unwrap_or_default();
+            let found = outcome.first_caption.unwrap_or_default();
+            let (caption, image) = (found.image_to_text, found.text_to_image);
             out.push_str(&format!(
-                "  {:>11}{:>13}{:>12}",
-                cell(s.accuracy.top1, s.accuracy.top5),
-                cell(to_text.r1, to_text.r5),
-                cell(to_image.r1, to_image.r5)
+                "  {name:<26}{:>14.2} M{:>11}{:>11}{:>11}\n",
+                *size as f64 / 1e6,
+                cell(named.top1, named.top5),
+                cell(caption.r1, caption.r5),
+                cell(image.r1, image.r5)
             ));
         }
     }
-    out.push('\n');
     out
 }
 
@@ -247,7 +217,7 @@ mod tests {
             "teacher",
             "student alone",
             "student, intra-kd",
-            "944 images, 944 concepts",
+            "944 images of 944 concepts",
         ] {
             assert!(table.contains(word), "no {word} in:\n{table}");
         }

@@ -88,6 +88,7 @@ fn elements(clip: &Clip) -> usize {
 /// # Errors
 /// If a model or the data cannot be opened.
 pub fn dry_run(config: &Config) -> Result<String> {
+    config.eval.open(&config.csv)?;
     let student = setup::student(config)?;
     let teacher = match config.teacher.as_deref().filter(|_| config.distils()) {
         Some(DEMO) => Some(super::demo::teacher_config()?),

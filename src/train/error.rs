@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Result of training.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An error of a run. Its message is one line: what is wrong, where, what to do.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +26,15 @@ impl Error {
             Error::Usage(_) => 2,
             Error::Failed(_) => 1,
             Error::Interrupted(_) => 130,
+        }
+    }
+}
+
+impl From<crate::eval::Error> for Error {
+    fn from(e: crate::eval::Error) -> Self {
+        match e {
+            crate::eval::Error::Input(_) => input(e),
+            crate::eval::Error::Failed(_) => failed(e),
         }
     }
 }

@@ -3,12 +3,13 @@
 use super::checkpoint::{self, Position, TrainState};
 use super::config::{Call, Config};
 use super::error::{Error, Result, failed, file, input, usage};
+use super::evaluation::{Evaluations, Found};
 use super::interrupt;
 use super::log::{JsonLines, Progress};
 use super::setup::{compare, device, objective, place, recipe, student, teacher, total_steps};
 use super::source::{DEMO, Source, data_error, tokenizer};
 use super::step::{StepBatch, StepReport, Trainer};
-use crate::data::{Batch, Skips, Tokenizer};
+use crate::data::{Batch, Loader, Skips, Tokenizer};
 use crate::model::Clip;
 use crate::{data, io};
 use serde_json::{Map, Value, json};
@@ -85,12 +86,29 @@ pub fn train(config: &Config, call: &Call, label: &str) -> Result<Summary> {
     .go()
 }
 
+/// The next `parts` batches of `loader` as one; `None` if the epoch holds fewer.
+fn joined(loader: &mut Loader, parts: u64) -> Result<Option<Batch>> {
+    let mut all: Option<Batch> = None;
+    for _ in 0..parts {
+        let Some(batch) = loader.next() else {
+            return Ok(None);
+        };
+        let batch = batch.map_err(data_error)?;
+        match &mut all {
+            Some(all) => all.append(batch),
+            None => all = Some(batch),
+        }
+    }
+    Ok(all)
+}
+
 /// A run under way.
 struct Run {
     config: Config,
     label: String,
     folder: PathBuf,
     source: Source,
+    evaluations: Evaluations,
     trainer: Trainer,
     teacher_tokens: Option<Tokenizer>,
     position: Position,
@@ -131,6 +149,7 @@ impl Run {
         (position, from): (Position, Option<PathBuf>),
         total: u64,
     ) -> Result<Self> {
+        let evaluations = Evaluations::open(&config, position)?;
         std::fs::create_dir_all(&folder).map_err(|e| file("create", &folder, &e))?;
         checkpoint::sweep(&folder.join("checkpoints"))?;
         let path = folder.join("config.toml");
@@ -156,6 +175,7 @@ impl Run {
             label: label.to_string(),
             folder,
             source,
+            evaluations,
             trainer,
             teacher_tokens,
             position,
@@ -182,6 +202,10 @@ impl Run {
             eprintln!("{}: skipped: {}", self.label, self.skips);
         }
         let checkpoint = self.save()?;
+        let found = self
+            .evaluations
+            .after_epoch(&self.trainer, self.position, true);
+        self.tell(found?)?;
         Ok(Summary {
             steps: self.position.step,
             folder: self.folder,
@@ -220,6 +244,13 @@ impl Run {
             if frequency > 0 && self.position.epoch.is_multiple_of(frequency) {
                 self.save()?;
             }
+            if !self.finished() {
+                let aside = Instant::now();
+                let (trainer, position) = (&self.trainer, self.position);
+                let found = self.evaluations.after_epoch(trainer, position, false);
+                self.tell_or_warn(found)?;
+                self.window.since += aside.elapsed();
+            }
         }
         Ok(())
     }
@@ -234,17 +265,17 @@ impl Run {
             if self.finished() {
                 break false;
             }
+            let parts = self.config.accum_freq as u64;
             if self
                 .source
                 .per_epoch()
-                .is_some_and(|n| self.position.batch >= n)
+                .is_some_and(|n| self.position.batch + parts > n)
             {
                 break true;
             }
-            let Some(batch) = loader.next() else {
+            let Some(batch) = joined(&mut loader, parts)? else {
                 break true;
             };
-            let batch = batch.map_err(data_error)?;
             let now = loader.stats().waited;
             self.window.waited += now - waited;
             waited = now;
@@ -266,7 +297,7 @@ impl Run {
         };
         let report = self.trainer.step(input)?;
         self.position.step += 1;
-        self.position.batch += 1;
+        self.position.batch += self.config.accum_freq as u64;
         self.window.samples += batch.len();
         self.log(&report)?;
         let step = self.position.step;
@@ -277,7 +308,8 @@ impl Run {
         }
         if self.config.eval_every.is_some() && (every(self.config.eval_every) || step == self.total)
         {
-            self.evaluate()?;
+            let found = self.evaluations.after_step(&self.trainer, self.position);
+            self.tell_or_warn(found)?;
         }
         self.window.since += aside.elapsed();
         if interrupt::asked() && !self.finished() {
@@ -367,17 +399,11 @@ impl Run {
         Ok(path)
     }
 
-    fn evaluate(&mut self) -> Result<()> {
-        let results = super::demo::evaluate(&self.trainer)?;
-        let mut line = Map::from_iter([
-            ("step".to_string(), json!(self.position.step)),
-            ("epoch".to_string(), json!(self.position.epoch)),
-        ]);
-        let mut words = Vec::new();
-        for (name, value) in results {
-            words.push(format!("{name} {:.1} %", 100.0 * value));
-            line.insert(name, json!(value));
-        }
+    /// Says and writes down what an evaluation found.
+    fn tell(&mut self, found: Option<Found>) -> Result<()> {
+        let Some(Found { line, words }) = found else {
+            return Ok(());
+        };
         self.progress.say(&format!(
             "{} step {}: {}",
             self.label,
@@ -385,6 +411,19 @@ impl Run {
             words.join(", ")
         ));
         self.results.write(line)
+    }
+
+    /// As [`Self::tell`]; an evaluation that fails before the last costs no training.
+    fn tell_or_warn(&mut self, found: Result<Option<Found>>) -> Result<()> {
+        match found {
+            Ok(found) => self.tell(found),
+            Err(e) => {
+                let step = self.position.step;
+                self.progress
+                    .say(&format!("{} step {step}: not evaluated: {e}", self.label));
+                Ok(())
+            }
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use super::source::{DEMO, Source};
 use super::step::Recipe;
 use super::teacher::Teacher;
 use crate::backend::{Backend, IntraWeights, cpu::Cpu};
+use crate::eval::flags::EvalFlags;
 use crate::loss::{Intra, IntraScale, Method, Modality, Objective};
 use crate::model::{Clip, ClipConfig};
 use crate::optim::{AdamWConfig, Schedule, ScheduleKind};
@@ -16,14 +17,39 @@ use std::sync::Arc;
 
 /// The device that the flags ask for, with one line that says which it is and why.
 pub fn device(config: &Config) -> Result<(Arc<dyn Backend>, String)> {
-    if let Some(threads) = config.threads {
+    open_device(config.backend, config.precision, config.threads)
+}
+
+/// The device of `--backend`, `--precision` and `--threads`, with one line that says which it is and why.
+///
+/// # Errors
+/// If this build does not have it.
+pub fn open_device(
+    device: flags::Device,
+    precision: flags::Precision,
+    threads: Option<usize>,
+) -> Result<(Arc<dyn Backend>, String)> {
+    device.check()?;
+    if let Some(threads) = threads {
         // Fails where a pool is there already; then that one stays, with the same results.
         let _ = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build_global();
     }
-    let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
-    let why = match config.backend {
+    let cpu = match precision {
+        flags::Precision::Fp32 => Some(Cpu::new()),
+        flags::Precision::AmpBf16 => Cpu::bf16(),
+        flags::Precision::AmpFp16 => {
+            return usage("--precision amp_fp16: the CPU has amp_bf16 and fp32");
+        }
+    };
+    let Some(cpu) = cpu else {
+        return usage(
+            "--precision amp_bf16: this processor has no bf16 products (AVX512-BF16): take fp32",
+        );
+    };
+    let backend: Arc<dyn Backend> = Arc::new(cpu);
+    let why = match device {
         flags::Device::Auto => " (auto: the only device of this build)",
         _ => "",
     };
@@ -92,12 +118,17 @@ pub(super) fn recipe(config: &Config, total: u64) -> Recipe {
             total,
         },
         max_norm: config.grad_clip_norm,
+        accum_freq: config.accum_freq,
     }
 }
 
 /// The teacher that the flags name, if the losses need one.
 pub fn teacher(config: &Config, backend: &dyn Backend) -> Result<Option<Teacher>> {
     match (&config.teacher, &config.teacher_checkpoint) {
+        (Some(name), _) if !config.distils() => {
+            eprintln!("the losses need no teacher: --teacher {name} is not read");
+            Ok(None)
+        }
         (Some(name), _) if name == DEMO => Ok(Some(super::demo::teacher(backend)?)),
         (Some(name), Some(path)) => Ok(Some(Teacher::load(name, path, backend)?)),
         _ => Ok(None),
@@ -106,10 +137,16 @@ pub fn teacher(config: &Config, backend: &dyn Backend) -> Result<Option<Teacher>
 
 /// The student's model: a name, a file, or `demo`.
 pub fn student(config: &Config) -> Result<Clip> {
-    if config.model == DEMO {
-        return Ok(Clip::new(super::demo::student()?));
+    let model = model_config(&config.model)?;
+    Ok(Clip::new(model).with_grad_checkpointing(config.grad_checkpointing))
+}
+
+/// The configuration that `--model` names: a built-in one, a file, or `demo`.
+pub fn model_config(model: &str) -> Result<ClipConfig> {
+    if model == DEMO {
+        return super::demo::student();
     }
-    Ok(Clip::new(ClipConfig::load(&config.model).map_err(input)?))
+    ClipConfig::load(model).map_err(input)
 }
 
 /// The run's folder, and the checkpoint to go on from.
@@ -160,19 +197,22 @@ fn begun(folder: &Path) -> bool {
 pub(super) fn total_steps(config: &Config, source: &Source) -> Result<u64> {
     match (config.steps, source.per_epoch()) {
         (Some(steps), _) => Ok(steps),
-        (None, Some(n)) => Ok(n * u64::from(config.epochs)),
+        (None, Some(n)) => Ok(n / config.accum_freq as u64 * u64::from(config.epochs)),
         (None, None) => usage("the length of an epoch is unknown: say --train-num-samples"),
     }
 }
 
-/// Keys that say nothing about the result.
-const NEUTRAL: [&str; 11] = [
+/// Keys that say nothing about the result, beside those of evaluation data.
+const NEUTRAL: [&str; 14] = [
+    "grad-checkpointing",
     "logs",
     "name",
     "log-every",
     "save-frequency",
     "save-every-steps",
     "eval-every",
+    "zeroshot-frequency",
+    "val-frequency",
     "threads",
     "workers",
     "backend",
@@ -213,7 +253,9 @@ pub(super) fn compare(config: &Config, saved: &TrainState, dir: &Path) -> Result
         }
     }
     let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-    for key in keys.into_iter().filter(|k| !NEUTRAL.contains(&k.as_str())) {
+    let evaluation = EvalFlags::keys();
+    let neutral = |key: &String| NEUTRAL.contains(&key.as_str()) || evaluation.contains(key);
+    for key in keys.into_iter().filter(|k| !neutral(k)) {
         if let Some(line) = changed(key) {
             eprintln!("changed since the checkpoint: {line}");
         }

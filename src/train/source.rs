@@ -3,7 +3,6 @@
 use super::config::Config;
 use super::error::{Error, Result, input, usage};
 use super::flags::Augment;
-use crate::data::csv::CsvOptions;
 use crate::data::{
     self, Dataset, DatasetOptions, Loader, LoaderConfig, Mode, Skips, Tokenizer, Transform,
 };
@@ -35,13 +34,8 @@ impl Source {
         let dataset = if name == DEMO {
             super::demo::training_pairs()?
         } else if let Some("csv" | "tsv") = Path::new(name).extension().and_then(|e| e.to_str()) {
-            let csv = CsvOptions {
-                image_key: config.csv_img_key.clone(),
-                caption_key: config.csv_caption_key.clone(),
-                separator: config.csv_separator.chars().next().unwrap_or('\t'),
-                data_root: config.data_root.clone(),
-            };
-            Dataset::from_csv(Path::new(name), &csv, options).map_err(data_error)?
+            Dataset::from_csv(Path::new(name), &config.csv.options(), options)
+                .map_err(data_error)?
         } else {
             match &config.train_data_upsampling_factors {
                 None => Dataset::from_patterns(name, options).map_err(data_error)?,
@@ -61,10 +55,15 @@ impl Source {
         };
         let batch = config.batch_size;
         let per_epoch = samples.map(|n| n / batch as u64);
-        if let (Some(0), Some(n)) = (per_epoch, samples) {
+        let step = batch as u64 * config.accum_freq as u64;
+        if let Some(n) = samples.filter(|n| *n < step) {
+            let times = match config.accum_freq {
+                1 => String::new(),
+                k => format!(" times --accum-freq {k}"),
+            };
             return usage(format!(
-                "--batch-size {batch} is larger than the data: {n} pairs in {name}; take a smaller \
-                 batch or more data"
+                "--batch-size {batch}{times} is larger than the data: {n} pairs in {name}; take a \
+                 smaller batch or more data"
             ));
         }
         let loader = LoaderConfig {
@@ -155,15 +154,5 @@ fn factors(text: &str) -> Result<Vec<f32>> {
 /// Captions to tokens for a model's vocabulary and context.
 pub fn tokenizer(model: &ClipConfig) -> Result<Tokenizer> {
     let text = &model.text_cfg;
-    let bpe = crate::data::tokenizer::Tokenizer::with_vocab_size(text.vocab_size).map_err(input)?;
-    let context = text.context_length;
-    Ok(Arc::new(move |caption: &str| {
-        let mut ids = bpe.encode(caption, context);
-        // open_clip reads a text's feature at its first end token, even if one is spelled out in
-        // the caption.
-        if let Some(end) = ids.iter().position(|&id| id == bpe.end_token()) {
-            ids.truncate(end + 1);
-        }
-        ids
-    }))
+    data::tokenizer::for_captions(text.vocab_size, text.context_length).map_err(input)
 }

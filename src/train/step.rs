@@ -2,18 +2,17 @@
 
 use super::checkpoint::HostTensor;
 use super::error::{Error, Result, failed, usage};
+use super::gradients::{Gradients, Student};
 use super::teacher::Teacher;
-use crate::autodiff::{Tape, Var};
 use crate::backend::Backend;
-use crate::loss::{Features, Head, Heads, Inputs, Objective};
-use crate::model::{Bound, Clip, Observations, Parameters, Spec, draw};
-use crate::ops;
-use crate::optim::{AdamW, AdamWConfig, Schedule, collect};
+use crate::loss::Objective;
+use crate::model::{Clip, Parameters, Spec, draw};
+use crate::optim::{AdamW, AdamWConfig, Schedule};
 use crate::tensor::Tensor;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-const ICL_SCALE: &str = "heads.icl_logit_scale";
+pub(super) const ICL_SCALE: &str = "heads.icl_logit_scale";
 
 /// Learning rate, clipping and AdamW's constants.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +23,8 @@ pub struct Recipe {
     pub schedule: Schedule,
     /// Clips the gradient to this norm.
     pub max_norm: Option<f64>,
+    /// Parts of a batch that go through the towers one after another; see [`super::gradients`].
+    pub accum_freq: usize,
 }
 
 /// What a step reads.
@@ -156,13 +157,29 @@ impl Trainer {
     /// parameters are not fit to be kept.
     pub fn step(&mut self, batch: StepBatch) -> Result<StepReport> {
         let number = self.optimiser.steps + 1;
-        let size = self.clip.config().vision_cfg.image_size;
-        let shape = [batch.texts.len(), size, size, 3];
-        let images = self.backend.upload(&shape, batch.images).map_err(failed)?;
-        let (report, grads, seen) = self.gradients(number, &images, batch)?;
-        self.parameters
-            .update_running(self.backend.as_ref(), &seen)
-            .map_err(failed)?;
+        let student = Student {
+            backend: &self.backend,
+            clip: &self.clip,
+            parameters: &self.parameters,
+            teacher: self.teacher.as_ref(),
+            objective: &self.objective,
+            projects: self.projects,
+        };
+        let Gradients {
+            terms,
+            total,
+            scale,
+            grads,
+            seen,
+        } = student.gradients(batch, self.recipe.accum_freq)?;
+        if !total.is_finite() {
+            return Err(diverged(number, "the loss", f64::from(total), &terms));
+        }
+        for seen in &seen {
+            self.parameters
+                .update_running(self.backend.as_ref(), seen)
+                .map_err(failed)?;
+        }
         let lr = self.recipe.schedule.at(self.optimiser.steps);
         let grad_norm = self
             .optimiser
@@ -175,93 +192,15 @@ impl Trainer {
             )
             .map_err(failed)?;
         if !grad_norm.is_finite() {
-            return Err(diverged(
-                number,
-                "the gradient's norm",
-                grad_norm,
-                &report.terms,
-            ));
+            return Err(diverged(number, "the gradient's norm", grad_norm, &terms));
         }
         Ok(StepReport {
+            terms,
+            total,
             lr,
+            scale,
             grad_norm,
-            ..report
         })
-    }
-
-    /// Forward and backward, and what BatchNorms saw on the way; the tape is gone afterwards, so that
-    /// parameters can be written.
-    fn gradients(
-        &self,
-        number: u64,
-        images: &Tensor,
-        batch: StepBatch,
-    ) -> Result<(StepReport, Vec<Option<Tensor>>, Observations)> {
-        let backend = &self.backend;
-        let teacher = match &self.teacher {
-            Some(t) => Some(t.features(backend, images, batch.teacher_texts)?),
-            None => None,
-        };
-        let tape = Tape::new(backend.clone());
-        let bound = self.parameters.bind_training(&tape);
-        let student = Features {
-            image: self
-                .clip
-                .encode_image(&tape, &bound, images)
-                .map_err(failed)?,
-            text: self
-                .clip
-                .encode_text(&tape, &bound, batch.texts)
-                .map_err(failed)?,
-        };
-        let scale = scale_of(&tape, &bound, "logit_scale")?;
-        let icl_scale = match self.parameters.get(ICL_SCALE) {
-            Some(_) => Some(scale_of(&tape, &bound, ICL_SCALE)?),
-            None => None,
-        };
-        let heads = match self.projects {
-            true => Some(bind_heads(&bound)?),
-            false => None,
-        };
-        let inputs = Inputs {
-            student: &student,
-            scale: &scale,
-            teacher: teacher.as_ref(),
-            heads: heads.as_ref(),
-            icl_scale: icl_scale.as_ref(),
-        };
-        let value = self.objective.evaluate(&tape, &inputs).map_err(failed)?;
-        let number_of = |v: &Var| -> Result<f32> {
-            Ok(backend
-                .download(v.value())
-                .map_err(failed)?
-                .first()
-                .copied()
-                .unwrap_or(f32::NAN))
-        };
-        let total = number_of(&value.total)?;
-        let scale = number_of(&scale)?;
-        let terms: Vec<(&'static str, f32)> = value
-            .terms
-            .iter()
-            .map(|(name, v)| Ok((*name, number_of(v)?)))
-            .collect::<Result<_>>()?;
-        if !total.is_finite() {
-            return Err(diverged(number, "the loss", f64::from(total), &terms));
-        }
-        let mut grads = tape.backward(&value.total).map_err(failed)?;
-        let grads = collect(&self.parameters, &bound, &mut grads);
-        Ok((
-            StepReport {
-                terms,
-                total,
-                lr: 0.0,
-                scale,
-                grad_norm: 0.0,
-            },
-            grads,
-            bound.observations(),
-        ))
     }
 
     /// What a resumed run needs beside the model's weights: moments, and the loss heads.
@@ -347,26 +286,6 @@ fn add_heads(
         }
     }
     Ok(())
-}
-
-fn bind_heads(bound: &Bound) -> Result<Heads> {
-    let head = |modality: &str| -> Result<Head> {
-        let var = |part: &str| bound.var(&format!("heads.{modality}.{part}")).cloned();
-        Ok(Head {
-            weight: var("weight").map_err(failed)?,
-            bias: var("bias").map_err(failed)?,
-        })
-    };
-    Ok(Heads {
-        image: head("image")?,
-        text: head("text")?,
-    })
-}
-
-/// exp of a learned log-scale, `[1]`.
-fn scale_of(tape: &Tape, bound: &Bound, name: &str) -> Result<Var> {
-    let log = bound.var(name).map_err(failed)?;
-    ops::exp(tape, log).map_err(failed)
 }
 
 fn diverged(step: u64, what: &str, value: f64, terms: &[(&'static str, f32)]) -> Error {

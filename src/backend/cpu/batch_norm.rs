@@ -2,13 +2,19 @@
 
 use super::elementwise::accumulate;
 use super::memory::Memory;
-use super::parallel::{column_sums, over_rows, rows_per_task, vectorised};
+use super::parallel::{over_rows, rows_per_task, vectorised};
 use super::storage::{accumulator, f32s, target, tensor};
 use crate::backend::{Moments, Result, Slot};
 use crate::tensor::Tensor;
 use rayon::prelude::*;
 
 const OP: &str = "batch_norm";
+
+/// Rows that are summed in f32, one after the other, before their sum goes on in f64: so few that
+/// rounding stays near ε.
+fn group(width: usize) -> usize {
+    rows_per_task(width).clamp(32, 256)
+}
 
 /// Groups of rows that fit the cache are read twice, for the mean and for what deviates from it; the
 /// deviations' own sum corrects what rounding took from the mean (Chan, Golub and LeVeque, *The American
@@ -17,7 +23,7 @@ const OP: &str = "batch_norm";
 pub(super) fn moments(x: &Tensor) -> Result<Moments> {
     let (rows, width) = (x.rows(), x.width());
     let xs = f32s(OP, x)?;
-    let group = rows_per_task(width).max(32);
+    let group = group(width);
     let groups: Vec<Group> = xs
         .par_chunks((group * width).max(1))
         .map(|x| {
@@ -156,26 +162,8 @@ pub(super) fn backward(
         None => dy.clone(),
     };
     let g = f32s(OP, &passed)?;
-    // Σ g n and Σ g side by side, n = (x − mean) rstd.
-    let mut sums = vec![0.0f32; 2 * width];
-    column_sums(
-        rows,
-        &mut sums,
-        #[inline(always)]
-        |r, sums| {
-            let (of_n, of_g) = sums.split_at_mut(width);
-            let (x, g) = (&xs[r * width..][..width], &g[r * width..][..width]);
-            for ((((sn, sg), g), x), m) in of_n.iter_mut().zip(of_g).zip(g).zip(x).zip(mean) {
-                *sn += g * (x - m);
-                *sg += g;
-            }
-        },
-    );
-    let (of_n, of_g) = sums.split_at_mut(width);
-    for (s, r) in of_n.iter_mut().zip(&rstd) {
-        *s *= r;
-    }
-    for (slot, sums) in [(dgamma, &*of_n), (dbeta, &*of_g)] {
+    let (of_n, of_g) = channel_sums(xs, g, mean, &rstd);
+    for (slot, sums) in [(dgamma, &of_n), (dbeta, &of_g)] {
         if let Some(slot) = slot {
             for (d, s) in accumulator(OP, slot, &[width])?.iter_mut().zip(sums) {
                 *d += s;
@@ -187,7 +175,7 @@ pub(super) fn backward(
         let share = if of_batch { 1.0 / rows as f32 } else { 0.0 };
         let a: Vec<f32> = gamma.iter().zip(&rstd).map(|(g, r)| g * r).collect();
         let of = |s: &[f32]| a.iter().zip(s).map(|(a, s)| -a * s * share).collect();
-        let (mut b, c): (Vec<f32>, Vec<f32>) = (of(of_n), of(of_g));
+        let (mut b, c): (Vec<f32>, Vec<f32>) = (of(&of_n), of(&of_g));
         for (b, r) in b.iter_mut().zip(&rstd) {
             *b *= r;
         }
@@ -214,6 +202,43 @@ pub(super) fn backward(
         Some(slot) => accumulate(slot, passed),
         None => Ok(()),
     }
+}
+
+/// Σ g n with n = (x − mean) rstd, and Σ g, of each channel.
+fn channel_sums(x: &[f32], g: &[f32], mean: &[f32], rstd: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    let width = mean.len();
+    let rows = (group(width) * width).max(1);
+    let groups: Vec<[Vec<f32>; 2]> = x
+        .par_chunks(rows)
+        .zip(g.par_chunks(rows))
+        .map(|(x, g)| {
+            let [mut of_n, mut of_g] = [(); 2].map(|()| vec![0.0f32; width]);
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (x, g) in x.chunks_exact(width).zip(g.chunks_exact(width)) {
+                        let sums = of_n.iter_mut().zip(&mut of_g);
+                        for (((n, s), (x, g)), m) in sums.zip(x.iter().zip(g)).zip(mean) {
+                            *n = g.mul_add(x - m, *n);
+                            *s += g;
+                        }
+                    }
+                },
+            );
+            [of_n, of_g]
+        })
+        .collect();
+    let total = |which: usize, c: usize| -> f64 {
+        groups.iter().map(|sums| f64::from(sums[which][c])).sum()
+    };
+    (0..width)
+        .map(|c| {
+            (
+                (total(0, c) * f64::from(rstd[c])) as f32,
+                total(1, c) as f32,
+            )
+        })
+        .unzip()
 }
 
 /// What passes the ReLU on the way back.

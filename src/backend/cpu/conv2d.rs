@@ -1,7 +1,7 @@
 //! Convolutions as matrix products: each output pixel's receptive field is a row (im2col), made block
 //! by block where it is used, so that no more than a few hundred rows exist at any time.
 
-use super::gemm::{View, gemm, gemm_from};
+use super::gemm::{Products, View, gemm, gemm_from};
 use super::memory::Memory;
 use super::parallel::over_rows;
 use super::storage::{f32s, target, tensor};
@@ -112,17 +112,25 @@ fn fields<'a>(x: &'a Tensor, shape: Convolution) -> Result<(Fields<'a>, [usize; 
     Ok((fields, [batch, target[0], target[1]]))
 }
 
-pub(super) fn forward(x: &Tensor, w: &Tensor, shape: Convolution) -> Result<Tensor> {
+pub(super) fn forward(
+    products: Products,
+    x: &Tensor,
+    w: &Tensor,
+    shape: Convolution,
+) -> Result<Tensor> {
     let (fields, [batch, height, width]) = fields(x, shape)?;
     let out = w.rows();
     let rows = batch * height * width;
     let filters = View::new(f32s(OP, w)?, out, fields.len()).t();
     let mut y = Memory::stale(rows * out);
-    gemm_from(&mut y, rows, filters, |rows, made| fields.fill(rows, made));
+    gemm_from(products, &mut y, rows, filters, |rows, made| {
+        fields.fill(rows, made)
+    });
     Ok(tensor(&[batch, height, width, out], y))
 }
 
 pub(super) fn backward(
+    products: Products,
     dy: &Tensor,
     x: &Tensor,
     w: &Tensor,
@@ -131,7 +139,7 @@ pub(super) fn backward(
     dw: Slot,
 ) -> Result<()> {
     if let Some(dx) = dx {
-        input_gradient(dy, x, w, shape, dx)?;
+        input_gradient(products, dy, x, w, shape, dx)?;
     }
     if let Some(dw) = dw {
         let (fields, [batch, height, width]) = fields(x, shape)?;
@@ -148,7 +156,13 @@ pub(super) fn backward(
                 fields.fill(row..row + part.len() / len, part);
             });
             let d = View::new(&dy[first * out..][..count * out], count, out).t();
-            gemm(dw, add || first > 0, 1.0, d, View::new(made, count, len));
+            gemm(
+                products,
+                dw,
+                add || first > 0,
+                d,
+                View::new(made, count, len),
+            );
         }
     }
     Ok(())
@@ -157,6 +171,7 @@ pub(super) fn backward(
 /// dx is the correlation of dy, spread by the stride, with the filters turned by half a circle and
 /// their inputs and outputs exchanged.
 fn input_gradient(
+    products: Products,
     dy: &Tensor,
     x: &Tensor,
     w: &Tensor,
@@ -188,11 +203,11 @@ fn input_gradient(
     let fill = |rows: Range<usize>, made: &mut [f32]| fields.fill(rows, made);
     if dx.is_some() {
         let mut made = Memory::stale(rows * channels);
-        gemm_from(&mut made, rows, filters, fill);
+        gemm_from(products, &mut made, rows, filters, fill);
         super::elementwise::accumulate(dx, tensor(x.shape(), made))
     } else {
         let (dx, _) = target(OP, dx, x.shape())?;
-        gemm_from(dx, rows, filters, fill);
+        gemm_from(products, dx, rows, filters, fill);
         Ok(())
     }
 }

@@ -8,11 +8,13 @@
 //! number of threads nor the size of C has a say. So packed and padded batches, or a row alone and
 //! among others, give the same bits.
 
+mod bf16;
 mod kernel;
 
 use super::memory::Memory;
 use super::parallel::{Disjoint, vectorised};
-use kernel::{Left, Out, ROWS};
+pub(super) use bf16::available as bf16_available;
+use kernel::{Element, Left, Out, ROWS};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -28,10 +30,19 @@ const TASK: (usize, usize) = (32 * ROWS, 6);
 /// Multiply-adds below which a product is not worth a second thread.
 const SMALL: usize = 64 * 64 * 64;
 
-/// A strided view of a matrix in an f32 slice. One of its strides is 1.
+/// In which numbers products are taken; their sums are f32 always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Products {
+    #[default]
+    F32,
+    /// Operands rounded to bf16; only where [`bf16_available`].
+    Bf16,
+}
+
+/// A strided view of a matrix in a slice. One of its strides is 1.
 #[derive(Clone, Copy)]
-pub(super) struct View<'a> {
-    data: &'a [f32],
+pub(super) struct View<'a, E = f32> {
+    data: &'a [E],
     rows: usize,
     cols: usize,
     row_stride: usize,
@@ -55,7 +66,9 @@ impl<'a> View<'a> {
             col_stride: 1,
         }
     }
+}
 
+impl<E> View<'_, E> {
     /// The transposed view.
     pub(super) fn t(self) -> Self {
         Self {
@@ -82,7 +95,7 @@ fn panel_columns() -> usize {
 
 /// Packs `nr` columns of B from `first` on, step by step of k; columns beyond B keep whatever `out`
 /// holds, and only reach lanes that are never stored.
-fn pack_panel(b: View, first: usize, nr: usize, out: &mut [f32]) {
+fn pack_panel<E: Element>(b: View<E>, first: usize, nr: usize, out: &mut [E]) {
     /// Steps that are transposed together: their part of the panel stays in the first-level cache.
     const STEPS: usize = 16;
     let cols = nr.min(b.cols - first);
@@ -111,7 +124,7 @@ fn pack_panel(b: View, first: usize, nr: usize, out: &mut [f32]) {
 
 /// Packs `rows` of a transposed A over the steps `k`, [`ROWS`] by [`ROWS`].
 #[inline(always)]
-fn pack_rows(a: View, rows: &Range<usize>, k: &Range<usize>, out: &mut [f32]) {
+fn pack_rows<E: Element>(a: View<E>, rows: &Range<usize>, k: &Range<usize>, out: &mut [E]) {
     let group = ROWS * k.len();
     for (step, k) in k.clone().enumerate() {
         let row = &a.data[k * a.col_stride..][rows.clone()];
@@ -135,32 +148,32 @@ thread_local! {
 }
 
 /// Lends `body` at least `len` elements of the thread's scratch memory.
-fn with_scratch(
+fn with_scratch<E: Element>(
     scratch: &'static std::thread::LocalKey<Cell<Vec<f32>>>,
     len: usize,
-    body: impl FnOnce(&mut [f32]),
+    body: impl FnOnce(&mut [E]),
 ) {
     let mut memory = scratch.take();
     if memory.len() < len {
         memory.resize(len, 0.0);
     }
-    body(&mut memory[..len]);
+    body(bytemuck::cast_slice_mut(&mut memory[..len]));
     scratch.set(memory);
 }
 
 /// Part of C, computed by one thread.
-struct Task<'a> {
-    a: View<'a>,
+struct Task<'a, E> {
+    a: View<'a, E>,
     /// B's panels from this part's first column on, each `a.cols` steps deep.
-    panels: &'a [f32],
+    panels: &'a [E],
     rows: Range<usize>,
     cols: usize,
     /// C at row 0 and this part's first column.
     out: Out,
-    row_scratch: &'a mut [f32],
+    row_scratch: &'a mut [E],
 }
 
-impl WithSimd for Task<'_> {
+impl<E: Element> WithSimd for Task<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -200,7 +213,7 @@ impl WithSimd for Task<'_> {
                             ..out
                         };
                         let b = panel.as_ptr().add(from * nr);
-                        kernel::product(simd, k.len(), left, b, out, count, cols);
+                        E::product(simd, k.len(), left, b, out, count, cols);
                     }
                 }
             }
@@ -262,7 +275,7 @@ pub(super) unsafe fn gemm_raw(
     });
 }
 
-fn task(a: View, panels: &[f32], rows: Range<usize>, cols: usize, out: Out) {
+fn task<E: Element>(a: View<E>, panels: &[E], rows: Range<usize>, cols: usize, out: Out) {
     let scratch = if a.col_stride == 1 {
         0
     } else {
@@ -306,19 +319,35 @@ fn task_size(m: usize, panels: usize, nr: usize, k: usize) -> (usize, usize) {
     size
 }
 
-/// C = alpha·A·B (+ C when `add`) on the thread pool; C contiguous row-major.
-pub(super) fn gemm(c: &mut [f32], add: bool, alpha: f32, a: View, b: View) {
-    gemm_then(c, add, alpha, a, b, |_, _, _| {});
+/// C = A·B (+ C when `add`) on the thread pool; C contiguous row-major.
+pub(super) fn gemm(products: Products, c: &mut [f32], add: bool, a: View, b: View) {
+    gemm_then(products, c, add, a, b, |_, _, _| {});
 }
 
 /// As [`gemm`]. Each finished part of a row of C is handed to `then(row, first column, part)` while
 /// it is still in the cache.
 pub(super) fn gemm_then(
+    products: Products,
     c: &mut [f32],
     add: bool,
-    alpha: f32,
     a: View,
     b: View,
+    then: impl Fn(usize, usize, &mut [f32]) + Sync,
+) {
+    match products {
+        Products::F32 => on_the_pool(c, add, a, b, then),
+        Products::Bf16 => {
+            let (a, b) = (bf16::Operand::left(a), bf16::Operand::right(b));
+            on_the_pool(c, add, a.as_left(), b.as_right(), then);
+        }
+    }
+}
+
+fn on_the_pool<E: Element>(
+    c: &mut [f32],
+    add: bool,
+    a: View<E>,
+    b: View<E>,
     then: impl Fn(usize, usize, &mut [f32]) + Sync,
 ) {
     assert_eq!(c.len(), a.rows * b.cols, "output size");
@@ -330,8 +359,9 @@ pub(super) fn gemm_then(
     let nr = panel_columns();
     let count = n.div_ceil(nr);
     let small = m * n * k < SMALL;
-    let mut panels = Memory::stale(count * nr * k);
-    let pack = |(p, panel): (usize, &mut [f32])| pack_panel(b, p * nr, nr, panel);
+    let mut memory = Memory::stale(count * nr * k);
+    let panels: &mut [E] = bytemuck::cast_slice_mut(&mut memory);
+    let pack = |(p, panel): (usize, &mut [E])| pack_panel(b, p * nr, nr, panel);
     if small {
         panels
             .chunks_exact_mut((nr * k).max(1))
@@ -343,6 +373,7 @@ pub(super) fn gemm_then(
             .enumerate()
             .for_each(pack);
     }
+    let panels: &[E] = panels;
     let (rows, wide) = task_size(m, count, nr, k);
     let (tasks_m, tasks_n) = (m.div_ceil(rows.max(1)), count.div_ceil(wide.max(1)));
     let at = Disjoint(c.as_mut_ptr());
@@ -354,7 +385,7 @@ pub(super) fn gemm_then(
         let out = Out {
             at: at.at(cols.start),
             row: n,
-            alpha,
+            alpha: 1.0,
             add,
         };
         let panels = &panels[panel * nr * k..(panel + wide).min(count) * nr * k];
@@ -383,10 +414,36 @@ pub(super) fn gemm_then(
 /// writes its rows `range` into the memory it is given, once for each block of rows, and all blocks
 /// share the packed B.
 pub(super) fn gemm_from(
+    products: Products,
     c: &mut [f32],
     rows: usize,
     b: View,
     fill: impl Fn(Range<usize>, &mut [f32]) + Sync,
+) {
+    let k = b.rows;
+    let made = |range: Range<usize>, then: &dyn Fn(View)| {
+        with_scratch(&BLOCK_SCRATCH, range.len() * k, |made: &mut [f32]| {
+            fill(range.clone(), made);
+            then(View::new(made, range.len(), k));
+        });
+    };
+    match products {
+        Products::F32 => by_blocks(c, rows, b, |range, multiply| made(range, multiply)),
+        Products::Bf16 => {
+            let b = bf16::Operand::right(b);
+            by_blocks(c, rows, b.as_right(), |range, multiply| {
+                made(range, &|a| multiply(bf16::Operand::left(a).as_left()));
+            });
+        }
+    }
+}
+
+/// The blocks of [`gemm_from`]: `left` hands the rows `range` of A to its second argument.
+fn by_blocks<E: Element>(
+    c: &mut [f32],
+    rows: usize,
+    b: View<E>,
+    left: impl Fn(Range<usize>, &dyn Fn(View<E>)) + Sync,
 ) {
     assert_eq!(c.len(), rows * b.cols, "output size");
     let (n, k) = (b.cols, b.rows);
@@ -394,11 +451,13 @@ pub(super) fn gemm_from(
         return c.fill(0.0);
     }
     let nr = panel_columns();
-    let mut panels = Memory::stale(n.div_ceil(nr) * nr * k);
+    let mut memory = Memory::stale(n.div_ceil(nr) * nr * k);
+    let panels: &mut [E] = bytemuck::cast_slice_mut(&mut memory);
     panels
         .par_chunks_exact_mut(nr * k)
         .enumerate()
         .for_each(|(p, panel)| pack_panel(b, p * nr, nr, panel));
+    let panels: &[E] = panels;
     let mut block = TASK.0;
     while block > ROWS && rows.div_ceil(block) < 4 * rayon::current_num_threads() {
         block = (block / 2).next_multiple_of(ROWS);
@@ -406,152 +465,16 @@ pub(super) fn gemm_from(
     let at = Disjoint(c.as_mut_ptr());
     (0..rows.div_ceil(block)).into_par_iter().for_each(|index| {
         let range = index * block..rows.min((index + 1) * block);
-        with_scratch(&BLOCK_SCRATCH, range.len() * k, |made| {
-            fill(range.clone(), made);
-            let out = Out {
-                at: at.at(range.start * n),
-                row: n,
-                alpha: 1.0,
-                add: false,
-            };
-            let a = View::new(made, range.len(), k);
-            task(a, &panels, 0..range.len(), n, out);
-        });
+        let out = Out {
+            at: at.at(range.start * n),
+            row: n,
+            alpha: 1.0,
+            add: false,
+        };
+        let count = range.len();
+        left(range, &|a| task(a, panels, 0..count, n, out));
     });
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn values(n: usize, seed: u32) -> Vec<f32> {
-        let mut x = seed;
-        std::iter::repeat_with(|| {
-            x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (x >> 8) as f32 / 8_388_608.0 - 1.0
-        })
-        .take(n)
-        .collect()
-    }
-
-    /// Every way to read the operands, at sizes around the kernel's and the blocks' edges, against
-    /// f64: each product's relative error is at most (k + 1) ε.
-    #[test]
-    fn equals_the_definition_at_every_edge() {
-        let sizes = [
-            (1, 1, 1),
-            (6, 64, 256),
-            (7, 65, 257),
-            (5, 15, 3),
-            (197, 197, 64),
-            (13, 128, 513),
-            (200, 33, 300),
-            (193, 385, 40),
-            (3, 500, 1),
-            (2, 3, 0),
-            (70, 129, 70),
-        ]; // fmt: skip
-        for (case, (m, n, k)) in sizes.into_iter().enumerate() {
-            let (a, b) = (values(m * k, 1), values(k * n, 2));
-            let start = values(m * n, 3);
-            for (a_t, b_t, add) in [
-                (false, false, false),
-                (true, false, true),
-                (false, true, true),
-                (true, true, false),
-            ] {
-                let a = |i: usize, j: usize| if a_t { a[j * m + i] } else { a[i * k + j] };
-                let b = |i: usize, j: usize| if b_t { b[j * k + i] } else { b[i * n + j] };
-                let va = {
-                    let data: Vec<f32> = values(m * k, 1);
-                    data
-                };
-                let vb = values(k * n, 2);
-                let va = if a_t {
-                    View::new(&va, k, m).t()
-                } else {
-                    View::new(&va, m, k)
-                };
-                let vb = if b_t {
-                    View::new(&vb, n, k).t()
-                } else {
-                    View::new(&vb, k, n)
-                };
-                let mut serial = start.clone();
-                gemm_serial(&mut serial, add, 0.5, va, vb);
-                let mut c = start.clone();
-                gemm(&mut c, add, 0.5, va, vb);
-                assert_eq!(serial, c, "case {case}: tasks must not matter");
-                for i in 0..m {
-                    for j in 0..n {
-                        let terms = (0..k).map(|l| f64::from(a(i, l)) * f64::from(b(l, j)));
-                        let (sum, size) = terms.fold((0.0, 0.0), |s, t| (s.0 + t, s.1 + t.abs()));
-                        let old = if add {
-                            f64::from(start[i * n + j])
-                        } else {
-                            0.0
-                        };
-                        let want = 0.5 * sum + old;
-                        let bound = (k + 2) as f64 * f64::from(f32::EPSILON) * (size + old.abs());
-                        let got = f64::from(c[i * n + j]);
-                        assert!(
-                            (got - want).abs() <= bound,
-                            "case {case} [{i}, {j}]: {got} {want}"
-                        );
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_row_alone_has_the_bits_it_has_among_others() {
-        let (m, n, k) = (50, 70, 600);
-        let (a, b) = (values(m * k, 4), values(n * k, 5));
-        let mut all = vec![0.0; m * n];
-        gemm(
-            &mut all,
-            false,
-            1.0,
-            View::new(&a, m, k),
-            View::new(&b, n, k).t(),
-        );
-        let mut one = vec![0.0; n];
-        let row = View::new(&a[31 * k..32 * k], 1, k);
-        gemm(&mut one, false, 1.0, row, View::new(&b, n, k).t());
-        assert_eq!(one, all[31 * n..32 * n]);
-    }
-
-    #[test]
-    fn rows_made_on_demand_give_the_bits_of_rows_in_memory() {
-        for (m, n, k) in [(1, 1, 1), (500, 70, 600), (13, 5, 27), (4, 3, 0)] {
-            let (a, b) = (values(m * k, 8), values(n * k, 9));
-            let vb = View::new(&b, n, k).t();
-            let mut whole = vec![0.0; m * n];
-            gemm(&mut whole, false, 1.0, View::new(&a, m, k), vb);
-            let mut made = vec![7.0; m * n];
-            gemm_from(&mut made, m, vb, |rows, out| {
-                out.copy_from_slice(&a[rows.start * k..rows.end * k]);
-            });
-            assert_eq!(whole, made);
-        }
-    }
-
-    #[test]
-    fn each_part_of_c_is_handed_on_once() {
-        let (m, n, k) = (100, 200, 30);
-        let (a, b) = (values(m * k, 6), values(k * n, 7));
-        let (va, vb) = (View::new(&a, m, k), View::new(&b, k, n));
-        let mut plain = vec![0.0; m * n];
-        gemm(&mut plain, false, 1.0, va, vb);
-        let mut c = vec![0.0; m * n];
-        gemm_then(&mut c, false, 1.0, va, vb, |row, first, part| {
-            for (j, x) in part.iter_mut().enumerate() {
-                *x += (row * n + first + j) as f32;
-            }
-        });
-        for (i, (x, p)) in c.iter().zip(plain).enumerate() {
-            assert_eq!(*x, p + i as f32);
-        }
-    }
-}
+mod tests;

@@ -1,6 +1,6 @@
 //! y = act(x Wᵀ + b) + residual.
 
-use super::gemm::{View, gemm, gemm_then};
+use super::gemm::{Products, View, gemm, gemm_then};
 use super::math;
 use super::memory::Memory;
 use super::parallel::{Disjoint, column_sums, over_rows};
@@ -58,6 +58,7 @@ fn activate_backward(act: Activation, pre: &[f32], dy: &[f32], dpre: &mut [f32])
 }
 
 pub(super) fn forward(
+    products: Products,
     x: &Tensor,
     w: &Tensor,
     b: Option<&Tensor>,
@@ -75,9 +76,9 @@ pub(super) fn forward(
     let mut y = Memory::stale(rows * out);
     if act == Activation::None || !keep_pre {
         gemm_then(
+            products,
             &mut y,
             false,
-            1.0,
             xs,
             ws,
             #[inline(always)]
@@ -95,9 +96,9 @@ pub(super) fn forward(
     let mut pre = Memory::stale(rows * out);
     let at = Disjoint(y.as_mut_ptr());
     gemm_then(
+        products,
         &mut pre,
         false,
-        1.0,
         xs,
         ws,
         #[inline(always)]
@@ -117,6 +118,7 @@ pub(super) fn forward(
 }
 
 pub(super) fn backward(
+    products: Products,
     dy: &Tensor,
     x: &Tensor,
     w: &Tensor,
@@ -150,11 +152,17 @@ pub(super) fn backward(
     let d = View::new(dpre, rows, out);
     if let Some(dx) = dx {
         let (dx, add) = target(OP, dx, x.shape())?;
-        gemm(dx, add, 1.0, d, View::new(f32s(OP, w)?, out, inner));
+        gemm(products, dx, add, d, View::new(f32s(OP, w)?, out, inner));
     }
     if let Some(dw) = dw {
         let (dw, add) = target(OP, dw, w.shape())?;
-        gemm(dw, add, 1.0, d.t(), View::new(f32s(OP, x)?, rows, inner));
+        gemm(
+            products,
+            dw,
+            add,
+            d.t(),
+            View::new(f32s(OP, x)?, rows, inner),
+        );
     }
     if let Some(db) = db {
         column_sums(
@@ -171,18 +179,19 @@ pub(super) fn backward(
     Ok(())
 }
 
-pub(super) fn matmul(x: &Tensor, p: &Tensor) -> Result<Tensor> {
+pub(super) fn matmul(products: Products, x: &Tensor, p: &Tensor) -> Result<Tensor> {
     let (rows, inner, out) = (x.rows(), x.width(), p.width());
     let mut y = Memory::stale(rows * out);
     let (x, p) = (
         View::new(f32s(OP, x)?, rows, inner),
         View::new(f32s(OP, p)?, inner, out),
     );
-    gemm(&mut y, false, 1.0, x, p);
+    gemm(products, &mut y, false, x, p);
     Ok(tensor(&[rows, out], y))
 }
 
 pub(super) fn matmul_backward(
+    products: Products,
     dy: &Tensor,
     x: &Tensor,
     p: &Tensor,
@@ -193,11 +202,23 @@ pub(super) fn matmul_backward(
     let dy = View::new(f32s(OP, dy)?, rows, out);
     if let Some(dx) = dx {
         let (dx, add) = target(OP, dx, x.shape())?;
-        gemm(dx, add, 1.0, dy, View::new(f32s(OP, p)?, inner, out).t());
+        gemm(
+            products,
+            dx,
+            add,
+            dy,
+            View::new(f32s(OP, p)?, inner, out).t(),
+        );
     }
     if let Some(dp) = dp {
         let (dp, add) = target(OP, dp, p.shape())?;
-        gemm(dp, add, 1.0, View::new(f32s(OP, x)?, rows, inner).t(), dy);
+        gemm(
+            products,
+            dp,
+            add,
+            View::new(f32s(OP, x)?, rows, inner).t(),
+            dy,
+        );
     }
     Ok(())
 }

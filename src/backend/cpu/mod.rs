@@ -1,4 +1,5 @@
-//! The CPU: the embedded default, and the first oracle of the other backends. f32 only.
+//! The CPU: the embedded default, and the first oracle of the other backends. Tensors are f32; where the
+//! processor has AVX512-BF16, linear layers and convolutions can take their products in bf16.
 //!
 //! Each kernel lives in the file of its operation; this file only joins them to the contract.
 
@@ -30,18 +31,29 @@ use super::{
     LayerNorm, Linear, Moments, Pair, Result, RowStats, Segments, Side, Slot, shape_error,
 };
 use crate::tensor::Tensor;
+use gemm::Products;
 use memory::Memory;
 
 /// The CPU backend. Work is spread over rayon's global pool; results do not depend on its size.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Cpu;
+pub struct Cpu {
+    products: Products,
+}
 
 impl Cpu {
     const NAME: &'static str = "cpu";
 
-    /// The CPU backend.
+    /// The CPU backend, in f32.
     pub fn new() -> Self {
-        Self
+        Self::default()
+    }
+
+    /// The CPU backend with mixed precision: linear layers, convolutions and projections round their operands to
+    /// bf16 and sum in f32; all else, and every tensor that is kept, is f32. `None` where the
+    /// processor lacks AVX512-BF16.
+    pub fn bf16() -> Option<Self> {
+        let products = Products::Bf16;
+        gemm::bf16_available().then_some(Self { products })
     }
 }
 
@@ -62,8 +74,12 @@ impl Backend for Cpu {
         let arch = format!("{:?}", pulp::Arch::new());
         let level = arch.split([' ', '(']).next().unwrap_or_default();
         format!(
-            "CPU, {} threads, {level} vectors",
+            "CPU, {} threads, {level} vectors{}",
             rayon::current_num_threads(),
+            match self.products {
+                Products::F32 => "",
+                Products::Bf16 => ", bf16 products",
+            }
         )
     }
 
@@ -112,7 +128,7 @@ impl Backend for Cpu {
         act: Activation,
         keep_pre: bool,
     ) -> Result<Linear> {
-        linear::forward(x, w, b, residual, act, keep_pre)
+        linear::forward(self.products, x, w, b, residual, act, keep_pre)
     }
 
     fn linear_backward(
@@ -126,11 +142,11 @@ impl Backend for Cpu {
         dw: Slot,
         db: Slot,
     ) -> Result<()> {
-        linear::backward(dy, x, w, pre, act, dx, dw, db)
+        linear::backward(self.products, dy, x, w, pre, act, dx, dw, db)
     }
 
     fn matmul(&self, x: &Tensor, p: &Tensor) -> Result<Tensor> {
-        linear::matmul(x, p)
+        linear::matmul(self.products, x, p)
     }
 
     fn matmul_backward(
@@ -141,7 +157,7 @@ impl Backend for Cpu {
         dx: Slot,
         dp: Slot,
     ) -> Result<()> {
-        linear::matmul_backward(dy, x, p, dx, dp)
+        linear::matmul_backward(self.products, dy, x, p, dx, dp)
     }
 
     fn layer_norm(&self, x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f32) -> Result<LayerNorm> {
@@ -163,7 +179,7 @@ impl Backend for Cpu {
     }
 
     fn conv2d(&self, x: &Tensor, w: &Tensor, shape: Convolution) -> Result<Tensor> {
-        conv2d::forward(x, w, shape)
+        conv2d::forward(self.products, x, w, shape)
     }
 
     fn conv2d_backward(
@@ -175,7 +191,7 @@ impl Backend for Cpu {
         dx: Slot,
         dw: Slot,
     ) -> Result<()> {
-        conv2d::backward(dy, x, w, shape, dx, dw)
+        conv2d::backward(self.products, dy, x, w, shape, dx, dw)
     }
 
     fn batch_moments(&self, x: &Tensor) -> Result<Moments> {

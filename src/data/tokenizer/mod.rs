@@ -31,6 +31,24 @@ const WORDS_PER_SHARD: usize = 8192;
 /// Longer words are not worth remembering.
 const CACHED_WORD: usize = 64;
 
+/// Captions to the tokens of a model's vocabulary and context, each from the start token to the first
+/// end token, unpadded.
+///
+/// # Errors
+/// As [`Tokenizer::with_vocab_size`].
+pub fn for_captions(vocab_size: usize, context: usize) -> Result<super::Tokenizer, Error> {
+    let bpe = Tokenizer::with_vocab_size(vocab_size)?;
+    Ok(std::sync::Arc::new(move |caption: &str| {
+        let mut ids = bpe.encode(caption, context);
+        // open_clip reads a text's feature at its first end token, even if one is spelled out in
+        // the caption.
+        if let Some(end) = ids.iter().position(|&id| id == bpe.end_token()) {
+            ids.truncate(end + 1);
+        }
+        ids
+    }))
+}
+
 /// What can be wrong with a tokenizer's settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -4,6 +4,7 @@
 //! broadcasts one element of A a row. With 32 vector registers, 6 × 4 accumulators leave eight for
 //! the operands, and 24 multiply-adds stand against ten loads.
 
+use bytemuck::Pod;
 use pulp::Simd;
 
 /// Rows of C that one call holds.
@@ -22,8 +23,8 @@ pub(super) const fn columns<S: Simd>() -> usize {
 /// One operand in memory: a pointer to its first element, and the distances between rows of C
 /// (for A) and between steps of k.
 #[derive(Clone, Copy)]
-pub(super) struct Left {
-    pub(super) at: *const f32,
+pub(super) struct Left<E> {
+    pub(super) at: *const E,
     pub(super) row: usize,
     pub(super) k: usize,
 }
@@ -37,40 +38,55 @@ pub(super) struct Out {
     pub(super) add: bool,
 }
 
-/// C's `rows` × `cols` corner over `k` steps; `b` is a packed panel, [`columns`] a step.
-///
-/// # Safety
-/// `a`, `b` and `out` must be valid for `rows` ≤ [`ROWS`], `cols` ≤ [`columns`] and `k`.
-#[inline(always)]
-pub(super) unsafe fn product<S: Simd>(
-    simd: S,
-    k: usize,
-    a: Left,
-    b: *const f32,
-    out: Out,
-    rows: usize,
-    cols: usize,
-) {
-    // SAFETY: the caller's promise, passed on.
-    unsafe {
-        let wide = cols.div_ceil(S::F32_LANES);
-        match (vectors::<S>(), wide) {
-            (_, 1) => by_rows::<S, 1>(simd, k, a, b, out, rows, cols),
-            (_, 2) => by_rows::<S, 2>(simd, k, a, b, out, rows, cols),
-            (4, 3) => by_rows::<S, 3>(simd, k, a, b, out, rows, cols),
-            (4, 4) => by_rows::<S, 4>(simd, k, a, b, out, rows, cols),
-            _ => unreachable!("a panel has at most as many vectors"),
+/// What a matrix holds per step of k.
+pub(in crate::backend::cpu) trait Element: Pod + Send + Sync {
+    /// C's `rows` × `cols` corner over `k` steps; `b` is a packed panel, [`columns`] a step.
+    ///
+    /// # Safety
+    /// `a`, `b` and `out` must be valid for `rows` ≤ [`ROWS`], `cols` ≤ [`columns`] and `k`.
+    unsafe fn product<S: Simd>(
+        simd: S,
+        k: usize,
+        a: Left<Self>,
+        b: *const Self,
+        out: Out,
+        rows: usize,
+        cols: usize,
+    );
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    unsafe fn product<S: Simd>(
+        simd: S,
+        k: usize,
+        a: Left<f32>,
+        b: *const f32,
+        out: Out,
+        rows: usize,
+        cols: usize,
+    ) {
+        // SAFETY: the caller's promise, passed on.
+        unsafe {
+            let wide = cols.div_ceil(S::F32_LANES);
+            match (vectors::<S>(), wide) {
+                (_, 1) => by_rows::<S, 1>(simd, k, a, b, out, rows, cols),
+                (_, 2) => by_rows::<S, 2>(simd, k, a, b, out, rows, cols),
+                (4, 3) => by_rows::<S, 3>(simd, k, a, b, out, rows, cols),
+                (4, 4) => by_rows::<S, 4>(simd, k, a, b, out, rows, cols),
+                _ => unreachable!("a panel has at most as many vectors"),
+            }
         }
     }
 }
 
 /// # Safety
-/// As [`product`].
+/// As [`Element::product`].
 #[inline(always)]
 unsafe fn by_rows<S: Simd, const V: usize>(
     simd: S,
     k: usize,
-    a: Left,
+    a: Left<f32>,
     b: *const f32,
     out: Out,
     rows: usize,
@@ -90,12 +106,12 @@ unsafe fn by_rows<S: Simd, const V: usize>(
 }
 
 /// # Safety
-/// As [`product`].
+/// As [`Element::product`].
 #[inline(always)]
 unsafe fn registers<S: Simd, const V: usize, const R: usize>(
     simd: S,
     k: usize,
-    mut a: Left,
+    mut a: Left<f32>,
     mut b: *const f32,
     out: Out,
     cols: usize,

@@ -1,0 +1,27 @@
+//! `eval`: zero-shot accuracy and retrieval of a CLIP model. Parses, calls the library, prints.
+
+use clip_distill::commands::{Request, eval, parse, print};
+use clip_distill::train::error::Error;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match work() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("eval: {e}");
+            ExitCode::from(e.exit_code())
+        }
+    }
+}
+
+fn work() -> Result<(), Error> {
+    match parse::<eval::Flags>(std::env::args_os())? {
+        Request::Print(text) => print(&text),
+        Request::Run(flags) => {
+            let report = eval::evaluate(&flags)?;
+            print(&report.table)?;
+            report.write()?;
+            print(&format!("results: {}\n", report.path.display()))
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Evaluating the student while it trains.
+
+use super::checkpoint::Position;
+use super::config::Config;
+use super::error::Result;
+use super::step::Trainer;
+use crate::eval::{self, EvalSet, Evaluator, Loading, Model, Protocols};
+use serde_json::{Map, Value, json};
+
+/// What a run evaluates on, and when.
+pub(super) struct Evaluations {
+    sets: Vec<EvalSet>,
+    /// Whether flags named the sets; without them, only `--eval-every` asks for evaluations.
+    named: bool,
+    zeroshot_frequency: u32,
+    val_frequency: u32,
+    loading: Loading,
+    /// The step of the last one, or that the run began at.
+    done: u64,
+}
+
+/// What an evaluation found: a line of results.jsonl, and the same in words.
+pub(super) struct Found {
+    pub line: Map<String, Value>,
+    pub words: Vec<String>,
+}
+
+impl Evaluations {
+    /// Opens the sets, before the first step: a wrong path must not cost any training.
+    pub fn open(config: &Config, position: Position) -> Result<Self> {
+        let named = !config.eval.is_empty();
+        let sets = if named {
+            config.eval.open(&config.csv)?
+        } else if config.eval_every.is_some() {
+            eval::demo_sets(Protocols::First)?
+        } else {
+            Vec::new()
+        };
+        let usual = Loading::default();
+        Ok(Self {
+            sets,
+            named,
+            zeroshot_frequency: config.zeroshot_frequency,
+            val_frequency: config.val_frequency,
+            loading: Loading {
+                batch_size: config.batch_size.min(usual.batch_size),
+                workers: config.workers,
+                ..usual
+            },
+            done: position.step,
+        })
+    }
+
+    /// What `--zeroshot-frequency` and `--val-frequency` ask for after an epoch, or when the run is
+    /// `over`, unless this step has had its evaluation.
+    pub fn after_epoch(
+        &mut self,
+        trainer: &Trainer,
+        position: Position,
+        over: bool,
+    ) -> Result<Option<Found>> {
+        if !self.named || self.done == position.step {
+            return Ok(None);
+        }
+        let due = |every: u32| every > 0 && (over || position.epoch.is_multiple_of(every));
+        let (zero_shot, retrieval) = (due(self.zeroshot_frequency), due(self.val_frequency));
+        self.run(trainer, position, |set| match set.classes {
+            Some(_) => zero_shot,
+            None => retrieval,
+        })
+    }
+
+    /// All sets, as `--eval-every` asks.
+    pub fn after_step(&mut self, trainer: &Trainer, position: Position) -> Result<Option<Found>> {
+        self.run(trainer, position, |_| true)
+    }
+
+    fn run(
+        &mut self,
+        trainer: &Trainer,
+        position: Position,
+        due: impl Fn(&EvalSet) -> bool,
+    ) -> Result<Option<Found>> {
+        self.done = position.step;
+        let sets: Vec<&EvalSet> = self.sets.iter().filter(|s| due(s)).collect();
+        if sets.is_empty() {
+            return Ok(None);
+        }
+        let model = Model {
+            backend: trainer.backend(),
+            clip: trainer.clip(),
+            parameters: trainer.parameters(),
+        };
+        let mut evaluator = Evaluator::new(model, self.loading.clone());
+        let mut line = Map::from_iter([
+            ("step".to_string(), json!(position.step)),
+            ("epoch".to_string(), json!(position.epoch)),
+        ]);
+        let mut words = Vec::new();
+        for set in sets {
+            let outcome = evaluator.run(set)?;
+            for (name, value) in eval::report::metrics(&outcome) {
+                // The screen has no room for all of them.
+                if ["top1", "top5", "R@1"]
+                    .iter()
+                    .any(|end| name.ends_with(end))
+                {
+                    words.push(format!("{name} {:.1} %", 100.0 * value));
+                }
+                line.insert(name, json!(value));
+            }
+            if outcome.skips.total() > 0 {
+                words.push(format!("{} skipped: {}", outcome.name, outcome.skips));
+            }
+        }
+        Ok(Some(Found { line, words }))
+    }
+}

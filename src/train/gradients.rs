@@ -1,0 +1,347 @@
+//! The gradient of one batch: teacher, student, losses, backward.
+//!
+//! With `accum_freq` k the batch goes through the towers in k parts, and still every loss sees all of
+//! it (as GradCache, Gao et al., arXiv 2101.06983): first the features of every part, with nothing
+//! kept; then the losses of the whole batch and their gradient with respect to the features; then each
+//! part once more, kept this time, and back from its rows of that gradient. Rows of a product do not
+//! depend on one another, so both passes give the same features to the bit, and the sum over parts is the
+//! gradient of the undivided batch up to the order of its summation. BatchNorms see a part at a time, as
+//! in open_clip.
+
+use super::error::{Result, failed};
+use super::step::{ICL_SCALE, StepBatch};
+use super::teacher::Teacher;
+use crate::autodiff::{Grads, Tape, Var};
+use crate::backend::{Backend, Grad};
+use crate::loss::{Features, Head, Heads, Inputs, Objective, TeacherFeatures};
+use crate::model::{Bound, Clip, Observations, Parameters};
+use crate::ops;
+use crate::optim::collect;
+use crate::tensor::Tensor;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// What the gradient of a batch is computed from.
+pub(super) struct Student<'a> {
+    pub(super) backend: &'a Arc<dyn Backend>,
+    pub(super) clip: &'a Clip,
+    pub(super) parameters: &'a Parameters,
+    pub(super) teacher: Option<&'a Teacher>,
+    pub(super) objective: &'a Objective,
+    /// Whether the student has heads to its teacher's width.
+    pub(super) projects: bool,
+}
+
+/// The losses of a batch, and the gradient of their sum.
+#[derive(Debug)]
+pub(super) struct Gradients {
+    /// Each loss without its weight, by name.
+    pub(super) terms: Vec<(&'static str, f32)>,
+    /// The weighted sum.
+    pub(super) total: f32,
+    /// The student's α.
+    pub(super) scale: f32,
+    /// By parameter; `None` for one that took no part. Empty if the total is not finite.
+    pub(super) grads: Vec<Option<Tensor>>,
+    /// What BatchNorms saw, part by part. Empty if the total is not finite.
+    pub(super) seen: Vec<Observations>,
+}
+
+impl Student<'_> {
+    /// Losses and gradient of `batch`, whose size `accum_freq` divides. The tapes are gone
+    /// afterwards, so that parameters can be written.
+    pub(super) fn gradients(&self, batch: StepBatch, accum_freq: usize) -> Result<Gradients> {
+        if accum_freq > 1 {
+            return self.in_parts(batch, batch.texts.len() / accum_freq);
+        }
+        let all = 0..batch.texts.len();
+        let images = self.images(batch, &all)?;
+        let teacher = match self.teacher {
+            Some(t) => Some(t.features(self.backend, &images, batch.teacher_texts)?),
+            None => None,
+        };
+        let tape = Tape::new(self.backend.clone());
+        let bound = self.parameters.bind_training(&tape);
+        let features = self.features(&tape, &bound, &images, batch.texts)?;
+        let (mut losses, mut grads) = self.losses(&tape, &bound, &features, teacher.as_ref())?;
+        if losses.total.is_finite() {
+            losses.grads = collect(self.parameters, &bound, &mut grads);
+            losses.seen.push(bound.observations());
+        }
+        Ok(losses)
+    }
+
+    fn in_parts(&self, batch: StepBatch, size: usize) -> Result<Gradients> {
+        let n = batch.texts.len();
+        let parts: Vec<Range<usize>> = (0..n).step_by(size).map(|i| i..n.min(i + size)).collect();
+        let (mut image, mut text) = (Rows::new(n), Rows::new(n));
+        let (mut teacher_image, mut teacher_text) = (Rows::new(n), Rows::new(n));
+        let mut teacher_scale = None;
+        for part in &parts {
+            let images = self.images(batch, part)?;
+            if let Some(teacher) = self.teacher {
+                let texts = &batch.teacher_texts[part.clone()];
+                let features = teacher.features(self.backend, &images, texts)?;
+                teacher_image.put(self.backend.as_ref(), part, &features.image)?;
+                teacher_text.put(self.backend.as_ref(), part, &features.text)?;
+                teacher_scale = Some(features.scale);
+            }
+            let tape = Tape::frozen(self.backend.clone());
+            let bound = self.parameters.bind_training(&tape);
+            let features = self.features(&tape, &bound, &images, &batch.texts[part.clone()])?;
+            image.put(self.backend.as_ref(), part, features.image.value())?;
+            text.put(self.backend.as_ref(), part, features.text.value())?;
+        }
+        let teacher = match teacher_scale {
+            Some(scale) => Some(TeacherFeatures {
+                image: teacher_image.all()?,
+                text: teacher_text.all()?,
+                scale,
+            }),
+            None => None,
+        };
+        let (mut losses, d_image, d_text);
+        {
+            let tape = Tape::new(self.backend.clone());
+            let bound = self.parameters.bind(&tape);
+            let features = Features {
+                image: tape.leaf(image.all()?),
+                text: tape.leaf(text.all()?),
+            };
+            let mut grads;
+            (losses, grads) = self.losses(&tape, &bound, &features, teacher.as_ref())?;
+            if !losses.total.is_finite() {
+                return Ok(losses);
+            }
+            d_image = grads.remove(&features.image);
+            d_text = grads.remove(&features.text);
+            losses.grads = collect(self.parameters, &bound, &mut grads);
+        }
+        for part in &parts {
+            let images = self.images(batch, part)?;
+            let tape = Tape::new(self.backend.clone());
+            let bound = self.parameters.bind_training(&tape);
+            let features = self.features(&tape, &bound, &images, &batch.texts[part.clone()])?;
+            // What earlier parts gathered lies in the slots already: the kernels add to it.
+            let mut grads = Grads::default();
+            for (p, grad) in self.parameters.iter().zip(&mut losses.grads) {
+                grads.put(bound.var(&p.name).map_err(failed)?, Some(grad.take()));
+            }
+            let index = rows(self.backend.as_ref(), part)?;
+            let seed = |d: &Option<Tensor>| {
+                d.as_ref()
+                    .map(|d| self.backend.select_rows(d, &index))
+                    .transpose()
+                    .map_err(failed)
+            };
+            let mut seeds = Vec::new();
+            for (var, d) in [(&features.image, &d_image), (&features.text, &d_text)] {
+                seeds.extend(seed(d)?.map(|d| (var, d)));
+            }
+            let mut grads = tape.backward_onto(grads, &seeds).map_err(failed)?;
+            losses.grads = collect(self.parameters, &bound, &mut grads);
+            losses.seen.push(bound.observations());
+        }
+        Ok(losses)
+    }
+
+    /// The images of `part`, on the device.
+    fn images(&self, batch: StepBatch, part: &Range<usize>) -> Result<Tensor> {
+        let size = self.clip.config().vision_cfg.image_size;
+        let one = size * size * 3;
+        let pixels = &batch.images[part.start * one..part.end * one];
+        let shape = [part.len(), size, size, 3];
+        self.backend.upload(&shape, pixels).map_err(failed)
+    }
+
+    /// The student's features, not normalised.
+    fn features(
+        &self,
+        tape: &Tape,
+        bound: &Bound,
+        images: &Tensor,
+        texts: &[Vec<i32>],
+    ) -> Result<Features> {
+        let image = self.clip.encode_image(tape, bound, images);
+        let text = self.clip.encode_text(tape, bound, texts);
+        Ok(Features {
+            image: image.map_err(failed)?,
+            text: text.map_err(failed)?,
+        })
+    }
+
+    /// The losses, without the parameters' gradients yet, and the gradients of every leaf of `tape`:
+    /// none if the total is not finite.
+    fn losses(
+        &self,
+        tape: &Tape,
+        bound: &Bound,
+        features: &Features,
+        teacher: Option<&TeacherFeatures>,
+    ) -> Result<(Gradients, Grads)> {
+        let scale = scale_of(tape, bound, "logit_scale")?;
+        let icl_scale = match self.parameters.get(ICL_SCALE) {
+            Some(_) => Some(scale_of(tape, bound, ICL_SCALE)?),
+            None => None,
+        };
+        let heads = match self.projects {
+            true => Some(bind_heads(bound)?),
+            false => None,
+        };
+        let inputs = Inputs {
+            student: features,
+            scale: &scale,
+            teacher,
+            heads: heads.as_ref(),
+            icl_scale: icl_scale.as_ref(),
+        };
+        let value = self.objective.evaluate(tape, &inputs).map_err(failed)?;
+        let number_of = |v: &Var| -> Result<f32> {
+            let values = self.backend.download(v.value()).map_err(failed)?;
+            Ok(values.first().copied().unwrap_or(f32::NAN))
+        };
+        let terms = value
+            .terms
+            .iter()
+            .map(|(name, v)| Ok((*name, number_of(v)?)));
+        let losses = Gradients {
+            terms: terms.collect::<Result<_>>()?,
+            total: number_of(&value.total)?,
+            scale: number_of(&scale)?,
+            grads: Vec::new(),
+            seen: Vec::new(),
+        };
+        let grads = match losses.total.is_finite() {
+            true => tape.backward(&value.total).map_err(failed)?,
+            false => Grads::default(),
+        };
+        Ok((losses, grads))
+    }
+}
+
+/// Rows gathered part by part into one tensor, on the device.
+struct Rows {
+    n: usize,
+    sum: Grad,
+}
+
+impl Rows {
+    fn new(n: usize) -> Self {
+        Self { n, sum: None }
+    }
+
+    /// Puts `values` at the rows `part`, which hold zeros so far.
+    fn put(&mut self, backend: &dyn Backend, part: &Range<usize>, values: &Tensor) -> Result<()> {
+        let index = rows(backend, part)?;
+        backend
+            .select_rows_backward(values, &index, self.n, Some(&mut self.sum))
+            .map_err(failed)
+    }
+
+    fn all(self) -> Result<Tensor> {
+        self.sum.ok_or_else(|| failed("a batch without pairs"))
+    }
+}
+
+fn rows(backend: &dyn Backend, part: &Range<usize>) -> Result<Tensor> {
+    let index: Vec<i32> = part.clone().map(|i| i as i32).collect();
+    backend.upload_i32(&[index.len()], &index).map_err(failed)
+}
+
+fn bind_heads(bound: &Bound) -> Result<Heads> {
+    let head = |modality: &str| -> Result<Head> {
+        let var = |part: &str| bound.var(&format!("heads.{modality}.{part}")).cloned();
+        Ok(Head {
+            weight: var("weight").map_err(failed)?,
+            bias: var("bias").map_err(failed)?,
+        })
+    };
+    Ok(Heads {
+        image: head("image")?,
+        text: head("text")?,
+    })
+}
+
+/// exp of a learned log-scale, `[1]`.
+fn scale_of(tape: &Tape, bound: &Bound, name: &str) -> Result<Var> {
+    let log = bound.var(name).map_err(failed)?;
+    ops::exp(tape, log).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::Cpu;
+    use crate::loss::Method;
+    use crate::model::ClipConfig;
+    use crate::tensor::rng::{Philox, Purpose};
+    use crate::train::setup;
+
+    /// The gradient of every parameter, with features that only the losses join.
+    #[test]
+    fn parts_give_the_gradient_of_the_whole() {
+        let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
+        let config = |embed: usize| {
+            let json = format!(
+                r#"{{"embed_dim": {embed},
+                "vision_cfg": {{"image_size": 16, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}},
+                "text_cfg": {{"context_length": 9, "vocab_size": 90, "width": 32, "heads": 2, "layers": 2}}}}"#
+            );
+            ClipConfig::from_json(&json).unwrap()
+        };
+        let clip = Clip::new(config(12));
+        let other = Clip::new(config(20));
+        let weights = other.init(backend.as_ref(), 3).unwrap();
+        let teacher = Teacher::new(other, weights, backend.as_ref()).unwrap();
+        let recipe = setup::recipe(&crate::train::config::Config::new(), 10);
+        let trainer = crate::train::step::Trainer::new(
+            backend.clone(),
+            clip.clone(),
+            clip.init(backend.as_ref(), 4).unwrap(),
+            Objective::from(Method::IntraKd),
+            Some(teacher),
+            recipe,
+            5,
+        )
+        .unwrap();
+        let mut rng = Philox::new(6, Purpose::Test, 0, 0);
+        let images: Vec<f32> = (0..7 * 16 * 16 * 3).map(|_| rng.normal()).collect();
+        let texts: Vec<Vec<i32>> = (0..7)
+            .map(|i| (0..2 + i).map(|_| rng.below(90) as i32).collect())
+            .collect();
+        let batch = StepBatch {
+            images: &images,
+            texts: &texts,
+            teacher_texts: &texts,
+        };
+        let student = Student {
+            backend: &backend,
+            clip: &clip,
+            parameters: trainer.parameters(),
+            teacher: trainer.teacher(),
+            objective: &Objective::from(Method::IntraKd),
+            projects: true,
+        };
+        let whole = student.gradients(batch, 1).unwrap();
+        // Parts of 3, 3 and 1; of 1 each.
+        for parts in [2, 7] {
+            let got = student.gradients(batch, parts).unwrap();
+            assert_eq!(got.terms, whole.terms);
+            assert_eq!((got.total, got.scale), (whole.total, whole.scale));
+            let pairs = got.grads.iter().zip(&whole.grads);
+            for ((got, want), p) in pairs.zip(trainer.parameters().iter()) {
+                let read = |t: &Option<Tensor>| backend.download(t.as_ref().unwrap()).unwrap();
+                let (got, want) = (read(got), read(want));
+                let largest = want.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+                for (got, want) in got.iter().zip(&want) {
+                    let error = (got - want).abs();
+                    assert!(
+                        error <= 1e-5 * largest + 1e-7,
+                        "{}: {got}, not {want}",
+                        p.name
+                    );
+                }
+            }
+        }
+    }
+}
