@@ -296,3 +296,54 @@ fn encode_at(
     let y = clip.pool_text(&tape, &bound, &x, &at).expect("pooled");
     backend.download(y.value()).expect("download")
 }
+
+/// RN50 is open_clip's: 102 007 137 parameters there, by the same names. It begins with every block an
+/// identity (γ = 0 in its last BatchNorm), convolutions in ±1/√fan_in and the pool's products at
+/// width^−½.
+#[test]
+fn rn50_is_open_clips() {
+    let clip = Clip::new(ClipConfig::named("RN50").expect("built in"));
+    let shapes = clip.parameter_shapes();
+    let elements: usize = shapes
+        .iter()
+        .map(|(_, s)| s.iter().product::<usize>())
+        .sum();
+    assert_eq!((elements, shapes.len()), (102_007_137, 324));
+    assert_eq!(clip.norms().len(), 55);
+    let config = clip.config();
+    assert_eq!((config.embed_dim, config.vision_cfg.heads()), (1024, 32));
+    let json = serde_json::to_string(config).expect("JSON");
+    assert_eq!(ClipConfig::from_json(&json).expect("read back"), *config);
+    assert!(
+        ClipConfig::named("RN50-quickgelu")
+            .expect("built in")
+            .quick_gelu
+    );
+
+    let backend = Cpu::new();
+    let clip = case("resnet").clip;
+    let parameters = clip.init(&backend, 1).expect("parameters");
+    let values = |name: &str| {
+        let p = parameters.get(name).expect(name);
+        backend.download(&p.tensor).expect("values")
+    };
+    assert!(
+        values("visual.layer3.0.bn3.weight")
+            .iter()
+            .all(|&x| x == 0.0)
+    );
+    for one in [
+        "visual.bn3",
+        "visual.layer3.0.bn2",
+        "visual.layer3.0.downsample.1",
+    ] {
+        assert!(values(&format!("{one}.weight")).iter().all(|&x| x == 1.0));
+    }
+    let bound = (32.0f32 * 9.0).sqrt().recip();
+    let largest = max_abs(&values("visual.layer4.0.conv2.weight"));
+    assert!(largest <= bound && largest > 0.99 * bound, "{largest}");
+    let products = values("visual.attnpool.k_proj.weight");
+    let squares: f32 = products.iter().map(|x| x * x).sum();
+    let std = (squares / products.len() as f32 * 128.0).sqrt();
+    assert!((std - 1.0).abs() < 0.02, "{std}");
+}
