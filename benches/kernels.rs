@@ -1,13 +1,13 @@
 //! Each kernel of the CPU backend beside its ceiling: GFLOP/s and per cent of the multiply-adds that
 //! the processor was just seen to do, GB/s and per cent of a copy's speed. Shapes are those of
-//! ViT-B-16 (the teacher) and ViT-T-16 (the student) at batch 16.
+//! ViT-B-16 (the teacher) and ViT-T-16 and RN50 (students) at batch 16.
 //!
 //! Shared machines change their speed from second to second, so a ceiling is measured again beside
 //! each repetition of each kernel, and the per cent are medians of those ratios.
 //!
 //! `cargo bench --bench kernels`; `KERNELS_BENCH=9` for nine repetitions.
 
-use clip_distill::backend::{Activation, Backend, Segments, cpu::Cpu};
+use clip_distill::backend::{Activation, Backend, Convolution, Segments, cpu::Cpu};
 use clip_distill::tensor::Tensor;
 use clip_distill::tensor::rng::{Philox, Purpose};
 use pulp::{Arch, Simd, WithSimd};
@@ -152,6 +152,98 @@ impl Bench {
         });
     }
 
+    fn conv2d(&mut self, side: usize, inputs: usize, outputs: usize, stride: usize) {
+        let cpu = self.cpu;
+        let shape = Convolution {
+            kernel: 3,
+            stride,
+            padding: 1,
+        };
+        let x = self.tensor(&[16, side, side, inputs]);
+        let w = self.tensor(&[outputs, 9 * inputs]);
+        let small = shape.output(side);
+        let dy = self.tensor(&[16, small, small, outputs]);
+        let flop = 2.0 * (16 * small * small * 9 * inputs * outputs) as f64;
+        let name = format!("conv2d 16 × {side}²×{inputs}→{outputs} /{stride}");
+        self.products(&format!("{name} forward"), flop, || {
+            black_box(cpu.conv2d(&x, &w, shape).expect("conv2d"));
+        });
+        // An image has no gradient.
+        let wanted = if inputs == 3 { 1.0 } else { 2.0 };
+        self.products(&format!("{name} backward"), wanted * flop, || {
+            let (mut dx, mut dw) = (None, None);
+            let dx_slot = (inputs != 3).then_some(&mut dx);
+            cpu.conv2d_backward(&dy, &x, &w, shape, dx_slot, Some(&mut dw))
+                .expect("conv2d");
+            black_box((dx, dw));
+        });
+    }
+
+    fn batch_norm(&mut self, side: usize, channels: usize) {
+        let cpu = self.cpu;
+        let shape = [16, side, side, channels];
+        let (x, dy) = (self.tensor(&shape), self.tensor(&shape));
+        let (g, b) = (self.tensor(&[channels]), self.tensor(&[channels]));
+        let moments = cpu.batch_moments(&x).expect("moments");
+        let y = cpu.batch_norm(&x, &g, &b, &moments, 1e-5, None, true);
+        let y = y.expect("batch_norm");
+        let name = format!("batch_norm + ReLU 16 × {side}²×{channels}");
+        // x is read for its moments, and again.
+        self.moves(&format!("{name} forward"), 3 * x.len(), || {
+            let moments = cpu.batch_moments(&x).expect("moments");
+            let y = cpu.batch_norm(&x, &g, &b, &moments, 1e-5, None, true);
+            black_box(y.expect("batch_norm"));
+        });
+        // dy, x and y are read for the sums, and again for dx.
+        self.moves(&format!("{name} backward"), 7 * x.len(), || {
+            let (mut dx, mut dg, mut db) = (None, None, None);
+            let slots = (Some(&mut dx), Some(&mut dg), Some(&mut db));
+            cpu.batch_norm_backward(
+                &dy,
+                &x,
+                Some(&y),
+                &g,
+                &moments,
+                1e-5,
+                true,
+                slots.0,
+                slots.1,
+                slots.2,
+                None,
+            )
+            .expect("batch_norm");
+            black_box((dx, dg, db));
+        });
+    }
+
+    fn pools(&mut self) {
+        let cpu = self.cpu;
+        let shape = [16, 56, 56, 256];
+        let x = self.tensor(&shape);
+        let y = cpu.avg_pool(&x, 2).expect("avg_pool");
+        let moved = x.len() + y.len();
+        self.moves("avg_pool 16 × 56²×256 by 2 forward", moved, || {
+            black_box(cpu.avg_pool(&x, 2).expect("avg_pool"));
+        });
+        self.moves("avg_pool 16 × 56²×256 by 2 backward", moved, || {
+            let mut dx = None;
+            cpu.avg_pool_backward(&y, &shape, 2, Some(&mut dx))
+                .expect("avg_pool");
+            black_box(dx);
+        });
+        let x = self.tensor(&[16, 7, 7, 2048]);
+        let positions = self.tensor(&[50, 2048]);
+        let tokens = cpu.prepend_mean(&x, &positions).expect("tokens");
+        self.moves("prepend_mean 16 × 7²×2048 forward", 2 * x.len(), || {
+            black_box(cpu.prepend_mean(&x, &positions).expect("tokens"));
+        });
+        let q = self.tensor(&[16, 2048]);
+        let moved = 2 * tokens.len();
+        self.moves("attention_pool 16 × 50, 32 heads forward", moved, || {
+            black_box(cpu.attention_pool(&q, &tokens, &tokens, 32).expect("pool"));
+        });
+    }
+
     fn layer_norm(&mut self, rows: usize, width: usize) {
         let cpu = self.cpu;
         let (x, dy) = (self.tensor(&[rows, width]), self.tensor(&[rows, width]));
@@ -232,4 +324,12 @@ fn main() {
     bench.attention("16 × 197, 12 heads", &[197; 16], 12, false);
     bench.attention("16 × 197, 3 heads", &[197; 16], 3, false);
     bench.attention("16 × 15 causal, 8 heads", &[15; 16], 8, true);
+    bench.conv2d(224, 3, 32, 2);
+    bench.conv2d(112, 32, 64, 1);
+    bench.conv2d(56, 64, 64, 1);
+    bench.conv2d(14, 256, 256, 1);
+    bench.conv2d(7, 512, 512, 1);
+    bench.batch_norm(56, 256);
+    bench.batch_norm(14, 1024);
+    bench.pools();
 }

@@ -1,6 +1,7 @@
 //! The real `train` program: resuming to the bit, Ctrl-C, a full disk, and what it says about wrong
 //! input.
 
+use clip_distill::io::{self, Data};
 use clip_distill::train::checkpoint::TrainState;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -12,6 +13,9 @@ const STUDENT: &str = r#"{"embed_dim": 16,
 const TEACHER: &str = r#"{"embed_dim": 24,
   "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 48, "layers": 1, "head_width": 16},
   "text_cfg": {"context_length": 10, "vocab_size": 700, "width": 32, "heads": 2, "layers": 1}}"#;
+const RESNET: &str = r#"{"embed_dim": 16,
+  "vision_cfg": {"image_size": 32, "patch_size": null, "width": 4, "layers": [1, 1, 1, 1], "head_width": 32},
+  "text_cfg": {"context_length": 12, "vocab_size": 600, "width": 32, "heads": 2, "layers": 1}}"#;
 
 /// A folder with both models' configurations and a teacher's weights.
 struct Place {
@@ -215,6 +219,46 @@ fn memory_savers_change_nothing() {
         ),
         &["--batch-size 500 times --accum-freq 4", "1888 pairs"],
     );
+}
+
+/// A ResNet learns from a ResNet. Its running statistics are part of its weights, so of what a resumed
+/// run goes on from; each batch counts in them once, though every bottleneck is computed twice, and
+/// evaluating in between does not count.
+#[test]
+fn resnets_resume_to_the_bit() {
+    let place = Place::new();
+    std::fs::write(place.path("resnet.json"), RESNET).unwrap();
+    let common = "--train-data demo --model resnet.json --batch-size 8 --log-every 1 --workers 1";
+    let args = format!("{common} --method clip --steps 2 --name teacher");
+    expect(place.train(&args), 0);
+    let run = format!(
+        "{common} --method intra-kd --teacher resnet.json --accum-freq 2 --steps 4 \
+         --teacher-checkpoint logs/teacher/checkpoints/step_2/model.safetensors"
+    );
+    let whole = "--grad-checkpointing --save-every-steps 2 --eval-every 2 --name whole";
+    expect(place.train(&format!("{run} {whole}")), 0);
+    expect(
+        place.train(&format!("{run} --save-every-steps 2 --name halves")),
+        0,
+    );
+    std::fs::remove_dir_all(place.checkpoint("halves", 4)).unwrap();
+    expect(
+        place.train(&format!("{run} --name halves --resume latest")),
+        0,
+    );
+    same(
+        &place.checkpoint("whole", 4),
+        &place.checkpoint("halves", 4),
+    );
+    let path = place.checkpoint("whole", 4).join("model.safetensors");
+    let file = io::read(&path).unwrap();
+    let norm = "visual.layer4.0.bn3";
+    let counter = file.get(&format!("{norm}.num_batches_tracked")).unwrap();
+    assert_eq!(counter.data, Data::I64(vec![8]));
+    let variance = file.get(&format!("{norm}.running_var")).unwrap();
+    assert!(variance.as_f32().unwrap().iter().all(|v| *v != 1.0));
+    let text = expect(place.train(&format!("{run} --dry-run")), 0).stdout;
+    assert!(String::from_utf8(text).unwrap().contains("parameters"));
 }
 
 #[cfg(unix)]

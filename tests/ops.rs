@@ -2,8 +2,8 @@
 
 use check::{check, check_on, coarse};
 use clip_distill::autodiff::{Tape, Var};
-use clip_distill::backend::{Activation, Backend, Segments, cpu::Cpu};
-use clip_distill::ops;
+use clip_distill::backend::{Activation, Backend, Convolution, Moments, Segments, cpu::Cpu};
+use clip_distill::ops::{self, Statistics, Tail};
 use clip_distill::tensor::Tensor;
 use oracle::linear::Activation as OracleActivation;
 use oracle::{Array, normal};
@@ -150,6 +150,109 @@ proptest! {
     }
 
     #[test]
+    fn conv2d(
+        batch in 1usize..4,
+        (h, w) in (1usize..8, 1usize..8),
+        (inputs, outputs) in (1usize..6, 1usize..6),
+        (kernel, stride, padding) in prop_oneof![
+            Just((3, 1, 1)), Just((3, 2, 1)), Just((1, 1, 0)), Just((1, 2, 0)), Just((2, 1, 0)),
+            Just((5, 3, 4)), Just((2, 3, 1)), Just((4, 2, 1)),
+        ],
+        seed: u64,
+    ) {
+        let shape = Convolution { kernel, stride, padding };
+        prop_assume!(shape.output(h) > 0 && shape.output(w) > 0);
+        let inputs = [
+            normal(&[batch, h, w, inputs], seed),
+            scaled(&[outputs, kernel * kernel * inputs], seed ^ 1, 0.3),
+        ];
+        check("conv2d", &inputs, |tape, v| ops::conv2d(tape, &v[0], &v[1], shape),
+            |a| oracle::conv2d::conv2d(&a[0], &a[1], kernel, stride, padding));
+    }
+
+    #[test]
+    fn batch_norm(
+        rows in 4usize..20,
+        width in 1usize..10,
+        (relu, residual, training) in any::<(bool, bool, bool)>(),
+        seed: u64,
+    ) {
+        let inputs = [
+            normal(&[rows, width], seed),
+            normal(&[width], seed ^ 1),
+            normal(&[width], seed ^ 2),
+            normal(&[rows, width], seed ^ 3),
+        ];
+        let inputs = inputs.map(|a| Array::from_f32(&a.shape, &a.to_f32()));
+        let mean = Array::from_f32(&[width], &scaled(&[width], seed ^ 4, 0.3).to_f32());
+        let mut variance = normal(&[width], seed ^ 5);
+        variance.data.iter_mut().for_each(|v| *v = v.exp());
+        let variance = Array::from_f32(&[width], &variance.to_f32());
+        let reference = |a: &[Array], relu: bool| {
+            let of_batch = oracle::batch_norm::moments(&a[0]);
+            let moments = match training {
+                true => (&of_batch.0[..], &of_batch.1[..]),
+                false => (&mean.data[..], &variance.data[..]),
+            };
+            let residual = residual.then(|| &a[3]);
+            oracle::batch_norm::batch_norm(&a[0], &a[1], &a[2], moments, residual, relu)
+        };
+        // Central differences see nothing of a ReLU only while they stay on one side of it.
+        let before = reference(&inputs, false);
+        prop_assume!(!relu || before.data.iter().all(|y| y.abs() > 2e-3));
+        let used = if residual { 4 } else { 3 };
+        check("batch_norm", &inputs[..used], |tape, v| {
+            let upload = |a: &Array| tape.backend().upload(&a.shape, &a.to_f32());
+            let statistics = if training {
+                Statistics::Batch
+            } else {
+                Statistics::Given(Moments { mean: upload(&mean)?, variance: upload(&variance)? })
+            };
+            let tail = Tail { residual: v.get(3), relu };
+            Ok(ops::batch_norm(tape, &v[0], &v[1], &v[2], &statistics, tail, 1e-5)?.0)
+        }, |a| reference(a, relu));
+    }
+
+    #[test]
+    fn avg_pool(
+        batch in 1usize..4,
+        (h, w) in (1usize..4, 1usize..4),
+        size in 1usize..4,
+        channels in size(),
+        seed: u64,
+    ) {
+        let inputs = [normal(&[batch, h * size, w * size, channels], seed)];
+        check("avg_pool", &inputs, |tape, v| ops::avg_pool(tape, &v[0], size),
+            |a| oracle::avg_pool::avg_pool(&a[0], size));
+    }
+
+    #[test]
+    fn attention_pool(
+        batch in 1usize..4,
+        tokens in 1usize..9,
+        heads in 1usize..4,
+        dim in 1usize..9,
+        seed: u64,
+    ) {
+        let width = heads * dim;
+        let inputs = [
+            normal(&[batch, width], seed),
+            normal(&[batch * tokens, width], seed ^ 1),
+            normal(&[batch * tokens, width], seed ^ 2),
+        ];
+        check("attention_pool", &inputs, |tape, v| {
+            ops::attention_pool(tape, &v[0], &v[1], &v[2], heads)
+        }, |a| oracle::attention_pool::attention_pool(&a[0], &a[1], &a[2], heads));
+    }
+
+    #[test]
+    fn prepend_mean(batch in 1usize..4, (h, w) in (1usize..4, 1usize..4), width in size(), seed: u64) {
+        let inputs = [normal(&[batch, h, w, width], seed), normal(&[1 + h * w, width], seed ^ 1)];
+        check("prepend_mean", &inputs, |tape, v| ops::prepend_mean(tape, &v[0], &v[1]),
+            |a| oracle::attention_pool::prepend_mean(&a[0], &a[1]));
+    }
+
+    #[test]
     fn patchify(batch in 1usize..4, grid_h in 1usize..4, grid_w in 1usize..4, p in 1usize..5, seed: u64) {
         let image = normal(&[batch, grid_h * p, grid_w * p, 3], seed);
         let image = Array::from_f32(&image.shape, &image.to_f32());
@@ -220,6 +323,75 @@ fn norms_of_the_narrowest_rows() {
             |tape, v| ops::l2_normalize(tape, &v[0]),
             |a| oracle::l2_normalize::l2_normalize(&a[0]),
         );
+    }
+}
+
+/// Shapes of many blocks, whose elements central differences could not all visit: by linearity,
+/// Σ dx∘x and Σ dw∘w both equal Σ dy∘y.
+#[test]
+fn convolutions_of_many_blocks() {
+    for (side, channels, outputs, stride) in [(70, 9, 10, 1), (71, 5, 3, 2), (9, 130, 70, 1)] {
+        let shape = Convolution {
+            kernel: 3,
+            stride,
+            padding: 1,
+        };
+        let f32s = |a: Array| Array::from_f32(&a.shape, &a.to_f32());
+        let x = f32s(normal(&[3, side, side, channels], 1));
+        let w = f32s(scaled(&[outputs, 9 * channels], 2, 0.1));
+        let want = oracle::conv2d::conv2d(&x, &w, 3, stride, 1);
+        let dy = f32s(normal(&want.shape, 3));
+        let expected = oracle::dot(&dy.data, &want.data);
+        for backend in check::backends() {
+            let tape = Tape::new(backend.clone());
+            let leaf =
+                |a: &Array| tape.leaf(backend.upload(&a.shape, &a.to_f32()).expect("upload"));
+            let (xv, wv) = (leaf(&x), leaf(&w));
+            let y = ops::conv2d(&tape, &xv, &wv, shape).expect("conv2d");
+            let got = Array::from_f32(&want.shape, &backend.download(y.value()).expect("values"));
+            assert!(oracle::worst_difference(&got, &want) < tolerance::FORWARD);
+            let seed = backend.upload(&dy.shape, &dy.to_f32()).expect("upload");
+            let grads = tape.backward_from(&[(&y, seed)]).expect("backward");
+            for (var, value) in [(&xv, &x), (&wv, &w)] {
+                let grad = backend.download(grads.get(var).expect("gradient"));
+                let grad = Array::from_f32(&value.shape, &grad.expect("values"));
+                let got = oracle::dot(&grad.data, &value.data);
+                let size: f64 = dy
+                    .data
+                    .iter()
+                    .zip(&want.data)
+                    .map(|(d, y)| (d * y).abs())
+                    .sum();
+                assert!(
+                    (got - expected).abs() < 1e-5 * size,
+                    "{got}, not {expected}"
+                );
+            }
+        }
+    }
+}
+
+/// The moments of many rows far from zero: a sum of squares would lose the variance altogether.
+#[test]
+fn moments_far_from_zero() {
+    let (rows, width) = (20_000, 7);
+    let mut x = normal(&[rows, width], 1);
+    for (i, v) in x.data.iter_mut().enumerate() {
+        *v = 1000.0 + 0.1 * *v + (i % width) as f64;
+    }
+    let x = Array::from_f32(&x.shape, &x.to_f32());
+    let (mean, variance) = oracle::batch_norm::moments(&x);
+    for backend in check::backends() {
+        let uploaded = backend.upload(&x.shape, &x.to_f32()).expect("upload");
+        let got = backend.batch_moments(&uploaded).expect("moments");
+        for (got, want, allowed) in [(&got.mean, &mean, 1e-6), (&got.variance, &variance, 1e-4)] {
+            for (got, want) in backend.download(got).expect("values").iter().zip(want) {
+                assert!(
+                    (f64::from(*got) - want).abs() < allowed * want,
+                    "{got}, not {want}"
+                );
+            }
+        }
     }
 }
 
@@ -354,6 +526,55 @@ fn threads_change_no_bit() {
     assert_eq!(one, run(5));
 }
 
+/// As above, for a convolution and its normalisation.
+#[test]
+fn threads_change_no_bit_of_a_convolution() {
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .expect("pool");
+        pool.install(|| {
+            let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
+            let tape = Tape::new(backend.clone());
+            let leaf = |shape: &[usize], seed| {
+                let values = normal(shape, seed).to_f32();
+                tape.leaf(backend.upload(shape, &values).expect("upload"))
+            };
+            let (x, w) = (leaf(&[2, 50, 50, 20], 1), leaf(&[24, 180], 2));
+            let (gamma, beta) = (leaf(&[24], 3), leaf(&[24], 4));
+            let shape = Convolution {
+                kernel: 3,
+                stride: 1,
+                padding: 1,
+            };
+            let y = ops::conv2d(&tape, &x, &w, shape).expect("conv2d");
+            let tail = Tail {
+                residual: None,
+                relu: true,
+            };
+            let batch = Statistics::Batch;
+            let (y, _) =
+                ops::batch_norm(&tape, &y, &gamma, &beta, &batch, tail, 1e-5).expect("batch_norm");
+            let seed = normal(y.shape(), 5).to_f32();
+            let seed = backend.upload(y.shape(), &seed).expect("upload");
+            let grads = tape.backward_from(&[(&y, seed)]).expect("backward");
+            [&x, &w, &gamma, &beta]
+                .iter()
+                .flat_map(|v| {
+                    backend
+                        .download(grads.get(v).expect("gradient"))
+                        .expect("values")
+                })
+                .map(f32::to_bits)
+                .collect::<Vec<u32>>()
+        })
+    };
+    let one = run(1);
+    assert_eq!(one, run(2));
+    assert_eq!(one, run(5));
+}
+
 /// Shapes that do not fit are refused with both shapes and the operation's name.
 #[test]
 fn shape_errors_name_the_operation_and_both_shapes() {
@@ -367,6 +588,31 @@ fn shape_errors_name_the_operation_and_both_shapes() {
     let bad = index(&tape, &[4]);
     let error = ops::select_rows(&tape, &table, &bad).expect_err("refused");
     assert_eq!(error.to_string(), "select_rows: index 4 outside 0..4");
+    let image = tape.leaf(backend.zeros(&[1, 4, 5, 3]).expect("zeros"));
+    let shape = Convolution {
+        kernel: 3,
+        stride: 1,
+        padding: 1,
+    };
+    let error = ops::conv2d(&tape, &image, &w, shape).expect_err("refused");
+    assert_eq!(
+        error.to_string(),
+        "conv2d: x [1, 4, 5, 3] against filters [4, 5] of 3×3, stride 1, padding 1"
+    );
+    let error = ops::avg_pool(&tape, &image, 2).expect_err("refused");
+    assert_eq!(
+        error.to_string(),
+        "avg_pool: x [1, 4, 5, 3] into tiles of 2×2"
+    );
+    let one = tape.leaf(backend.zeros(&[1, 3]).expect("zeros"));
+    let g = tape.leaf(backend.zeros(&[3]).expect("zeros"));
+    let batch = Statistics::Batch;
+    let error =
+        ops::batch_norm(&tape, &one, &g, &g, &batch, Tail::default(), 1e-5).expect_err("refused");
+    assert_eq!(
+        error.to_string(),
+        "batch_norm: x [1, 3] has one element a channel"
+    );
     assert!(
         x.untracked("top_k").is_err(),
         "a tracked variable without backward is an error"

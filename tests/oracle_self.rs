@@ -5,7 +5,11 @@ mod oracle;
 
 use oracle::adamw::{AdamW, sequence};
 use oracle::attention::attention;
+use oracle::attention_pool::{attention_pool, prepend_mean};
+use oracle::avg_pool::avg_pool;
+use oracle::batch_norm::{batch_norm, moments};
 use oracle::class_token::class_token;
+use oracle::conv2d::conv2d;
 use oracle::embedding::embedding;
 use oracle::intra::{self, Modality, Scale, Weights, intra, intra_gradients};
 use oracle::l2_normalize::l2_normalize;
@@ -744,4 +748,75 @@ fn adamw_by_hand() {
     let root = (0.00031225f64 / 0.001999).sqrt();
     let second = first * 0.99 - 0.1 * (0.02 / 0.19) / (root + 1e-8);
     assert_near(steps[1].data[0], second, 1e-13);
+}
+
+#[test]
+fn convolutions_by_hand() {
+    // 1 to 9 in a 3×3 image; a filter that takes the pixel itself and, hundredfold, its right neighbour.
+    let image = array(
+        &[1, 3, 3, 1],
+        &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0],
+    );
+    let filter = array(&[1, 9], &[0.0, 0.0, 0.0, 0.0, 1.0, 100.0, 0.0, 0.0, 0.0]);
+    let every = conv2d(&image, &filter, 3, 1, 1);
+    let want = [201.0, 302.0, 3.0, 504.0, 605.0, 6.0, 807.0, 908.0, 9.0];
+    assert_eq!(every, array(&[1, 3, 3, 1], &want));
+    let second = conv2d(&image, &filter, 3, 2, 1);
+    assert_eq!(second, array(&[1, 2, 2, 1], &[201.0, 3.0, 807.0, 9.0]));
+    assert_eq!(
+        conv2d(&image, &filter, 3, 1, 0),
+        array(&[1, 1, 1, 1], &[605.0])
+    );
+    // Two channels and two filters of one pixel: a product with a 2×2 matrix.
+    let pixels = array(&[1, 1, 2, 2], &[1.0, 2.0, 3.0, 4.0]);
+    let filters = array(&[2, 2], &[1.0, 10.0, 0.0, 1.0]);
+    let mixed = conv2d(&pixels, &filters, 1, 1, 0);
+    assert_eq!(mixed, array(&[1, 1, 2, 2], &[21.0, 2.0, 43.0, 4.0]));
+}
+
+#[test]
+fn batch_norm_by_hand() {
+    let x = array(&[2, 2], &[1.0, 5.0, 3.0, 5.0]);
+    let (mean, variance) = moments(&x);
+    assert_eq!(
+        (&mean[..], &variance[..]),
+        (&[2.0, 5.0][..], &[1.0, 0.0][..])
+    );
+    let (gamma, beta) = (array(&[2], &[2.0, 7.0]), array(&[2], &[0.5, -1.0]));
+    let residual = array(&[2, 2], &[0.0, 3.0, 0.0, 0.0]);
+    let one = (1.0 + 1e-5f64).sqrt().recip();
+    let y = batch_norm(
+        &x,
+        &gamma,
+        &beta,
+        (&mean, &variance),
+        Some(&residual),
+        false,
+    );
+    let want = array(&[2, 2], &[0.5 - 2.0 * one, 2.0, 0.5 + 2.0 * one, -1.0]);
+    assert_arrays_near(&y, &want, 1e-15);
+    let y = batch_norm(&x, &gamma, &beta, (&mean, &variance), Some(&residual), true);
+    let want = array(&[2, 2], &[0.0, 2.0, 0.5 + 2.0 * one, 0.0]);
+    assert_arrays_near(&y, &want, 1e-15);
+}
+
+#[test]
+fn pools_by_hand() {
+    let image = array(&[1, 2, 4, 1], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
+    assert_eq!(avg_pool(&image, 2), array(&[1, 1, 2, 1], &[3.5, 5.5]));
+    let pixels = array(&[1, 1, 2, 1], &[1.0, 3.0]);
+    let positions = array(&[3, 1], &[10.0, 20.0, 30.0]);
+    let tokens = prepend_mean(&pixels, &positions);
+    assert_eq!(tokens, array(&[3, 1], &[12.0, 21.0, 33.0]));
+    // The first row of full attention over the same tokens.
+    let (heads, width) = (2, 6);
+    let qkv = normal(&[5, 3 * width], 3);
+    let full = attention(&qkv, &[0, 5], heads, false);
+    let columns = |part: usize, rows: usize| {
+        let part = part * width..(part + 1) * width;
+        let row = |i: usize| qkv.row(i)[part.clone()].to_vec();
+        Array::new(&[rows, width], (0..rows).flat_map(row).collect())
+    };
+    let pooled = attention_pool(&columns(0, 1), &columns(1, 5), &columns(2, 5), heads);
+    assert_arrays_near(&pooled, &array(&[1, width], full.row(0)), 1e-15);
 }

@@ -1,11 +1,11 @@
 //! Both towers against open_clip: features and every gradient, from the fixtures in
 //! `tests/fixtures/torch`.
 
-use clip_distill::autodiff::Tape;
+use clip_distill::autodiff::{Tape, Var};
 use clip_distill::backend::{Backend, cpu::Cpu};
-use clip_distill::io::{self, File};
+use clip_distill::io::{self, Data, File};
 use clip_distill::loss::{self, Features};
-use clip_distill::model::{Clip, ClipConfig, Parameters};
+use clip_distill::model::{Bound, Clip, ClipConfig, Parameters};
 use clip_distill::ops;
 use clip_distill::optim;
 use common::*;
@@ -39,30 +39,30 @@ fn case(name: &str) -> Case {
     }
 }
 
-fn towers_agree(name: &str) {
+fn image_features(clip: &Clip, tape: &Tape, bound: &Bound, file: &File) -> Var {
+    let (shape, pixels) = channels_last(file.get("input.image").expect("images"));
+    let images = tape.backend().upload(&shape, &pixels).expect("upload");
+    clip.encode_image(tape, bound, &images).expect("images")
+}
+
+/// One step of the fixture's loss in training mode: features, loss, and every gradient.
+fn towers_agree(name: &str, recompute: bool) {
     let Case {
         file,
         clip,
-        parameters,
+        mut parameters,
         backend,
     } = case(name);
+    let clip = clip.with_grad_checkpointing(recompute);
     let tape = Tape::new(backend.clone());
-    let bound = parameters.bind(&tape);
-    let (shape, pixels) = channels_last(file.get("input.image").expect("images"));
-    let images = backend.upload(&shape, &pixels).expect("upload");
+    let bound = parameters.bind_training(&tape);
     let texts = texts(file.get("input.text").expect("texts"));
-    let image = clip
-        .encode_image(&tape, &bound, &images)
-        .expect("image tower");
+    let image = image_features(&clip, &tape, &bound, &file);
     let text = clip.encode_text(&tape, &bound, &texts).expect("text tower");
     for (what, var) in [("image", &image), ("text", &text)] {
         let got = backend.download(var.value()).expect("download");
-        assert_close(
-            what,
-            &got,
-            values(&file, &format!("output.{what}_features")),
-            tolerance::OUTPUT,
-        );
+        let want = values(&file, &format!("output.{what}_features"));
+        assert_close(what, &got, want, tolerance::OUTPUT * max_abs(want).max(1.0));
         let unit = ops::l2_normalize(&tape, var).expect("unit");
         let got = backend.download(unit.value()).expect("download");
         let want = values(&file, &format!("output.{what}_features_normalized"));
@@ -84,6 +84,7 @@ fn towers_agree(name: &str) {
 
     let mut grads = tape.backward(&loss).expect("backward");
     let collected = optim::collect(&parameters, &bound, &mut grads);
+    let sides = clip.filter_sides();
     for ((p, grad), (_, shape)) in parameters
         .iter()
         .zip(collected)
@@ -91,13 +92,14 @@ fn towers_agree(name: &str) {
     {
         let grad = grad.unwrap_or_else(|| panic!("no gradient for {}", p.name));
         let mut got = backend.download(&grad).expect("download");
-        if p.name == "visual.conv1.weight" {
+        if let Some(side) = sides.get(&p.name) {
             // Ours is (y, x, channel); the fixture's (channel, y, x).
-            let (filter, pixels) = (shape[1], shape[1] / 3);
+            let (filter, pixels) = (shape[1], side * side);
+            let channels = filter / pixels;
             got = (0..got.len())
                 .map(|i| {
                     let (o, k) = (i / filter, i % filter);
-                    got[o * filter + (k % pixels) * 3 + k / pixels]
+                    got[o * filter + (k % pixels) * channels + k / pixels]
                 })
                 .collect();
         }
@@ -106,16 +108,110 @@ fn towers_agree(name: &str) {
             (tolerance::PARAMETER_GRADIENT * max_abs(want)).max(tolerance::ZERO_GRADIENT);
         assert_close(&format!("{name} grad {}", p.name), &got, want, tolerance);
     }
+    running_statistics_agree(&file, &clip, &mut parameters, &bound, &backend);
+}
+
+/// What a step leaves in the running statistics.
+fn running_statistics_agree(
+    file: &File,
+    clip: &Clip,
+    parameters: &mut Parameters,
+    bound: &Bound,
+    backend: &Arc<dyn Backend>,
+) {
+    let seen = bound.observations();
+    assert_eq!(seen.len(), clip.norms().len());
+    parameters
+        .update_running(backend.as_ref(), &seen)
+        .expect("update");
+    for (name, _) in clip.norms() {
+        let norm = parameters.norm(&name).expect("norm");
+        for (part, tensor) in [
+            ("running_mean", &norm.running.mean),
+            ("running_var", &norm.running.variance),
+        ] {
+            let got = backend.download(tensor).expect("download");
+            let name = format!("running.{name}.{part}");
+            assert_close(&name, &got, values(file, &name), tolerance::OUTPUT);
+        }
+        let counter = file.get(&format!("running.{name}.num_batches_tracked"));
+        let counter = &counter.expect("counter").data;
+        assert_eq!(*counter, Data::I64(vec![norm.batches]), "{name}");
+    }
 }
 
 #[test]
 fn gelu_towers_agree_with_open_clip() {
-    towers_agree("vit_gelu");
+    towers_agree("vit_gelu", false);
 }
 
 #[test]
 fn quick_gelu_towers_agree_with_open_clip() {
-    towers_agree("vit_quickgelu");
+    towers_agree("vit_quickgelu", false);
+}
+
+#[test]
+fn resnets_agree_with_open_clip() {
+    towers_agree("resnet", false);
+    towers_agree("resnet_deep", false);
+}
+
+/// Bottlenecks that are computed again on the way back give the same gradients, and count once in the
+/// running statistics.
+#[test]
+fn recomputed_resnets_agree_with_open_clip() {
+    towers_agree("resnet_deep", true);
+}
+
+/// Evaluation normalises by the running statistics, changes none, and is open_clip's.
+#[test]
+fn resnets_evaluate_by_their_running_statistics() {
+    for name in ["resnet", "resnet_deep"] {
+        let Case {
+            file,
+            clip,
+            parameters,
+            backend,
+        } = case(name);
+        for tape in [Tape::frozen(backend.clone()), Tape::new(backend.clone())] {
+            let bound = parameters.bind(&tape);
+            let y = image_features(&clip, &tape, &bound, &file);
+            let got = backend.download(y.value()).expect("download");
+            let want = values(&file, "output.image_features_eval");
+            assert_close(name, &got, want, tolerance::OUTPUT * max_abs(want).max(1.0));
+            assert!(bound.observations().is_empty());
+        }
+    }
+}
+
+/// What is written is what was read: names, shapes, every bit, and the counters.
+#[test]
+fn resnets_are_written_as_they_were_read() {
+    let Case {
+        file,
+        clip,
+        parameters,
+        backend,
+    } = case("resnet");
+    let dir = tempfile::tempdir().expect("folder");
+    let path = dir.path().join("model.safetensors");
+    io::save_clip(&path, &clip, &parameters, backend.as_ref(), false).expect("written");
+    let written = io::read(&path).expect("read");
+    let mut want = part(&file, "param.").entries;
+    want.sort_by(|a, b| a.name.cmp(&b.name));
+    assert_eq!(written.entries, want);
+    // Without one of its running statistics it is no whole model.
+    let lost = "visual.layer2.0.bn2.running_var";
+    want.retain(|e| e.name != lost);
+    let file = File {
+        entries: want,
+        ..File::default()
+    };
+    let error = io::clip_from_entries(&path, file, &clip, backend.as_ref()).expect_err("refused");
+    assert!(
+        error.to_string().contains(&format!("missing {lost} [8]")),
+        "{error}"
+    );
 }
 
 /// Mixed precision turns unit features by little: a cosine of 0.999 is the bound that users of bf16
@@ -135,10 +231,8 @@ fn towers_in_bf16_point_the_same_way() {
     let backend: Arc<dyn Backend> = Arc::new(cpu);
     let tape = Tape::frozen(backend.clone());
     let bound = parameters.bind(&tape);
-    let (shape, pixels) = channels_last(file.get("input.image").expect("images"));
-    let images = backend.upload(&shape, &pixels).expect("upload");
     let texts = texts(file.get("input.text").expect("texts"));
-    let image = clip.encode_image(&tape, &bound, &images).expect("images");
+    let image = image_features(&clip, &tape, &bound, &file);
     let text = clip.encode_text(&tape, &bound, &texts).expect("texts");
     for (what, var) in [("image", image), ("text", text)] {
         let unit = ops::l2_normalize(&tape, &var).expect("unit");
@@ -201,4 +295,55 @@ fn encode_at(
     let at = backend.upload_i32(&[1], &[position as i32]).expect("index");
     let y = clip.pool_text(&tape, &bound, &x, &at).expect("pooled");
     backend.download(y.value()).expect("download")
+}
+
+/// RN50 is open_clip's: 102 007 137 parameters there, by the same names. It begins with every block an
+/// identity (γ = 0 in its last BatchNorm), convolutions in ±1/√fan_in and the pool's products at
+/// width^−½.
+#[test]
+fn rn50_is_open_clips() {
+    let clip = Clip::new(ClipConfig::named("RN50").expect("built in"));
+    let shapes = clip.parameter_shapes();
+    let elements: usize = shapes
+        .iter()
+        .map(|(_, s)| s.iter().product::<usize>())
+        .sum();
+    assert_eq!((elements, shapes.len()), (102_007_137, 324));
+    assert_eq!(clip.norms().len(), 55);
+    let config = clip.config();
+    assert_eq!((config.embed_dim, config.vision_cfg.heads()), (1024, 32));
+    let json = serde_json::to_string(config).expect("JSON");
+    assert_eq!(ClipConfig::from_json(&json).expect("read back"), *config);
+    assert!(
+        ClipConfig::named("RN50-quickgelu")
+            .expect("built in")
+            .quick_gelu
+    );
+
+    let backend = Cpu::new();
+    let clip = case("resnet").clip;
+    let parameters = clip.init(&backend, 1).expect("parameters");
+    let values = |name: &str| {
+        let p = parameters.get(name).expect(name);
+        backend.download(&p.tensor).expect("values")
+    };
+    assert!(
+        values("visual.layer3.0.bn3.weight")
+            .iter()
+            .all(|&x| x == 0.0)
+    );
+    for one in [
+        "visual.bn3",
+        "visual.layer3.0.bn2",
+        "visual.layer3.0.downsample.1",
+    ] {
+        assert!(values(&format!("{one}.weight")).iter().all(|&x| x == 1.0));
+    }
+    let bound = (32.0f32 * 9.0).sqrt().recip();
+    let largest = max_abs(&values("visual.layer4.0.conv2.weight"));
+    assert!(largest <= bound && largest > 0.99 * bound, "{largest}");
+    let products = values("visual.attnpool.k_proj.weight");
+    let squares: f32 = products.iter().map(|x| x * x).sum();
+    let std = (squares / products.len() as f32 * 128.0).sqrt();
+    assert!((std - 1.0).abs() < 0.02, "{std}");
 }

@@ -51,6 +51,36 @@ pub struct LayerNorm {
     pub rstd: Tensor,
 }
 
+/// Geometry of a convolution with square filters over NHWC images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Convolution {
+    /// Side of a filter.
+    pub kernel: usize,
+    /// Distance between two neighbouring outputs, in inputs.
+    pub stride: usize,
+    /// Zeros around the image on every side, fewer than `kernel`.
+    pub padding: usize,
+}
+
+impl Convolution {
+    /// Outputs along a side of `side` inputs; 0 if no filter fits.
+    pub fn output(self, side: usize) -> usize {
+        match (side + 2 * self.padding).checked_sub(self.kernel) {
+            Some(room) => room / self.stride + 1,
+            None => 0,
+        }
+    }
+}
+
+/// Mean and variance of each channel: what batch normalisation divides by.
+#[derive(Clone, Debug)]
+pub struct Moments {
+    /// `[channels]`.
+    pub mean: Tensor,
+    /// `[channels]`, the biased one: divided by the number of elements.
+    pub variance: Tensor,
+}
+
 /// One parameter of an AdamW step; see [`Backend::adamw`].
 pub struct AdamWTensor<'a> {
     /// Updated in place.
@@ -88,10 +118,15 @@ pub const KERNELS: &[&str] = &[
     "linear",
     "matmul",
     "layer_norm",
+    "conv2d",
+    "batch_norm",
+    "avg_pool",
     "attention",
+    "attention_pool",
     "embedding",
     "patchify",
     "prepend_class",
+    "prepend_mean",
     "select_rows",
     "l2_normalize",
     "exp",
@@ -193,6 +228,61 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
         dbeta: Slot,
     ) -> Result<()>;
 
+    // --- convolutional networks --------------------------------------------------------------
+
+    /// Cross-correlation with zero padding. x `[batch, h, w, in]`, w `[out, kernel·kernel·in]` with each
+    /// filter in (y, x, channel) order → `[batch, h′, w′, out]`, sides by [`Convolution::output`].
+    fn conv2d(&self, x: &Tensor, w: &Tensor, shape: Convolution) -> Result<Tensor>;
+
+    /// Backward of [`Backend::conv2d`] from dy `[batch, h′, w′, out]`.
+    fn conv2d_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        w: &Tensor,
+        shape: Convolution,
+        dx: Slot,
+        dw: Slot,
+    ) -> Result<()>;
+
+    /// Mean and biased variance of each channel of x `[…, channels]` over all else.
+    fn batch_moments(&self, x: &Tensor) -> Result<Moments>;
+
+    /// y = γ (x − mean) / √(variance + ε) + β + residual, and then max(y, 0) if `relu`.
+    fn batch_norm(
+        &self,
+        x: &Tensor,
+        gamma: &Tensor,
+        beta: &Tensor,
+        moments: &Moments,
+        eps: f32,
+        residual: Option<&Tensor>,
+        relu: bool,
+    ) -> Result<Tensor>;
+
+    /// Backward of [`Backend::batch_norm`]. `y` is its output if it had a ReLU. `of_batch` says that
+    /// the moments are those of x, so that they vary with it; otherwise they are constants.
+    fn batch_norm_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        y: Option<&Tensor>,
+        gamma: &Tensor,
+        moments: &Moments,
+        eps: f32,
+        of_batch: bool,
+        dx: Slot,
+        dgamma: Slot,
+        dbeta: Slot,
+        dresidual: Slot,
+    ) -> Result<()>;
+
+    /// Means over `size` × `size` tiles of x `[batch, h, w, channels]`, whose sides `size` divides.
+    fn avg_pool(&self, x: &Tensor, size: usize) -> Result<Tensor>;
+
+    /// dx += dy / size² for each input of a tile; `shape` is x's.
+    fn avg_pool_backward(&self, dy: &Tensor, shape: &[usize], size: usize, dx: Slot) -> Result<()>;
+
     // --- attention ---------------------------------------------------------------------------
 
     /// Softmax attention within each segment. qkv `[total, 3·width]` holds q, k, v side by side, each
@@ -217,6 +307,30 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
         heads: usize,
         causal: bool,
         dqkv: Slot,
+    ) -> Result<()>;
+
+    /// Softmax attention of one query an image over that image's tokens: q `[batch, width]`, k and v
+    /// `[batch·tokens, width]`, each head a contiguous chunk. Returns the output `[batch, width]` and
+    /// the probabilities `[batch, heads, tokens]`.
+    fn attention_pool(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        heads: usize,
+    ) -> Result<(Tensor, Tensor)>;
+
+    /// Backward of [`Backend::attention_pool`].
+    fn attention_pool_backward(
+        &self,
+        dout: &Tensor,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        probabilities: &Tensor,
+        dq: Slot,
+        dk: Slot,
+        dv: Slot,
     ) -> Result<()>;
 
     // --- embedding and token moves -----------------------------------------------------------
@@ -260,6 +374,19 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
         len: usize,
         dpatches: Slot,
         dclass: Slot,
+        dpositions: Slot,
+    ) -> Result<()>;
+
+    /// Prepends each image's mean and adds positions: x `[batch, h, w, width]`, positions
+    /// `[1 + h·w, width]` → `[batch·(1 + h·w), width]`.
+    fn prepend_mean(&self, x: &Tensor, positions: &Tensor) -> Result<Tensor>;
+
+    /// Backward of [`Backend::prepend_mean`] from dy `[batch·(1 + h·w), width]`; `shape` is x's.
+    fn prepend_mean_backward(
+        &self,
+        dy: &Tensor,
+        shape: &[usize],
+        dx: Slot,
         dpositions: Slot,
     ) -> Result<()>;
 

@@ -1,29 +1,26 @@
 //! CLIP models in open_clip's names and layouts.
 
 use super::{Data, Entry, Error, File, Result, read, write};
-use crate::backend::Backend;
-use crate::model::{Clip, Parameters};
+use crate::backend::{Backend, Moments};
+use crate::model::{BatchNorm, Clip, Parameters};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
-
-/// The tensor whose layout differs: open_clip `[width, 3, p, p]`, here `[width, p·p·3]`.
-const PATCH_EMBED: &str = "visual.conv1.weight";
 
 /// A scalar in open_clip's files, `[1]` here.
 const LOGIT_SCALE: &str = "logit_scale";
 
-/// Permutes each of `out` filters between (channel, y, x) and (y, x, channel) order.
-fn permute_filters(data: &[f32], out: usize, to_channels_last: bool) -> Vec<f32> {
+/// Permutes each of `out` filters of `pixels` between (channel, y, x) and (y, x, channel) order.
+fn permute_filters(data: &[f32], out: usize, pixels: usize, to_channels_last: bool) -> Vec<f32> {
     let filter = data.len() / out.max(1);
-    let pixels = filter / 3;
+    let channels = filter / pixels;
     let mut result = vec![0.0; data.len()];
     for (from, to) in data
         .chunks_exact(filter)
         .zip(result.chunks_exact_mut(filter))
     {
-        for channel in 0..3 {
+        for channel in 0..channels {
             for pixel in 0..pixels {
-                let (first, last) = (channel * pixels + pixel, pixel * 3 + channel);
+                let (first, last) = (channel * pixels + pixel, pixel * channels + channel);
                 if to_channels_last {
                     to[last] = from[first];
                 } else {
@@ -35,22 +32,70 @@ fn permute_filters(data: &[f32], out: usize, to_channels_last: bool) -> Vec<f32>
     result
 }
 
-/// A shape as the file has it.
-fn file_shape(clip: &Clip, name: &str, shape: &[usize]) -> Vec<usize> {
-    let p = clip.config().vision_cfg.patch_size;
-    match name {
-        PATCH_EMBED => vec![shape[0], 3, p, p],
-        LOGIT_SCALE => vec![],
-        _ => shape.to_vec(),
+/// A shape as the file has it: a convolution's `[out, side·side·in]` is `[out, in, side, side]` there.
+fn file_shape(sides: &HashMap<String, usize>, name: &str, shape: &[usize]) -> Vec<usize> {
+    match sides.get(name) {
+        Some(&side) => vec![shape[0], shape[1] / (side * side), side, side],
+        None if name == LOGIT_SCALE => vec![],
+        None => shape.to_vec(),
     }
 }
 
-/// Reads the parameters of `clip` from a safetensors file in open_clip's names and layouts.
+/// The names under which PyTorch keeps the running statistics of the BatchNorm called `norm`.
+fn running_names(norm: &str) -> [String; 3] {
+    ["running_mean", "running_var", "num_batches_tracked"].map(|n| format!("{norm}.{n}"))
+}
+
+/// Reads the parameters and running statistics of `clip` from a safetensors file in open_clip's names
+/// and layouts.
 ///
 /// # Errors
 /// If the file cannot be read, or any tensor is missing, unexpected or misshapen: all are listed.
 pub fn load_clip(path: &Path, clip: &Clip, backend: &dyn Backend) -> Result<Parameters> {
     clip_from_entries(path, read(path)?, clip, backend)
+}
+
+/// A file's tensors on their way into a model.
+struct Unpacking {
+    found: HashMap<String, Entry>,
+    problems: Vec<String>,
+}
+
+impl Unpacking {
+    fn take(&mut self, name: &str, want: &[usize]) -> Option<Entry> {
+        let entry = self.found.remove(name);
+        if entry.is_none() {
+            self.problems.push(format!("missing {name} {want:?}"));
+        }
+        entry
+    }
+
+    /// The elements of the f32 tensor called `name`.
+    fn f32s(&mut self, name: &str, want: &[usize]) -> Option<Vec<f32>> {
+        let entry = self.take(name, want)?;
+        // open_clip's logit_scale is a scalar; some exports store it as one element.
+        let same = entry.shape == want || (want.is_empty() && entry.shape == [1]);
+        match entry.data {
+            Data::F32(data) if same => return Some(data),
+            Data::F32(_) => self.problems.push(format!(
+                "{name} is {:?} in the file, {want:?} in the model",
+                entry.shape
+            )),
+            _ => self
+                .problems
+                .push(format!("{name} holds no floating-point numbers")),
+        }
+        None
+    }
+
+    /// The integer called `name`.
+    fn integer(&mut self, name: &str) -> Option<i64> {
+        match self.take(name, &[])?.data {
+            Data::I64(v) if v.len() == 1 => return Some(v[0]),
+            _ => self.problems.push(format!("{name} is no single integer")),
+        }
+        None
+    }
 }
 
 /// As [`load_clip`] from tensors already read; `path` is only for messages.
@@ -63,59 +108,64 @@ pub fn clip_from_entries(
     clip: &Clip,
     backend: &dyn Backend,
 ) -> Result<Parameters> {
-    let mut problems = Vec::new();
-    let mut found: HashMap<String, Entry> = file
-        .entries
-        .into_iter()
-        .map(|e| (e.name.clone(), e))
+    let entries = file.entries.into_iter();
+    let mut unpacking = Unpacking {
+        found: entries.map(|e| (e.name.clone(), e)).collect(),
+        problems: Vec::new(),
+    };
+    let (expected, norms, sides) = (clip.parameter_shapes(), clip.norms(), clip.filter_sides());
+    let running: Vec<String> = norms.iter().flat_map(|(n, _)| running_names(n)).collect();
+    let parameters = expected.iter().map(|(n, _)| n.as_str());
+    let names: HashSet<&str> = parameters
+        .chain(running.iter().map(String::as_str))
         .collect();
-    let mut parameters = Parameters::default();
-    let expected = clip.parameter_shapes();
-    let names: HashSet<&str> = expected.iter().map(|(n, _)| n.as_str()).collect();
     // open_clip keeps the causal mask as a buffer in some checkpoints; it holds nothing learned.
-    let mut unexpected: Vec<&str> = found
+    let mut unexpected: Vec<&str> = unpacking
+        .found
         .keys()
         .map(String::as_str)
         .filter(|n| !names.contains(n) && *n != "attn_mask")
         .collect();
     unexpected.sort_unstable();
-    problems.extend(unexpected.iter().map(|n| format!("unexpected {n}")));
+    unpacking.problems = unexpected
+        .iter()
+        .map(|n| format!("unexpected {n}"))
+        .collect();
+    let mut parameters = Parameters::default();
     for (name, shape) in &expected {
-        let want = file_shape(clip, name, shape);
-        let Some(entry) = found.remove(name) else {
-            problems.push(format!("missing {name} {want:?}"));
+        let Some(mut data) = unpacking.f32s(name, &file_shape(&sides, name, shape)) else {
             continue;
         };
-        // open_clip's logit_scale is a scalar; some exports store it as one element.
-        let same = entry.shape == want || (want.is_empty() && entry.shape == [1]);
-        match entry.data {
-            Data::F32(data) if same => {
-                let data = if name == PATCH_EMBED {
-                    permute_filters(&data, shape[0], true)
-                } else {
-                    data
-                };
-                parameters.push(name.clone(), backend.upload(shape, &data)?);
-            }
-            Data::F32(_) => problems.push(format!(
-                "{name} is {:?} in the file, {want:?} in the model",
-                entry.shape
-            )),
-            _ => problems.push(format!("{name} holds no floating-point numbers")),
+        if let Some(side) = sides.get(name) {
+            data = permute_filters(&data, shape[0], side * side, true);
+        }
+        parameters.push(name.clone(), backend.upload(shape, &data)?);
+    }
+    for (norm, channels) in &norms {
+        let [mean, variance, batches] = running_names(norm);
+        let mean = unpacking.f32s(&mean, &[*channels]);
+        let variance = unpacking.f32s(&variance, &[*channels]);
+        let batches = unpacking.integer(&batches);
+        if let (Some(mean), Some(variance), Some(batches)) = (mean, variance, batches) {
+            let running = Moments {
+                mean: backend.upload(&[*channels], &mean)?,
+                variance: backend.upload(&[*channels], &variance)?,
+            };
+            parameters.set_norm(norm, BatchNorm { running, batches });
         }
     }
-    if problems.is_empty() {
+    if unpacking.problems.is_empty() {
         Ok(parameters)
     } else {
         Err(Error::Mismatch {
             path: path.into(),
-            problems,
+            problems: unpacking.problems,
         })
     }
 }
 
-/// Writes the parameters of `clip` in open_clip's names and layouts, as f32 or rounded to bf16.
-/// Parameters that are not the model's (loss heads) are left out.
+/// Writes the parameters and running statistics of `clip` in open_clip's names and layouts, parameters
+/// as f32 or rounded to bf16. Parameters that are not the model's (loss heads) are left out.
 ///
 /// # Errors
 /// If the file cannot be written.
@@ -126,26 +176,40 @@ pub fn save_clip(
     backend: &dyn Backend,
     bf16: bool,
 ) -> Result<()> {
+    let missing = |name: &str| Error::Mismatch {
+        path: path.into(),
+        problems: vec![format!("missing {name}")],
+    };
+    let sides = clip.filter_sides();
     let mut entries = Vec::new();
     for (name, shape) in clip.parameter_shapes() {
-        let Some(parameter) = parameters.get(&name) else {
-            let problems = vec![format!("missing {name}")];
-            return Err(Error::Mismatch {
-                path: path.into(),
-                problems,
-            });
-        };
+        let parameter = parameters.get(&name).ok_or_else(|| missing(&name))?;
         let mut data = backend.download(&parameter.tensor)?;
-        if name == PATCH_EMBED {
-            data = permute_filters(&data, shape[0], false);
+        if let Some(side) = sides.get(&name) {
+            data = permute_filters(&data, shape[0], side * side, false);
         }
         let data = if bf16 {
             Data::BF16(data.into_iter().map(half::bf16::from_f32).collect())
         } else {
             Data::F32(data)
         };
-        let shape = file_shape(clip, &name, &shape);
+        let shape = file_shape(&sides, &name, &shape);
         entries.push(Entry { name, shape, data });
+    }
+    for (name, channels) in clip.norms() {
+        let norm = parameters.norm(&name).ok_or_else(|| missing(&name))?;
+        let [mean, variance, batches] = running_names(&name);
+        for (name, tensor) in [
+            (mean, &norm.running.mean),
+            (variance, &norm.running.variance),
+        ] {
+            entries.push(Entry::f32(name, &[channels], backend.download(tensor)?));
+        }
+        entries.push(Entry {
+            name: batches,
+            shape: vec![],
+            data: Data::I64(vec![norm.batches]),
+        });
     }
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     write(path, &entries, &metadata)

@@ -13,6 +13,8 @@ pub enum Data {
     F32(Vec<f32>),
     /// 32-bit integers.
     I32(Vec<i32>),
+    /// 64-bit integers, PyTorch's counters.
+    I64(Vec<i64>),
     /// bfloat16 bits, written as they are.
     BF16(Vec<half::bf16>),
 }
@@ -99,6 +101,7 @@ pub fn read_bytes(path: &Path, bytes: &[u8]) -> Result<File> {
         let data = match view.dtype() {
             Dtype::F32 => Data::F32(words(raw, f32::from_le_bytes)),
             Dtype::I32 => Data::I32(words(raw, i32::from_le_bytes)),
+            Dtype::I64 => Data::I64(words(raw, i64::from_le_bytes)),
             Dtype::BF16 => Data::F32(words(raw, |b| half::bf16::from_le_bytes(b).to_f32())),
             Dtype::F16 => Data::F32(words(raw, |b| half::f16::from_le_bytes(b).to_f32())),
             other => return Err(format(format!("tensor {name} has element type {other:?}"))),
@@ -129,6 +132,7 @@ pub fn write(path: &Path, entries: &[Entry], metadata: &HashMap<String, String>)
             let (dtype, bytes): (_, &[u8]) = match &e.data {
                 Data::F32(v) => (Dtype::F32, bytemuck::cast_slice(v)),
                 Data::I32(v) => (Dtype::I32, bytemuck::cast_slice(v)),
+                Data::I64(v) => (Dtype::I64, bytemuck::cast_slice(v)),
                 Data::BF16(v) => (Dtype::BF16, bytemuck::cast_slice(v)),
             };
             TensorView::new(dtype, e.shape.clone(), bytes)

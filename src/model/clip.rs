@@ -1,10 +1,14 @@
 //! A CLIP model: two towers into one embedding.
 
-use super::{Bound, ClipConfig, Parameters, Result, Spec, init, text, vision};
+use super::{
+    BatchNorm, Bound, ClipConfig, ConvLayer, Parameters, Result, Spec, convolutions, init, text,
+    vision,
+};
 use crate::autodiff::{Tape, Var};
 use crate::backend::{Activation, Backend};
 use crate::tensor::Tensor;
 use crate::tensor::rng::{Philox, Purpose};
+use std::collections::HashMap;
 
 /// A CLIP model without its parameters, which live in [`Parameters`].
 #[derive(Clone, Debug)]
@@ -23,7 +27,7 @@ impl Clip {
     }
 
     /// The same with activation checkpointing, open_clip's `set_grad_checkpointing`: each
-    /// transformer block keeps only its input and runs again in backward. No bit changes.
+    /// transformer block or bottleneck keeps only its input and runs again in backward. No bit changes.
     pub fn with_grad_checkpointing(mut self, on: bool) -> Self {
         self.grad_checkpointing = on;
         self
@@ -34,13 +38,33 @@ impl Clip {
         &self.config
     }
 
-    /// Names and shapes of all parameters, in order. Shapes are the engine's: open_clip's
-    /// `visual.conv1.weight` `[width, 3, p, p]` is `[width, p·p·3]` here, its scalar `logit_scale`
+    /// Names and shapes of all parameters, in order. Shapes are the engine's: a convolution's weight,
+    /// `[out, in, side, side]` in open_clip, is `[out, side·side·in]` here, its scalar `logit_scale`
     /// `[1]`.
     pub fn parameter_shapes(&self) -> Vec<(String, Vec<usize>)> {
         init::plan(&self.config)
             .into_iter()
             .map(|(name, shape, _)| (name, shape))
+            .collect()
+    }
+
+    /// Sides of the square filters of all convolutions, by the name of their weight.
+    pub fn filter_sides(&self) -> HashMap<String, usize> {
+        let v = &self.config.vision_cfg;
+        if v.is_resnet() {
+            let side = |c: ConvLayer| (format!("{}.weight", c.name), c.kernel);
+            convolutions(v).into_iter().map(side).collect()
+        } else {
+            HashMap::from([("visual.conv1.weight".into(), v.cell())])
+        }
+    }
+
+    /// Names and channels of all BatchNorms, whose running statistics belong to the model's state.
+    pub fn norms(&self) -> Vec<(String, usize)> {
+        let norm = |c: ConvLayer| (c.norm, c.channels.1);
+        convolutions(&self.config.vision_cfg)
+            .into_iter()
+            .map(norm)
             .collect()
     }
 
@@ -54,6 +78,9 @@ impl Clip {
         for (name, shape, spec) in init::plan(&self.config) {
             let values = draw(seed, &name, shape.iter().product(), spec);
             parameters.push(name, backend.upload(&shape, &values)?);
+        }
+        for (name, channels) in self.norms() {
+            parameters.set_norm(name, BatchNorm::new(backend, channels)?);
         }
         Ok(parameters)
     }

@@ -18,28 +18,56 @@ pub struct ClipConfig {
     pub text_cfg: TextConfig,
 }
 
-/// open_clip's `vision_cfg` of a ViT.
+/// Depth of an image tower, which also says what it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Layers {
+    /// A number: blocks of a ViT.
+    Blocks(usize),
+    /// A list: bottlenecks in each stage of a ResNet.
+    Stages([usize; 4]),
+}
+
+impl Layers {
+    /// Blocks of a ViT; 0 for a ResNet.
+    pub fn blocks(&self) -> usize {
+        match self {
+            Self::Blocks(n) => *n,
+            Self::Stages(_) => 0,
+        }
+    }
+
+    /// Bottlenecks in each stage of a ResNet; none for a ViT.
+    pub fn stages(&self) -> &[usize] {
+        match self {
+            Self::Blocks(_) => &[],
+            Self::Stages(stages) => stages,
+        }
+    }
+}
+
+/// open_clip's `vision_cfg` of a ViT or a ModifiedResNet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VisionConfig {
     /// Side of the square input in pixels.
     #[serde(default = "default_image_size")]
     pub image_size: usize,
-    /// Number of blocks.
-    #[serde(default = "default_layers")]
-    pub layers: usize,
-    /// Width of the tokens.
+    /// Blocks of a ViT, or bottlenecks of a ResNet's four stages.
+    #[serde(default = "default_vision_layers")]
+    pub layers: Layers,
+    /// Width of a ViT's tokens, or channels behind a ResNet's stem.
     #[serde(default = "default_vision_width")]
     pub width: usize,
     /// Width of one attention head.
     #[serde(default = "default_head_width")]
     pub head_width: usize,
-    /// Width of the MLP over the width of the tokens.
+    /// Width of the MLP over the width of the tokens; a ResNet has none.
     #[serde(default = "default_mlp_ratio")]
     pub mlp_ratio: f64,
-    /// Side of a square patch in pixels.
+    /// Side of a ViT's square patch in pixels; `null` for a ResNet.
     #[serde(default = "default_patch_size")]
-    pub patch_size: usize,
+    pub patch_size: Option<usize>,
 }
 
 /// open_clip's `text_cfg` of its own text transformer.
@@ -73,6 +101,9 @@ fn default_image_size() -> usize {
 fn default_layers() -> usize {
     12
 }
+fn default_vision_layers() -> Layers {
+    Layers::Blocks(default_layers())
+}
 fn default_vision_width() -> usize {
     768
 }
@@ -82,8 +113,8 @@ fn default_head_width() -> usize {
 fn default_mlp_ratio() -> f64 {
     4.0
 }
-fn default_patch_size() -> usize {
-    16
+fn default_patch_size() -> Option<usize> {
+    Some(16)
 }
 fn default_context_length() -> usize {
     77
@@ -98,24 +129,67 @@ fn default_text_heads() -> usize {
     8
 }
 
-/// The built-in ViT models: name, embedding, (patch, width, layers), (text width, text heads).
-type BuiltIn = (&'static str, usize, (usize, usize, usize), (usize, usize));
-const BUILT_IN: [BuiltIn; 4] = [
-    ("ViT-T-16", 512, (16, 192, 12), (384, 6)),
-    ("ViT-B-16", 512, (16, 768, 12), (512, 8)),
-    ("ViT-B-32", 512, (32, 768, 12), (512, 8)),
-    ("ViT-L-14", 768, (14, 1024, 24), (768, 12)),
+/// The image tower of a built-in model.
+#[derive(Clone, Copy)]
+enum BuiltInVision {
+    /// Patch, width, blocks.
+    Vit(usize, usize, usize),
+    /// Width, stages.
+    ResNet(usize, [usize; 4]),
+}
+
+/// The built-in models: name, embedding, image tower, (text width, text heads).
+type BuiltIn = (&'static str, usize, BuiltInVision, (usize, usize));
+const BUILT_IN: [BuiltIn; 5] = [
+    ("ViT-T-16", 512, BuiltInVision::Vit(16, 192, 12), (384, 6)),
+    ("ViT-B-16", 512, BuiltInVision::Vit(16, 768, 12), (512, 8)),
+    ("ViT-B-32", 512, BuiltInVision::Vit(32, 768, 12), (512, 8)),
+    ("ViT-L-14", 768, BuiltInVision::Vit(14, 1024, 24), (768, 12)),
+    (
+        "RN50",
+        1024,
+        BuiltInVision::ResNet(64, [3, 4, 6, 3]),
+        (512, 8),
+    ),
 ];
 
+/// Pixels of the input along each side of one of a ResNet's final pixels.
+const RESNET_STRIDE: usize = 32;
+
+/// Width of a ResNet's final pixels over that behind its stem.
+const RESNET_GROWTH: usize = 32;
+
 impl VisionConfig {
-    /// Number of attention heads.
-    pub fn heads(&self) -> usize {
-        self.width / self.head_width
+    /// Whether this is a ResNet.
+    pub fn is_resnet(&self) -> bool {
+        matches!(self.layers, Layers::Stages(_))
     }
 
-    /// Patches along one side.
+    /// Width of the tokens: a ViT's, or those that a ResNet's attention pools.
+    pub fn token_width(&self) -> usize {
+        if self.is_resnet() {
+            self.width * RESNET_GROWTH
+        } else {
+            self.width
+        }
+    }
+
+    /// Number of attention heads.
+    pub fn heads(&self) -> usize {
+        self.token_width() / self.head_width
+    }
+
+    /// Pixels along each side of one token: a ViT's patch, or a ResNet's total stride.
+    pub fn cell(&self) -> usize {
+        match (self.is_resnet(), self.patch_size) {
+            (false, Some(patch)) => patch,
+            (true, _) | (_, None) => RESNET_STRIDE,
+        }
+    }
+
+    /// Tokens along one side.
     pub fn grid(&self) -> usize {
-        self.image_size / self.patch_size
+        self.image_size / self.cell()
     }
 
     /// Hidden width of the MLP.
@@ -146,12 +220,18 @@ impl ClipConfig {
             .strip_suffix("-quickgelu")
             .map_or((name, false), |base| (base, true));
         let found = BUILT_IN.iter().find(|(n, ..)| n.eq_ignore_ascii_case(base));
-        let Some(&(_, embed_dim, (patch_size, width, layers), (text_width, heads))) = found else {
+        let Some(&(_, embed_dim, vision, (text_width, heads))) = found else {
             let known = BUILT_IN.map(|(n, ..)| n).join(", ");
             return Err(Error::UnknownModel {
                 name: name.into(),
                 known,
             });
+        };
+        let (patch_size, width, layers) = match vision {
+            BuiltInVision::Vit(patch, width, blocks) => {
+                (Some(patch), width, Layers::Blocks(blocks))
+            }
+            BuiltInVision::ResNet(width, stages) => (None, width, Layers::Stages(stages)),
         };
         Ok(Self {
             embed_dim,
@@ -213,24 +293,36 @@ impl ClipConfig {
         let rules = [
             (self.embed_dim > 0, "embed_dim must be positive"),
             (
-                v.width > 0 && v.layers > 0,
+                v.width > 0 && (v.is_resnet() || v.layers.blocks() > 0),
                 "vision width and layers must be positive",
+            ),
+            (
+                !v.is_resnet() || v.layers.stages().iter().all(|&n| n > 0),
+                "each of a ResNet's four stages needs a block",
+            ),
+            (
+                !v.is_resnet() || v.width % 2 == 0,
+                "a ResNet's width must be even",
+            ),
+            (
+                v.is_resnet() || v.patch_size.is_some_and(|p| p > 0),
+                "patch_size must be positive",
             ),
             (
                 t.width > 0 && t.layers > 0,
                 "text width and layers must be positive",
             ),
             (
-                v.head_width > 0 && v.width % v.head_width == 0,
-                "vision width must be a multiple of head_width",
+                v.head_width > 0 && v.token_width() % v.head_width == 0,
+                "vision width (of a ResNet, 32 times that) must be a multiple of head_width",
             ),
             (
-                v.patch_size > 0 && v.image_size >= v.patch_size,
-                "image_size must hold a patch",
+                v.cell() > 0 && v.image_size >= v.cell(),
+                "image_size must hold a patch (of a ResNet, 32 pixels)",
             ),
             (
-                v.patch_size > 0 && v.image_size % v.patch_size == 0,
-                "image_size must be a multiple of patch_size",
+                v.cell() > 0 && v.image_size % v.cell() == 0,
+                "image_size must be a multiple of patch_size (of a ResNet, of 32)",
             ),
             (
                 t.heads > 0 && t.width % t.heads == 0,

@@ -1,5 +1,6 @@
 //! What parameters a model has, in open_clip's order, and how open_clip initialises them.
 
+use super::resnet::convolutions;
 use super::{ClipConfig, Spec};
 
 /// A parameter before it exists: open_clip's name, our shape, how it begins.
@@ -96,42 +97,11 @@ pub(super) fn plan(config: &ClipConfig) -> Vec<Planned> {
         Spec::Constant((1.0f32 / 0.07).ln()),
     );
 
-    let scale = (v.width as f32).sqrt().recip();
-    add(
-        &mut out,
-        "visual.class_embedding",
-        &[v.width],
-        Spec::Normal(scale),
-    );
-    let tokens = 1 + v.grid() * v.grid();
-    add(
-        &mut out,
-        "visual.positional_embedding",
-        &[tokens, v.width],
-        Spec::Normal(scale),
-    );
-    add(
-        &mut out,
-        "visual.proj",
-        &[v.width, config.embed_dim],
-        Spec::Normal(scale),
-    );
-    let pixels = v.patch_size * v.patch_size * 3;
-    add(
-        &mut out,
-        "visual.conv1.weight",
-        &[v.width, pixels],
-        torch_linear(pixels).0,
-    );
-    add(&mut out, "visual.ln_pre.weight", &[v.width], one);
-    add(&mut out, "visual.ln_pre.bias", &[v.width], zero);
-    let std = BlockStd::vision(v.width, v.mlp_width());
-    for layer in 0..v.layers {
-        let prefix = format!("visual.transformer.resblocks.{layer}.");
-        block(&prefix, v.width, v.mlp_width(), &std, &mut out);
+    if v.is_resnet() {
+        resnet(config, &mut out);
+    } else {
+        vit(config, &mut out);
     }
-    add(&mut out, "visual.ln_post.weight", &[v.width], one);
-    add(&mut out, "visual.ln_post.bias", &[v.width], zero);
 
     let std = BlockStd::text(t.width, t.mlp_width(), t.layers);
     for layer in 0..t.layers {
@@ -147,4 +117,85 @@ pub(super) fn plan(config: &ClipConfig) -> Vec<Planned> {
     add(&mut out, "ln_final.weight", &[t.width], one);
     add(&mut out, "ln_final.bias", &[t.width], zero);
     out
+}
+
+/// open_clip's `VisionTransformer`.
+fn vit(config: &ClipConfig, out: &mut Vec<Planned>) {
+    let v = &config.vision_cfg;
+    let add = |out: &mut Vec<Planned>, name: &str, shape: &[usize], spec| {
+        out.push((name.to_owned(), shape.to_vec(), spec));
+    };
+    let (zero, one) = (Spec::Constant(0.0), Spec::Constant(1.0));
+    let scale = (v.width as f32).sqrt().recip();
+    add(
+        out,
+        "visual.class_embedding",
+        &[v.width],
+        Spec::Normal(scale),
+    );
+    let tokens = 1 + v.grid() * v.grid();
+    add(
+        out,
+        "visual.positional_embedding",
+        &[tokens, v.width],
+        Spec::Normal(scale),
+    );
+    add(
+        out,
+        "visual.proj",
+        &[v.width, config.embed_dim],
+        Spec::Normal(scale),
+    );
+    let pixels = v.cell() * v.cell() * 3;
+    add(
+        out,
+        "visual.conv1.weight",
+        &[v.width, pixels],
+        torch_linear(pixels).0,
+    );
+    add(out, "visual.ln_pre.weight", &[v.width], one);
+    add(out, "visual.ln_pre.bias", &[v.width], zero);
+    let std = BlockStd::vision(v.width, v.mlp_width());
+    for layer in 0..v.layers.blocks() {
+        let prefix = format!("visual.transformer.resblocks.{layer}.");
+        block(&prefix, v.width, v.mlp_width(), &std, out);
+    }
+    add(out, "visual.ln_post.weight", &[v.width], one);
+    add(out, "visual.ln_post.bias", &[v.width], zero);
+}
+
+/// open_clip's `ModifiedResNet.init_parameters` over torch's defaults: convolutions uniform in
+/// ±1/√fan_in, the last BatchNorm of each block at γ = 0, the attention pool's products normal.
+fn resnet(config: &ClipConfig, out: &mut Vec<Planned>) {
+    let v = &config.vision_cfg;
+    let mut add = |name: String, shape: &[usize], spec| out.push((name, shape.to_vec(), spec));
+    for conv in convolutions(v) {
+        let (filter, outputs) = (conv.filter(), conv.channels.1);
+        let spec = torch_linear(filter).0;
+        add(format!("{}.weight", conv.name), &[outputs, filter], spec);
+        let gamma = Spec::Constant(if conv.zero { 0.0 } else { 1.0 });
+        add(format!("{}.weight", conv.norm), &[outputs], gamma);
+        add(
+            format!("{}.bias", conv.norm),
+            &[outputs],
+            Spec::Constant(0.0),
+        );
+    }
+    let (width, tokens) = (v.token_width(), 1 + v.grid() * v.grid());
+    let normal = Spec::Normal((width as f32).sqrt().recip());
+    let pool = |name: &str| format!("visual.attnpool.{name}");
+    add(pool("positional_embedding"), &[tokens, width], normal);
+    for (name, outputs) in [
+        ("k_proj", width),
+        ("q_proj", width),
+        ("v_proj", width),
+        ("c_proj", config.embed_dim),
+    ] {
+        add(pool(&format!("{name}.weight")), &[outputs, width], normal);
+        add(
+            pool(&format!("{name}.bias")),
+            &[outputs],
+            torch_linear(width).1,
+        );
+    }
 }

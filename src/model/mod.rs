@@ -5,11 +5,13 @@ mod config;
 mod error;
 mod init;
 mod parameters;
+mod resnet;
 mod text;
 mod transformer;
 mod vision;
 
 pub use clip::{Clip, draw};
-pub use config::{ClipConfig, TextConfig, VisionConfig};
+pub use config::{ClipConfig, Layers, TextConfig, VisionConfig};
 pub use error::{Error, Result};
-pub use parameters::{Bound, Parameter, Parameters, Spec};
+pub use parameters::{BatchNorm, Bound, Observations, Observed, Parameter, Parameters, Spec};
+pub use resnet::{ConvLayer, convolutions};

@@ -1,7 +1,7 @@
-//! The image tower (open_clip's `VisionTransformer` with class-token pooling).
+//! The image tower: open_clip's `VisionTransformer` with class-token pooling, or its ResNet.
 
 use super::transformer::{Stack, layer_norm};
-use super::{Bound, ClipConfig, Result};
+use super::{Bound, ClipConfig, Result, resnet};
 use crate::autodiff::{Tape, Var};
 use crate::backend::{Activation, Segments};
 use crate::ops;
@@ -16,9 +16,12 @@ pub(super) fn encode(
     images: &Tensor,
 ) -> Result<Var> {
     let v = &config.vision_cfg;
+    if v.is_resnet() {
+        return resnet::encode(config, recompute, tape, bound, images);
+    }
     let batch = images.shape().first().copied().unwrap_or(0);
     let tokens = 1 + v.grid() * v.grid();
-    let patches = Var::constant(ops::patchify(tape, images, v.patch_size)?);
+    let patches = Var::constant(ops::patchify(tape, images, v.cell())?);
     let conv1 = bound.var("visual.conv1.weight")?;
     let patches = ops::linear(tape, &patches, conv1, None, None, Activation::None)?;
     let class = bound.var("visual.class_embedding")?;
@@ -28,7 +31,7 @@ pub(super) fn encode(
     let segments = Segments::new(tape.backend(), std::iter::repeat_n(tokens, batch))?;
     let stack = Stack {
         prefix: "visual.transformer.resblocks.",
-        layers: v.layers,
+        layers: v.layers.blocks(),
         heads: v.heads(),
         causal: false,
         act,

@@ -2,6 +2,10 @@
 //! always in the order formula, backward derivation, forward, backward, shape errors.
 
 mod attention;
+mod attention_pool;
+mod avg_pool;
+mod batch_norm;
+mod conv2d;
 mod embedding;
 mod exp;
 mod l2_normalize;
@@ -10,11 +14,16 @@ mod linear;
 mod matmul;
 mod patch_embed;
 mod prepend_class;
+mod prepend_mean;
 mod select_rows;
 mod weighted_sum;
 
 pub use crate::autodiff::{Error, Result};
 pub use attention::attention;
+pub use attention_pool::attention_pool;
+pub use avg_pool::avg_pool;
+pub use batch_norm::{Statistics, Tail, batch_norm};
+pub use conv2d::conv2d;
 pub use embedding::embedding;
 pub use exp::exp;
 pub use l2_normalize::l2_normalize;
@@ -23,6 +32,7 @@ pub use linear::linear;
 pub use matmul::matmul;
 pub use patch_embed::patchify;
 pub use prepend_class::prepend_class;
+pub use prepend_mean::prepend_mean;
 pub use select_rows::select_rows;
 pub use weighted_sum::{add, weighted_sum};
 

@@ -4,7 +4,7 @@ use super::config::Config;
 use super::error::Result;
 use super::setup;
 use super::source::{DEMO, Source};
-use crate::model::{Clip, ClipConfig};
+use crate::model::{Clip, ClipConfig, ConvLayer, VisionConfig, convolutions};
 
 /// Tokens of a packed caption, on average: web captions have 10 to 25.
 const CAPTION_TOKENS: usize = 20;
@@ -28,20 +28,51 @@ fn tower(tokens: usize, width: usize, layers: usize, mlp: usize) -> Cost {
     Cost { flops, kept }
 }
 
+/// A convolution with its BatchNorm: backward reads the input of each and, where a ReLU follows, its
+/// output, which is the next one's input.
+fn convolution(layer: &ConvLayer) -> Cost {
+    let outputs = (layer.side * layer.side * layer.channels.1) as f64;
+    Cost {
+        flops: 2.0 * outputs * layer.filter() as f64,
+        kept: 2.0 * outputs,
+    }
+}
+
+fn vision(v: &VisionConfig, embed_dim: usize) -> Cost {
+    let tokens = 1 + v.grid() * v.grid();
+    if v.is_resnet() {
+        let costs = convolutions(v).into_iter().map(|c| convolution(&c));
+        let convs = costs.fold(Cost::default(), |sum, c| Cost {
+            flops: sum.flops + c.flops,
+            kept: sum.kept + c.kept,
+        });
+        let (t, w) = (tokens as f64, v.token_width() as f64);
+        // k and v of all tokens, q and the output of one, and that one's attention.
+        return Cost {
+            flops: convs.flops + 2.0 * w * (2.0 * t * w + w + embed_dim as f64 + 2.0 * t),
+            kept: convs.kept + 3.0 * t * w,
+        };
+    }
+    let pixels = (v.cell() * v.cell() * 3 * (tokens - 1)) as f64;
+    let tower = tower(tokens, v.width, v.layers.blocks(), v.mlp_width());
+    Cost {
+        flops: tower.flops + 2.0 * pixels * v.width as f64,
+        kept: tower.kept + 2.0 * pixels,
+    }
+}
+
 fn cost(config: &ClipConfig) -> Cost {
-    let (v, t) = (&config.vision_cfg, &config.text_cfg);
-    let patches = v.grid() * v.grid();
-    let image = tower(1 + patches, v.width, v.layers, v.mlp_width());
+    let t = &config.text_cfg;
+    let image = vision(&config.vision_cfg, config.embed_dim);
     let text = tower(
         CAPTION_TOKENS.min(t.context_length),
         t.width,
         t.layers,
         t.mlp_width(),
     );
-    let pixels = (v.patch_size * v.patch_size * 3 * patches) as f64;
     Cost {
-        flops: image.flops + text.flops + 2.0 * pixels * v.width as f64,
-        kept: image.kept + text.kept + 2.0 * pixels,
+        flops: image.flops + text.flops,
+        kept: image.kept + text.kept,
     }
 }
 

@@ -5,7 +5,8 @@
 //! kept; then the losses of the whole batch and their gradient with respect to the features; then each
 //! part once more, kept this time, and back from its rows of that gradient. Rows of a product do not
 //! depend on one another, so both passes give the same features to the bit, and the sum over parts is the
-//! gradient of the undivided batch up to the order of its summation.
+//! gradient of the undivided batch up to the order of its summation. BatchNorms see a part at a time, as
+//! in open_clip.
 
 use super::error::{Result, failed};
 use super::step::{ICL_SCALE, StepBatch};
@@ -13,7 +14,7 @@ use super::teacher::Teacher;
 use crate::autodiff::{Grads, Tape, Var};
 use crate::backend::{Backend, Grad};
 use crate::loss::{Features, Head, Heads, Inputs, Objective, TeacherFeatures};
-use crate::model::{Bound, Clip, Parameters};
+use crate::model::{Bound, Clip, Observations, Parameters};
 use crate::ops;
 use crate::optim::collect;
 use crate::tensor::Tensor;
@@ -42,6 +43,8 @@ pub(super) struct Gradients {
     pub(super) scale: f32,
     /// By parameter; `None` for one that took no part. Empty if the total is not finite.
     pub(super) grads: Vec<Option<Tensor>>,
+    /// What BatchNorms saw, part by part. Empty if the total is not finite.
+    pub(super) seen: Vec<Observations>,
 }
 
 impl Student<'_> {
@@ -58,11 +61,12 @@ impl Student<'_> {
             None => None,
         };
         let tape = Tape::new(self.backend.clone());
-        let bound = self.parameters.bind(&tape);
+        let bound = self.parameters.bind_training(&tape);
         let features = self.features(&tape, &bound, &images, batch.texts)?;
         let (mut losses, mut grads) = self.losses(&tape, &bound, &features, teacher.as_ref())?;
         if losses.total.is_finite() {
             losses.grads = collect(self.parameters, &bound, &mut grads);
+            losses.seen.push(bound.observations());
         }
         Ok(losses)
     }
@@ -83,7 +87,7 @@ impl Student<'_> {
                 teacher_scale = Some(features.scale);
             }
             let tape = Tape::frozen(self.backend.clone());
-            let bound = self.parameters.bind(&tape);
+            let bound = self.parameters.bind_training(&tape);
             let features = self.features(&tape, &bound, &images, &batch.texts[part.clone()])?;
             image.put(self.backend.as_ref(), part, features.image.value())?;
             text.put(self.backend.as_ref(), part, features.text.value())?;
@@ -116,7 +120,7 @@ impl Student<'_> {
         for part in &parts {
             let images = self.images(batch, part)?;
             let tape = Tape::new(self.backend.clone());
-            let bound = self.parameters.bind(&tape);
+            let bound = self.parameters.bind_training(&tape);
             let features = self.features(&tape, &bound, &images, &batch.texts[part.clone()])?;
             // What earlier parts gathered lies in the slots already: the kernels add to it.
             let mut grads = Grads::default();
@@ -136,6 +140,7 @@ impl Student<'_> {
             }
             let mut grads = tape.backward_onto(grads, &seeds).map_err(failed)?;
             losses.grads = collect(self.parameters, &bound, &mut grads);
+            losses.seen.push(bound.observations());
         }
         Ok(losses)
     }
@@ -204,6 +209,7 @@ impl Student<'_> {
             total: number_of(&value.total)?,
             scale: number_of(&scale)?,
             grads: Vec::new(),
+            seen: Vec::new(),
         };
         let grads = match losses.total.is_finite() {
             true => tape.backward(&value.total).map_err(failed)?,

@@ -170,9 +170,15 @@ impl Trainer {
             total,
             scale,
             grads,
+            seen,
         } = student.gradients(batch, self.recipe.accum_freq)?;
         if !total.is_finite() {
             return Err(diverged(number, "the loss", f64::from(total), &terms));
+        }
+        for seen in &seen {
+            self.parameters
+                .update_running(self.backend.as_ref(), seen)
+                .map_err(failed)?;
         }
         let lr = self.recipe.schedule.at(self.optimiser.steps);
         let grad_norm = self

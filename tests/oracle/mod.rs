@@ -7,7 +7,11 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod attention_pool;
+pub mod avg_pool;
+pub mod batch_norm;
 pub mod class_token;
+pub mod conv2d;
 pub mod embedding;
 pub mod exp;
 pub mod intra;

@@ -143,6 +143,8 @@ thread_local! {
     /// Where a thread packs its rows of A, and a serial product its B.
     static ROW_SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
     static PANEL_SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    /// Where a thread makes rows of an A that exists nowhere else.
+    static BLOCK_SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
 /// Lends `body` at least `len` elements of the thread's scratch memory.
@@ -406,6 +408,72 @@ fn on_the_pool<E: Element>(
     } else {
         (0..tasks_m * tasks_n).into_par_iter().for_each(run);
     }
+}
+
+/// C = A·B over contiguous row-major C `[rows, b.cols]`, where A is never there as a whole: `fill`
+/// writes its rows `range` into the memory it is given, once for each block of rows, and all blocks
+/// share the packed B.
+pub(super) fn gemm_from(
+    products: Products,
+    c: &mut [f32],
+    rows: usize,
+    b: View,
+    fill: impl Fn(Range<usize>, &mut [f32]) + Sync,
+) {
+    let k = b.rows;
+    let made = |range: Range<usize>, then: &dyn Fn(View)| {
+        with_scratch(&BLOCK_SCRATCH, range.len() * k, |made: &mut [f32]| {
+            fill(range.clone(), made);
+            then(View::new(made, range.len(), k));
+        });
+    };
+    match products {
+        Products::F32 => by_blocks(c, rows, b, |range, multiply| made(range, multiply)),
+        Products::Bf16 => {
+            let b = bf16::Operand::right(b);
+            by_blocks(c, rows, b.as_right(), |range, multiply| {
+                made(range, &|a| multiply(bf16::Operand::left(a).as_left()));
+            });
+        }
+    }
+}
+
+/// The blocks of [`gemm_from`]: `left` hands the rows `range` of A to its second argument.
+fn by_blocks<E: Element>(
+    c: &mut [f32],
+    rows: usize,
+    b: View<E>,
+    left: impl Fn(Range<usize>, &dyn Fn(View<E>)) + Sync,
+) {
+    assert_eq!(c.len(), rows * b.cols, "output size");
+    let (n, k) = (b.cols, b.rows);
+    if k == 0 {
+        return c.fill(0.0);
+    }
+    let nr = panel_columns();
+    let mut memory = Memory::stale(n.div_ceil(nr) * nr * k);
+    let panels: &mut [E] = bytemuck::cast_slice_mut(&mut memory);
+    panels
+        .par_chunks_exact_mut(nr * k)
+        .enumerate()
+        .for_each(|(p, panel)| pack_panel(b, p * nr, nr, panel));
+    let panels: &[E] = panels;
+    let mut block = TASK.0;
+    while block > ROWS && rows.div_ceil(block) < 4 * rayon::current_num_threads() {
+        block = (block / 2).next_multiple_of(ROWS);
+    }
+    let at = Disjoint(c.as_mut_ptr());
+    (0..rows.div_ceil(block)).into_par_iter().for_each(|index| {
+        let range = index * block..rows.min((index + 1) * block);
+        let out = Out {
+            at: at.at(range.start * n),
+            row: n,
+            alpha: 1.0,
+            add: false,
+        };
+        let count = range.len();
+        left(range, &|a| task(a, panels, 0..count, n, out));
+    });
 }
 
 #[cfg(test)]

@@ -1,11 +1,15 @@
 //! The CPU: the embedded default, and the first oracle of the other backends. Tensors are f32; where the
-//! processor has AVX512-BF16, linear layers can take their products in bf16.
+//! processor has AVX512-BF16, linear layers and convolutions can take their products in bf16.
 //!
 //! Each kernel lives in the file of its operation; this file only joins them to the contract.
 
 #![allow(clippy::too_many_arguments)] // kernels take the operands of their formulas
 
 mod attention;
+mod attention_pool;
+mod avg_pool;
+mod batch_norm;
+mod conv2d;
 mod elementwise;
 mod embedding;
 mod gemm;
@@ -23,8 +27,8 @@ mod storage;
 mod tokens;
 
 use super::{
-    Activation, AdamWStep, AdamWTensor, Backend, Grad, IntraWeights, KERNELS, LayerNorm, Linear,
-    Pair, Result, RowStats, Segments, Side, Slot, shape_error,
+    Activation, AdamWStep, AdamWTensor, Backend, Convolution, Grad, IntraWeights, KERNELS,
+    LayerNorm, Linear, Moments, Pair, Result, RowStats, Segments, Side, Slot, shape_error,
 };
 use crate::tensor::Tensor;
 use gemm::Products;
@@ -44,7 +48,7 @@ impl Cpu {
         Self::default()
     }
 
-    /// The CPU backend with mixed precision: linear layers and projections round their operands to
+    /// The CPU backend with mixed precision: linear layers, convolutions and projections round their operands to
     /// bf16 and sum in f32; all else, and every tensor that is kept, is f32. `None` where the
     /// processor lacks AVX512-BF16.
     pub fn bf16() -> Option<Self> {
@@ -174,6 +178,66 @@ impl Backend for Cpu {
         layer_norm::backward(dy, x, gamma, mean, rstd, dx, dgamma, dbeta)
     }
 
+    fn conv2d(&self, x: &Tensor, w: &Tensor, shape: Convolution) -> Result<Tensor> {
+        conv2d::forward(self.products, x, w, shape)
+    }
+
+    fn conv2d_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        w: &Tensor,
+        shape: Convolution,
+        dx: Slot,
+        dw: Slot,
+    ) -> Result<()> {
+        conv2d::backward(self.products, dy, x, w, shape, dx, dw)
+    }
+
+    fn batch_moments(&self, x: &Tensor) -> Result<Moments> {
+        batch_norm::moments(x)
+    }
+
+    fn batch_norm(
+        &self,
+        x: &Tensor,
+        gamma: &Tensor,
+        beta: &Tensor,
+        moments: &Moments,
+        eps: f32,
+        residual: Option<&Tensor>,
+        relu: bool,
+    ) -> Result<Tensor> {
+        batch_norm::forward(x, gamma, beta, moments, eps, residual, relu)
+    }
+
+    fn batch_norm_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        y: Option<&Tensor>,
+        gamma: &Tensor,
+        moments: &Moments,
+        eps: f32,
+        of_batch: bool,
+        dx: Slot,
+        dgamma: Slot,
+        dbeta: Slot,
+        dresidual: Slot,
+    ) -> Result<()> {
+        batch_norm::backward(
+            dy, x, y, gamma, moments, eps, of_batch, dx, dgamma, dbeta, dresidual,
+        )
+    }
+
+    fn avg_pool(&self, x: &Tensor, size: usize) -> Result<Tensor> {
+        avg_pool::forward(x, size)
+    }
+
+    fn avg_pool_backward(&self, dy: &Tensor, shape: &[usize], size: usize, dx: Slot) -> Result<()> {
+        avg_pool::backward(dy, shape, size, dx)
+    }
+
     fn attention(
         &self,
         qkv: &Tensor,
@@ -196,6 +260,30 @@ impl Backend for Cpu {
         dqkv: Slot,
     ) -> Result<()> {
         attention::backward(dout, qkv, out, lse, segments, heads, causal, dqkv)
+    }
+
+    fn attention_pool(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        heads: usize,
+    ) -> Result<(Tensor, Tensor)> {
+        attention_pool::forward(q, k, v, heads)
+    }
+
+    fn attention_pool_backward(
+        &self,
+        dout: &Tensor,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        probabilities: &Tensor,
+        dq: Slot,
+        dk: Slot,
+        dv: Slot,
+    ) -> Result<()> {
+        attention_pool::backward(dout, q, k, v, probabilities, dq, dk, dv)
     }
 
     fn embedding(
@@ -244,6 +332,20 @@ impl Backend for Cpu {
         dpositions: Slot,
     ) -> Result<()> {
         tokens::prepend_class_backward(dy, len, dpatches, dclass, dpositions)
+    }
+
+    fn prepend_mean(&self, x: &Tensor, positions: &Tensor) -> Result<Tensor> {
+        tokens::prepend_mean(x, positions)
+    }
+
+    fn prepend_mean_backward(
+        &self,
+        dy: &Tensor,
+        shape: &[usize],
+        dx: Slot,
+        dpositions: Slot,
+    ) -> Result<()> {
+        tokens::prepend_mean_backward(dy, shape, dx, dpositions)
     }
 
     fn select_rows(&self, x: &Tensor, index: &Tensor) -> Result<Tensor> {

@@ -1,4 +1,4 @@
-//! Moves of tokens: patches out of images, the class token in, single rows out.
+//! Moves of tokens: patches out of images, the class token or the mean in, single rows out.
 
 use super::embedding::check_indices;
 use super::memory::Memory;
@@ -123,4 +123,80 @@ pub(super) fn select_rows(x: &Tensor, index: &Tensor) -> Result<Tensor> {
         .copied()
         .collect::<Vec<f32>>();
     Ok(tensor(&[index.len(), width], y))
+}
+
+pub(super) fn prepend_mean(x: &Tensor, positions: &Tensor) -> Result<Tensor> {
+    const OP: &str = "prepend_mean";
+    let (width, tokens) = (x.width(), positions.rows());
+    let pixels = tokens - 1;
+    let batch = x.rows() / pixels;
+    let (x, positions) = (f32s(OP, x)?, f32s(OP, positions)?);
+    let mut y = Memory::stale(batch * tokens * width);
+    let image = tokens * width;
+    over_rows(
+        &mut y,
+        image,
+        #[inline(always)]
+        |first, y| {
+            for (i, y) in y.chunks_exact_mut(image).enumerate() {
+                let (mean, rest) = y.split_at_mut(width);
+                let x = &x[(first + i) * pixels * width..][..pixels * width];
+                mean.fill(0.0);
+                for x in x.chunks_exact(width) {
+                    for (m, x) in mean.iter_mut().zip(x) {
+                        *m += x;
+                    }
+                }
+                for (m, p) in mean.iter_mut().zip(positions) {
+                    *m = *m / pixels as f32 + p;
+                }
+                for ((y, x), p) in rest.iter_mut().zip(x).zip(&positions[width..]) {
+                    *y = x + p;
+                }
+            }
+        },
+    );
+    Ok(tensor(&[batch * tokens, width], y))
+}
+
+pub(super) fn prepend_mean_backward(
+    dy: &Tensor,
+    shape: &[usize],
+    dx: Slot,
+    dpositions: Slot,
+) -> Result<()> {
+    const OP: &str = "prepend_mean";
+    let width = dy.width();
+    let pixels: usize = shape[1..shape.len() - 1].iter().product();
+    let (batch, image) = (shape[0], (pixels + 1) * width);
+    let dy = f32s(OP, dy)?;
+    if let Some(dx) = dx {
+        over_rows(
+            accumulator(OP, dx, shape)?,
+            width,
+            #[inline(always)]
+            |first, dx| {
+                for (r, dx) in dx.chunks_exact_mut(width).enumerate() {
+                    let (i, pixel) = ((first + r) / pixels, (first + r) % pixels);
+                    let (mean, own) = (&dy[i * image..], &dy[i * image + (pixel + 1) * width..]);
+                    for ((dx, own), mean) in dx.iter_mut().zip(own).zip(mean) {
+                        *dx += own + mean / pixels as f32;
+                    }
+                }
+            },
+        );
+    }
+    if let Some(dpositions) = dpositions {
+        column_sums(
+            batch,
+            accumulator(OP, dpositions, &[pixels + 1, width])?,
+            #[inline(always)]
+            |i, sum| {
+                for (s, dy) in sum.iter_mut().zip(&dy[i * image..]) {
+                    *s += dy;
+                }
+            },
+        );
+    }
+    Ok(())
 }

@@ -160,3 +160,20 @@ fn each_part_of_c_is_handed_on_once() {
         }
     }
 }
+
+#[test]
+fn rows_made_on_demand_give_the_bits_of_rows_in_memory() {
+    for products in all_products() {
+        for (m, n, k) in [(1, 1, 1), (500, 70, 600), (13, 5, 27), (4, 3, 0)] {
+            let (a, b) = (values(m * k, 8), values(n * k, 9));
+            let vb = View::new(&b, n, k).t();
+            let mut whole = vec![0.0; m * n];
+            gemm(products, &mut whole, false, View::new(&a, m, k), vb);
+            let mut made = vec![7.0; m * n];
+            gemm_from(products, &mut made, m, vb, |rows, out| {
+                out.copy_from_slice(&a[rows.start * k..rows.end * k]);
+            });
+            assert_eq!(whole, made);
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Batch normalisation over all but the last dimension, with the ReLU and the residual behind it.
+
+use super::elementwise::accumulate;
+use super::memory::Memory;
+use super::parallel::{over_rows, rows_per_task, vectorised};
+use super::storage::{accumulator, f32s, target, tensor};
+use crate::backend::{Moments, Result, Slot};
+use crate::tensor::Tensor;
+use rayon::prelude::*;
+
+const OP: &str = "batch_norm";
+
+/// Rows that are summed in f32, one after the other, before their sum goes on in f64: so few that
+/// rounding stays near ε.
+fn group(width: usize) -> usize {
+    rows_per_task(width).clamp(32, 256)
+}
+
+/// Groups of rows that fit the cache are read twice, for the mean and for what deviates from it; the
+/// deviations' own sum corrects what rounding took from the mean (Chan, Golub and LeVeque, *The American
+/// Statistician* 37(3), 1983, eq. 1.7). The groups are joined in order by the same paper's eq. 2.1.
+/// Nowhere are two large numbers subtracted.
+pub(super) fn moments(x: &Tensor) -> Result<Moments> {
+    let (rows, width) = (x.rows(), x.width());
+    let xs = f32s(OP, x)?;
+    let group = group(width);
+    let groups: Vec<Group> = xs
+        .par_chunks((group * width).max(1))
+        .map(|x| {
+            vectorised(
+                #[inline(always)]
+                || Group::of(x, width),
+            )
+        })
+        .collect();
+    let (mut mean, mut variance) = (vec![0.0f32; width], vec![0.0f32; width]);
+    for c in 0..width {
+        let (mut n, mut m, mut s) = (0.0f64, 0.0f64, 0.0f64);
+        for group in &groups {
+            let count = group.count as f64;
+            let [mean, off, squares] =
+                [&group.mean, &group.off, &group.squares].map(|v| f64::from(v[c]));
+            let delta = mean + off / count - m;
+            m += delta * count / (n + count);
+            s += squares - off * off / count + delta * delta * n * count / (n + count);
+            n += count;
+        }
+        (mean[c], variance[c]) = (m as f32, (s / rows as f64) as f32);
+    }
+    Ok(Moments {
+        mean: tensor(&[width], mean),
+        variance: tensor(&[width], variance),
+    })
+}
+
+/// Sums over some rows, by channel.
+struct Group {
+    count: usize,
+    /// About the mean.
+    mean: Vec<f32>,
+    /// Σ (x − mean), of which there would be nothing but for rounding.
+    off: Vec<f32>,
+    /// Σ (x − mean)².
+    squares: Vec<f32>,
+}
+
+impl Group {
+    #[inline(always)]
+    fn of(x: &[f32], width: usize) -> Self {
+        let count = x.len() / width;
+        let [mut mean, mut off, mut squares] = [(); 3].map(|()| vec![0.0f32; width]);
+        for x in x.chunks_exact(width) {
+            for (m, x) in mean.iter_mut().zip(x) {
+                *m += x;
+            }
+        }
+        for m in &mut mean {
+            *m /= count as f32;
+        }
+        for x in x.chunks_exact(width) {
+            for (((s, o), m), x) in squares.iter_mut().zip(&mut off).zip(&mean).zip(x) {
+                let d = x - m;
+                *o += d;
+                *s = d.mul_add(d, *s);
+            }
+        }
+        Self {
+            count,
+            mean,
+            off,
+            squares,
+        }
+    }
+}
+
+/// 1/√(variance + ε) of each channel.
+fn rstd(moments: &Moments, eps: f32) -> Result<Vec<f32>> {
+    let variance = f32s(OP, &moments.variance)?;
+    Ok(variance.iter().map(|v| (v + eps).sqrt().recip()).collect())
+}
+
+pub(super) fn forward(
+    x: &Tensor,
+    gamma: &Tensor,
+    beta: &Tensor,
+    moments: &Moments,
+    eps: f32,
+    residual: Option<&Tensor>,
+    relu: bool,
+) -> Result<Tensor> {
+    let (rows, width) = (x.rows(), x.width());
+    let (xs, gamma, beta) = (f32s(OP, x)?, f32s(OP, gamma)?, f32s(OP, beta)?);
+    let residual = residual.map(|r| f32s(OP, r)).transpose()?;
+    let (mean, rstd) = (f32s(OP, &moments.mean)?, rstd(moments, eps)?);
+    let scale: Vec<f32> = gamma.iter().zip(&rstd).map(|(g, r)| g * r).collect();
+    let mut y = Memory::stale(rows * width);
+    over_rows(
+        &mut y,
+        width,
+        #[inline(always)]
+        |first, y| {
+            let at = first * width;
+            for (y, x) in y.chunks_exact_mut(width).zip(xs[at..].chunks_exact(width)) {
+                let channel = mean.iter().zip(&scale).zip(beta);
+                for ((y, x), ((m, s), b)) in y.iter_mut().zip(x).zip(channel) {
+                    *y = (x - m).mul_add(*s, *b);
+                }
+            }
+            if let Some(residual) = residual {
+                for (y, r) in y.iter_mut().zip(&residual[at..]) {
+                    *y += r;
+                }
+            }
+            if relu {
+                for y in y {
+                    *y = if *y > 0.0 { *y } else { 0.0 };
+                }
+            }
+        },
+    );
+    Ok(tensor(x.shape(), y))
+}
+
+pub(super) fn backward(
+    dy: &Tensor,
+    x: &Tensor,
+    y: Option<&Tensor>,
+    gamma: &Tensor,
+    moments: &Moments,
+    eps: f32,
+    of_batch: bool,
+    dx: Slot,
+    dgamma: Slot,
+    dbeta: Slot,
+    dresidual: Slot,
+) -> Result<()> {
+    let (rows, width) = (x.rows(), x.width());
+    let (xs, gamma) = (f32s(OP, x)?, f32s(OP, gamma)?);
+    let (mean, rstd) = (f32s(OP, &moments.mean)?, rstd(moments, eps)?);
+    let passed = match y {
+        Some(y) => passed(f32s(OP, dy)?, f32s(OP, y)?, x.shape()),
+        None => dy.clone(),
+    };
+    let g = f32s(OP, &passed)?;
+    let (of_n, of_g) = channel_sums(xs, g, mean, &rstd);
+    for (slot, sums) in [(dgamma, &of_n), (dbeta, &of_g)] {
+        if let Some(slot) = slot {
+            for (d, s) in accumulator(OP, slot, &[width])?.iter_mut().zip(sums) {
+                *d += s;
+            }
+        }
+    }
+    if let Some(dx) = dx {
+        // dx = a g + b (x − mean) + c with constants of the channel.
+        let share = if of_batch { 1.0 / rows as f32 } else { 0.0 };
+        let a: Vec<f32> = gamma.iter().zip(&rstd).map(|(g, r)| g * r).collect();
+        let of = |s: &[f32]| a.iter().zip(s).map(|(a, s)| -a * s * share).collect();
+        let (mut b, c): (Vec<f32>, Vec<f32>) = (of(&of_n), of(&of_g));
+        for (b, r) in b.iter_mut().zip(&rstd) {
+            *b *= r;
+        }
+        let (dx, add) = target(OP, dx, x.shape())?;
+        over_rows(
+            dx,
+            width,
+            #[inline(always)]
+            |first, dx| {
+                let at = first * width;
+                let rows = xs[at..]
+                    .chunks_exact(width)
+                    .zip(g[at..].chunks_exact(width));
+                for (dx, (x, g)) in dx.chunks_exact_mut(width).zip(rows) {
+                    for i in 0..width {
+                        let d = a[i].mul_add(g[i], b[i].mul_add(x[i] - mean[i], c[i]));
+                        dx[i] = if add { dx[i] + d } else { d };
+                    }
+                }
+            },
+        );
+    }
+    match dresidual {
+        Some(slot) => accumulate(slot, passed),
+        None => Ok(()),
+    }
+}
+
+/// Σ g n with n = (x − mean) rstd, and Σ g, of each channel.
+fn channel_sums(x: &[f32], g: &[f32], mean: &[f32], rstd: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    let width = mean.len();
+    let rows = (group(width) * width).max(1);
+    let groups: Vec<[Vec<f32>; 2]> = x
+        .par_chunks(rows)
+        .zip(g.par_chunks(rows))
+        .map(|(x, g)| {
+            let [mut of_n, mut of_g] = [(); 2].map(|()| vec![0.0f32; width]);
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (x, g) in x.chunks_exact(width).zip(g.chunks_exact(width)) {
+                        let sums = of_n.iter_mut().zip(&mut of_g);
+                        for (((n, s), (x, g)), m) in sums.zip(x.iter().zip(g)).zip(mean) {
+                            *n = g.mul_add(x - m, *n);
+                            *s += g;
+                        }
+                    }
+                },
+            );
+            [of_n, of_g]
+        })
+        .collect();
+    let total = |which: usize, c: usize| -> f64 {
+        groups.iter().map(|sums| f64::from(sums[which][c])).sum()
+    };
+    (0..width)
+        .map(|c| {
+            (
+                (total(0, c) * f64::from(rstd[c])) as f32,
+                total(1, c) as f32,
+            )
+        })
+        .unzip()
+}
+
+/// What passes the ReLU on the way back.
+fn passed(dy: &[f32], y: &[f32], shape: &[usize]) -> Tensor {
+    let mut g = Memory::stale(dy.len());
+    over_rows(
+        &mut g,
+        1,
+        #[inline(always)]
+        |first, g| {
+            for ((g, dy), y) in g.iter_mut().zip(&dy[first..]).zip(&y[first..]) {
+                *g = if *y > 0.0 { *dy } else { 0.0 };
+            }
+        },
+    );
+    tensor(shape, g)
+}
