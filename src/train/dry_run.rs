@@ -1,86 +1,26 @@
 //! `--dry-run`: what a run would need, without doing it.
 
 use super::config::Config;
-use super::error::Result;
+use super::cost::{self, CAPTION_TOKENS};
+use super::error::{Result, input};
 use super::setup;
 use super::source::{DEMO, Source};
-use crate::model::{Clip, ClipConfig, ConvLayer, VisionConfig, convolutions};
+use crate::model::{Clip, ClipConfig};
 
-/// Tokens of a packed caption, on average: web captions have 10 to 25.
-const CAPTION_TOKENS: usize = 20;
+/// Batches that the loader holds beside the one in use: two made ahead, one in the making.
+const AHEAD: f64 = 3.0;
 
-/// Floating-point operations and kept activations of one pair's forward pass.
-#[derive(Clone, Copy, Debug, Default)]
-struct Cost {
-    flops: f64,
-    /// f32 values that backward reads.
-    kept: f64,
-}
-
-/// One tower: `tokens` of `width` through `layers`, with an MLP of `mlp`.
-fn tower(tokens: usize, width: usize, layers: usize, mlp: usize) -> Cost {
-    let (t, w, l, m) = (tokens as f64, width as f64, layers as f64, mlp as f64);
-    // in_proj 3w², out_proj w², two MLP products wm each, and the two products of attention.
-    let flops = l * t * (2.0 * (4.0 * w * w + 2.0 * w * m) + 4.0 * t * w);
-    // Two inputs of LayerNorm and their outputs, q, k, v, attention's output, and the MLP's hidden
-    // values before and after its activation.
-    let kept = l * t * (8.0 * w + 2.0 * m);
-    Cost { flops, kept }
-}
-
-/// A convolution with its BatchNorm: backward reads the input of each and, where a ReLU follows, its
-/// output, which is the next one's input.
-fn convolution(layer: &ConvLayer) -> Cost {
-    let outputs = (layer.side * layer.side * layer.channels.1) as f64;
-    Cost {
-        flops: 2.0 * outputs * layer.filter() as f64,
-        kept: 2.0 * outputs,
-    }
-}
-
-fn vision(v: &VisionConfig, embed_dim: usize) -> Cost {
-    let tokens = 1 + v.grid() * v.grid();
-    if v.is_resnet() {
-        let costs = convolutions(v).into_iter().map(|c| convolution(&c));
-        let convs = costs.fold(Cost::default(), |sum, c| Cost {
-            flops: sum.flops + c.flops,
-            kept: sum.kept + c.kept,
-        });
-        let (t, w) = (tokens as f64, v.token_width() as f64);
-        // k and v of all tokens, q and the output of one, and that one's attention.
-        return Cost {
-            flops: convs.flops + 2.0 * w * (2.0 * t * w + w + embed_dim as f64 + 2.0 * t),
-            kept: convs.kept + 3.0 * t * w,
-        };
-    }
-    let pixels = (v.cell() * v.cell() * 3 * (tokens - 1)) as f64;
-    let tower = tower(tokens, v.width, v.layers.blocks(), v.mlp_width());
-    Cost {
-        flops: tower.flops + 2.0 * pixels * v.width as f64,
-        kept: tower.kept + 2.0 * pixels,
-    }
-}
-
-fn cost(config: &ClipConfig) -> Cost {
-    let t = &config.text_cfg;
-    let image = vision(&config.vision_cfg, config.embed_dim);
-    let text = tower(
-        CAPTION_TOKENS.min(t.context_length),
-        t.width,
-        t.layers,
-        t.mlp_width(),
-    );
-    Cost {
-        flops: image.flops + text.flops,
-        kept: image.kept + text.kept,
-    }
-}
-
-fn elements(clip: &Clip) -> usize {
-    clip.parameter_shapes()
-        .iter()
-        .map(|(_, s)| s.iter().product::<usize>())
-        .sum()
+/// Parameters of the image tower, of the text tower with the scale, and of both.
+fn parameters(clip: &Clip) -> [usize; 3] {
+    let count = |image: bool| {
+        let shapes = clip.parameter_shapes();
+        let of_tower = shapes
+            .iter()
+            .filter(|(n, _)| n.starts_with("visual.") == image);
+        of_tower.map(|(_, s)| s.iter().product::<usize>()).sum()
+    };
+    let (image, text) = (count(true), count(false));
+    [image, text, image + text]
 }
 
 /// What the run of `config` would need, as text for people.
@@ -92,52 +32,131 @@ pub fn dry_run(config: &Config) -> Result<String> {
     let student = setup::student(config)?;
     let teacher = match config.teacher.as_deref().filter(|_| config.distils()) {
         Some(DEMO) => Some(super::demo::teacher_config()?),
-        Some(name) => Some(ClipConfig::load(name).map_err(super::error::input)?),
+        Some(name) => Some(ClipConfig::load(name).map_err(input)?),
         None => None,
     };
     let known = config.steps.is_some() || config.train_num_samples.is_some();
     let source = Source::open(config, student.config(), !known)?;
-    let n = elements(&student);
-    let mut lines = vec![format!(
-        "student  {}: {} parameters",
-        config.model,
-        millions(n)
-    )];
-    let own = cost(student.config());
-    let mut flops = 3.0 * own.flops;
-    let mut bytes = 16.0 * n as f64;
-    if let Some(t) = teacher {
-        let clip = Clip::new(t);
-        let m = elements(&clip);
+    let weights = setup::objective(config).weights;
+    let own = student.config();
+    let part = config.batch_size as f64;
+    let pairs = part * config.accum_freq as f64;
+
+    let mut lines = Vec::new();
+    let count = |who: &str, name: &str, [image, text, all]: [usize; 3]| {
+        format!(
+            "{who}  {name}: {} parameters (vision {}, text {})",
+            millions(all),
+            millions(image),
+            millions(text)
+        )
+    };
+    let n = parameters(&student);
+    lines.push(count("student", &config.model, n));
+    let mut heads = usize::from(weights.icl != 0.0);
+    let (image, text) = (
+        cost::vision(&own.vision_cfg, own.embed_dim),
+        cost::text(own),
+    );
+    let again = if config.grad_checkpointing { 1.0 } else { 0.0 };
+    // In parts every part goes forward twice; recomputed blocks once more.
+    let passes = 2.0 + again + if config.accum_freq > 1 { 2.0 } else { 1.0 };
+    let mut flops = vec![
+        ("student image", pairs * image.flops * passes),
+        ("student text", pairs * text.flops * passes),
+    ];
+    let (mut teacher_bytes, mut teacher_passing, mut teacher_width) = (0.0, 0.0, 0.0);
+    if let Some(config_of_teacher) = teacher {
+        let clip = Clip::new(config_of_teacher);
+        let c = clip.config();
+        let m = parameters(&clip);
         let name = config.teacher.as_deref().unwrap_or_default();
-        lines.push(format!("teacher  {name}: {} parameters", millions(m)));
-        let c = cost(clip.config());
-        flops += c.flops;
-        bytes += 4.0 * m as f64;
+        lines.push(count("teacher", name, m));
+        if weights.need_projection() && c.embed_dim != own.embed_dim {
+            heads += 2 * c.embed_dim * (own.embed_dim + 1);
+        }
+        let (image, text) = (cost::vision(&c.vision_cfg, c.embed_dim), cost::text(c));
+        flops.insert(0, ("teacher image", pairs * image.flops));
+        flops.insert(1, ("teacher text", pairs * text.flops));
+        teacher_bytes = 4.0 * m[2] as f64;
+        teacher_passing = image.passing.max(text.passing);
+        teacher_width = c.embed_dim as f64;
     }
-    let batch = config.batch_size as f64;
-    let per_pair = 4.0 * own.kept;
+    if heads > 0 {
+        lines.push(format!("heads    {heads} parameters"));
+    }
+    let width = own.embed_dim as f64;
+    flops.push((
+        "losses",
+        cost::losses(&weights, pairs, width, teacher_width),
+    ));
+
     match (config.steps, source.per_epoch()) {
-        (Some(steps), _) => lines.push(format!("steps    {steps} of {} pairs", config.batch_size)),
-        (None, Some(e)) => lines.push(format!(
-            "steps    {} of {} pairs ({e} in each of {} epochs)",
-            e * u64::from(config.epochs),
-            config.batch_size,
-            config.epochs
-        )),
+        (Some(steps), _) => lines.push(format!("steps    {steps} of {pairs} pairs")),
+        (None, Some(e)) => {
+            let e = e / config.accum_freq as u64;
+            lines.push(format!(
+                "steps    {} of {pairs} pairs ({e} in each of {} epochs)",
+                e * u64::from(config.epochs),
+                config.epochs
+            ));
+        }
         (None, None) => {}
     }
+    let total: f64 = flops.iter().map(|(_, f)| f).sum();
     lines.push(format!(
-        "a step   {:.3} TFLOP (captions of {CAPTION_TOKENS} tokens assumed)",
-        flops * batch / 1e12
+        "a step   {:.3} TFLOP (captions of {CAPTION_TOKENS} tokens assumed): {}",
+        total / 1e12,
+        flops
+            .iter()
+            .map(|(name, f)| format!("{name} {:.3}", f / 1e12))
+            .collect::<Vec<_>>()
+            .join(", ")
     ));
+
+    let values = 4.0 * (n[2] + heads) as f64;
+    // Both moments and the weights stay; the gradients come while activations go.
+    let (fixed, gradients) = (3.0 * values + teacher_bytes, values);
+    let pixels = cost::pixels(own);
+    let on_the_way =
+        image.training(config.grad_checkpointing) + text.training(config.grad_checkpointing);
+    let per_pair = 4.0 * (pixels + teacher_passing.max(on_the_way));
+    let data = 4.0 * pixels * (pairs + AHEAD * part);
+    let memory = |part: f64, data: f64| fixed + data + gradients.max(part * per_pair);
     lines.push(format!(
-        "memory   about {}: {} for weights, gradients and moments, {} for the activations of a batch",
-        size(bytes + batch * per_pair),
-        size(bytes),
-        size(batch * per_pair)
+        "memory   about {}: {} weights and moments{}, {} gradients, {} activations, {} images loaded",
+        size(memory(part, data)),
+        size(3.0 * values),
+        match teacher_bytes {
+            0.0 => String::new(),
+            bytes => format!(", {} teacher", size(bytes)),
+        },
+        size(gradients),
+        size(part * per_pair),
+        size(data)
     ));
+    if let Some(free) = available() {
+        let each = per_pair + 4.0 * pixels * (AHEAD + config.accum_freq as f64);
+        let largest = ((free - fixed) / each).floor().max(0.0);
+        lines.push(format!(
+            "fits     a --batch-size of at most {largest} in the {} that are free here{}",
+            size(free),
+            match (config.grad_checkpointing, config.accum_freq) {
+                (false, _) => "; --grad-checkpointing and --accum-freq take larger batches",
+                (true, 1) => "; --accum-freq takes larger batches",
+                _ => "",
+            }
+        ));
+    }
     Ok(lines.join("\n"))
+}
+
+/// Bytes of memory that a new process could use, where the system tells.
+fn available() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
+    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(1024.0 * kib)
 }
 
 fn millions(n: usize) -> String {

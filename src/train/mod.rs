@@ -6,6 +6,7 @@
 pub mod checkpoint;
 pub mod command_line;
 pub mod config;
+mod cost;
 pub mod demo;
 pub mod dry_run;
 pub mod error;

@@ -1,0 +1,118 @@
+//! What a step costs: floating-point operations and memory, from the configurations alone.
+//!
+//! Memory is counted as the operations keep it. A block of width w and MLP width m keeps for each token
+//! the outputs of both LayerNorms, q, k, v, attention's output, the sum before the second LayerNorm and
+//! the block's output (8 w), and the MLP's hidden values before and after its activation (2 m).
+
+use crate::model::{ClipConfig, ConvLayer, VisionConfig, convolutions};
+
+/// Tokens of a packed caption, on average: web captions have 10 to 25.
+pub(super) const CAPTION_TOKENS: usize = 20;
+
+/// What one pair costs in a tower.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tower {
+    /// Floating-point operations of the forward pass; the backward pass takes twice as many.
+    pub(super) flops: f64,
+    /// f32 values that backward reads.
+    pub(super) kept: f64,
+    /// f32 values kept with activation checkpointing: the blocks' inputs.
+    pub(super) inputs: f64,
+    /// Most f32 values of one block: what is at hand while it is computed again.
+    pub(super) block: f64,
+    /// f32 values alive at once in a forward pass that keeps nothing.
+    pub(super) passing: f64,
+    /// f32 values of gradients and packed operands alive at once on the way back.
+    pub(super) returning: f64,
+}
+
+impl Tower {
+    /// f32 values of a pair on the way back.
+    pub(super) fn training(&self, grad_checkpointing: bool) -> f64 {
+        let kept = match grad_checkpointing {
+            true => self.inputs + self.block,
+            false => self.kept,
+        };
+        kept + self.returning
+    }
+}
+
+/// `tokens` of `width` through `layers`, with an MLP of `mlp`.
+fn transformer(tokens: usize, width: usize, layers: usize, mlp: usize) -> Tower {
+    let (t, w, l, m) = (tokens as f64, width as f64, layers as f64, mlp as f64);
+    let block = t * (8.0 * w + 2.0 * m);
+    Tower {
+        // in_proj 3w², out_proj w², two MLP products wm each, and the two products of attention.
+        flops: l * t * (2.0 * (4.0 * w * w + 2.0 * w * m) + 4.0 * t * w),
+        kept: l * block,
+        inputs: l * t * w,
+        block,
+        // The sum and its normalised copy beside q, k, v and attention's output, or the hidden values.
+        passing: t * (2.0 * w + (4.0 * w).max(m)),
+        // The MLP: gradients of its output, hidden values and pre-activation, and one packed operand.
+        returning: t * (2.0 * w + 3.0 * m),
+    }
+}
+
+/// A convolution with its BatchNorm: backward reads the input of each and, where a ReLU follows, its
+/// output, which is the next one's input.
+fn convolution(layer: &ConvLayer) -> (f64, f64) {
+    let outputs = (layer.side * layer.side * layer.channels.1) as f64;
+    (2.0 * outputs * layer.filter() as f64, 2.0 * outputs)
+}
+
+/// The image tower. Pixels are counted where the loss of them is: see [`pixels`].
+pub(super) fn vision(v: &VisionConfig, embed_dim: usize) -> Tower {
+    let tokens = 1 + v.grid() * v.grid();
+    if v.is_resnet() {
+        let costs: Vec<(f64, f64)> = convolutions(v).iter().map(convolution).collect();
+        let (flops, kept) = costs
+            .iter()
+            .fold((0.0, 0.0), |sum, c| (sum.0 + c.0, sum.1 + c.1));
+        let largest = costs.iter().fold(0.0f64, |m, c| m.max(c.1));
+        let (t, w) = (tokens as f64, v.token_width() as f64);
+        return Tower {
+            // k and v of all tokens, q and the output of one, and that one's attention.
+            flops: flops + 2.0 * w * (2.0 * t * w + w + embed_dim as f64 + 2.0 * t),
+            kept: kept + 3.0 * t * w,
+            inputs: kept / 4.0,
+            block: 3.0 * largest,
+            passing: 1.5 * largest,
+            returning: 1.5 * largest,
+        };
+    }
+    let patches = (v.cell() * v.cell() * 3 * (tokens - 1)) as f64;
+    let tower = transformer(tokens, v.width, v.layers.blocks(), v.mlp_width());
+    // The patches, and the tokens before and after the first LayerNorm.
+    let first = patches + 2.0 * (tokens * v.width) as f64;
+    Tower {
+        flops: tower.flops + 2.0 * patches * v.width as f64,
+        kept: tower.kept + first,
+        inputs: tower.inputs + first,
+        ..tower
+    }
+}
+
+/// The text tower.
+pub(super) fn text(config: &ClipConfig) -> Tower {
+    let t = &config.text_cfg;
+    let tokens = CAPTION_TOKENS.min(t.context_length);
+    transformer(tokens, t.width, t.layers, t.mlp_width())
+}
+
+/// f32 values of an image.
+pub(super) fn pixels(config: &ClipConfig) -> f64 {
+    let side = config.vision_cfg.image_size as f64;
+    3.0 * side * side
+}
+
+/// Floating-point operations of the losses over `n` pairs: each of `clip`, `crd`, `icl` and `intra` makes
+/// the n×n similarities in both directions or modalities, makes them again on the way back and multiplies
+/// them into the gradient; where a teacher's similarities are read, they are made twice as well.
+pub(super) fn losses(weights: &crate::loss::Weights, n: f64, width: f64, teacher: f64) -> f64 {
+    let own = |weight: f32| if weight == 0.0 { 0.0 } else { 2.0 * 3.0 };
+    let both = |weight: f32| if weight == 0.0 { 0.0 } else { 2.0 * 2.0 };
+    let student = own(weights.clip) + own(weights.crd) + own(weights.icl) + own(weights.intra);
+    let teachers = both(weights.crd) + both(weights.intra);
+    2.0 * n * n * (student * width + teachers * teacher)
+}
