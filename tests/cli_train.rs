@@ -404,7 +404,14 @@ fn wrong_input_is_one_clear_line() {
     bad("--resume logs/none", &["logs/none"]);
     bad("--method intra-kd", &["--teacher"]);
     bad("--alpha-crd nan", &["--alpha-crd"]);
-    bad("--teacher demo", &["--teacher"]);
+    // A teacher that no loss reads is no error, but it is said.
+    let unread = base.replace("--name x", "--name unread --teacher demo");
+    let said = expect(place.train(&unread), 0).stderr;
+    assert!(
+        String::from_utf8(said)
+            .unwrap()
+            .contains("--teacher demo is not read")
+    );
     bad(
         "--method clip-kd --teacher teacher.json",
         &["--teacher-checkpoint"],

@@ -302,6 +302,34 @@ fn linear_in_bf16() {
     }
 }
 
+/// As above, for a convolution.
+#[test]
+fn conv2d_in_bf16() {
+    let Some(cpu) = Cpu::bf16() else {
+        println!("no AVX512-BF16 here: mixed precision is not checked");
+        return;
+    };
+    let backend: Arc<dyn Backend> = Arc::new(cpu);
+    for (side, channels, outputs, stride) in [(1, 1, 1, 1), (5, 3, 4, 2), (6, 5, 3, 1)] {
+        let inputs = [
+            coarse(&normal(&[2, side, side, channels], 1)),
+            coarse(&scaled(&[outputs, 9 * channels], 2, 0.3)),
+        ];
+        let shape = Convolution {
+            kernel: 3,
+            stride,
+            padding: 1,
+        };
+        check_on(
+            std::slice::from_ref(&backend),
+            "conv2d in bf16",
+            &inputs,
+            |tape, v| ops::conv2d(tape, &v[0], &v[1], shape),
+            |a| oracle::conv2d::conv2d(&a[0], &a[1], 3, stride, 1),
+        );
+    }
+}
+
 /// Rows of one element lose it, rows of two go to ±1: gradients that vanish, up to ε times the
 /// reciprocal of the deviation, which is kept from 0 here.
 #[test]

@@ -3,7 +3,7 @@
 use super::elementwise::accumulate;
 use super::memory::Memory;
 use super::parallel::{over_rows, rows_per_task, vectorised};
-use super::storage::{accumulator, f32s, target, tensor};
+use super::storage::{accumulator, f32s, overwritten, tensor};
 use crate::backend::{Moments, Result, Slot};
 use crate::tensor::Tensor;
 use rayon::prelude::*;
@@ -157,12 +157,40 @@ pub(super) fn backward(
     let (rows, width) = (x.rows(), x.width());
     let (xs, gamma) = (f32s(OP, x)?, f32s(OP, gamma)?);
     let (mean, rstd) = (f32s(OP, &moments.mean)?, rstd(moments, eps)?);
-    let passed = match y {
-        Some(y) => passed(f32s(OP, dy)?, f32s(OP, y)?, x.shape()),
-        None => dy.clone(),
+    let rows_of_group = (group(width) * width).max(1);
+    let groups = xs.par_chunks(rows_of_group);
+    let (passed, sums): (Tensor, Vec<[Vec<f32>; 2]>) = match y {
+        None => {
+            let g = f32s(OP, dy)?.par_chunks(rows_of_group);
+            let sums = groups.zip(g).map(|(x, g)| channel_sums(x, g, mean));
+            (dy.clone(), sums.collect())
+        }
+        Some(y) => {
+            let (dy, y) = (f32s(OP, dy)?, f32s(OP, y)?);
+            let mut g = Memory::stale(dy.len());
+            let of_dy = dy
+                .par_chunks(rows_of_group)
+                .zip(y.par_chunks(rows_of_group));
+            let sums = groups.zip(g.par_chunks_mut(rows_of_group)).zip(of_dy);
+            let sums = sums.map(|((x, g), (dy, y))| {
+                through_relu(dy, y, g);
+                channel_sums(x, g, mean)
+            });
+            let sums = sums.collect();
+            (tensor(x.shape(), g), sums)
+        }
     };
     let g = f32s(OP, &passed)?;
-    let (of_n, of_g) = channel_sums(xs, g, mean, &rstd);
+    let total =
+        |which: usize, c: usize| -> f64 { sums.iter().map(|sums| f64::from(sums[which][c])).sum() };
+    let (of_n, of_g): (Vec<f32>, Vec<f32>) = (0..width)
+        .map(|c| {
+            (
+                (total(0, c) * f64::from(rstd[c])) as f32,
+                total(1, c) as f32,
+            )
+        })
+        .unzip();
     for (slot, sums) in [(dgamma, &of_n), (dbeta, &of_g)] {
         if let Some(slot) = slot {
             for (d, s) in accumulator(OP, slot, &[width])?.iter_mut().zip(sums) {
@@ -179,7 +207,7 @@ pub(super) fn backward(
         for (b, r) in b.iter_mut().zip(&rstd) {
             *b *= r;
         }
-        let (dx, add) = target(OP, dx, x.shape())?;
+        let (dx, add) = overwritten(OP, dx, x.shape())?;
         over_rows(
             dx,
             width,
@@ -204,55 +232,33 @@ pub(super) fn backward(
     }
 }
 
-/// Σ g n with n = (x − mean) rstd, and Σ g, of each channel.
-fn channel_sums(x: &[f32], g: &[f32], mean: &[f32], rstd: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let width = mean.len();
-    let rows = (group(width) * width).max(1);
-    let groups: Vec<[Vec<f32>; 2]> = x
-        .par_chunks(rows)
-        .zip(g.par_chunks(rows))
-        .map(|(x, g)| {
-            let [mut of_n, mut of_g] = [(); 2].map(|()| vec![0.0f32; width]);
-            vectorised(
-                #[inline(always)]
-                || {
-                    for (x, g) in x.chunks_exact(width).zip(g.chunks_exact(width)) {
-                        let sums = of_n.iter_mut().zip(&mut of_g);
-                        for (((n, s), (x, g)), m) in sums.zip(x.iter().zip(g)).zip(mean) {
-                            *n = g.mul_add(x - m, *n);
-                            *s += g;
-                        }
-                    }
-                },
-            );
-            [of_n, of_g]
-        })
-        .collect();
-    let total = |which: usize, c: usize| -> f64 {
-        groups.iter().map(|sums| f64::from(sums[which][c])).sum()
-    };
-    (0..width)
-        .map(|c| {
-            (
-                (total(0, c) * f64::from(rstd[c])) as f32,
-                total(1, c) as f32,
-            )
-        })
-        .unzip()
-}
-
-/// What passes the ReLU on the way back.
-fn passed(dy: &[f32], y: &[f32], shape: &[usize]) -> Tensor {
-    let mut g = Memory::stale(dy.len());
-    over_rows(
-        &mut g,
-        1,
+/// g = dy where the ReLU passed, else 0.
+fn through_relu(dy: &[f32], y: &[f32], g: &mut [f32]) {
+    vectorised(
         #[inline(always)]
-        |first, g| {
-            for ((g, dy), y) in g.iter_mut().zip(&dy[first..]).zip(&y[first..]) {
+        || {
+            for ((g, dy), y) in g.iter_mut().zip(dy).zip(y) {
                 *g = if *y > 0.0 { *dy } else { 0.0 };
             }
         },
     );
-    tensor(shape, g)
+}
+
+/// Σ g (x − mean) and Σ g of each channel.
+fn channel_sums(x: &[f32], g: &[f32], mean: &[f32]) -> [Vec<f32>; 2] {
+    let width = mean.len();
+    let [mut of_x, mut of_g] = [(); 2].map(|()| vec![0.0f32; width]);
+    vectorised(
+        #[inline(always)]
+        || {
+            for (x, g) in x.chunks_exact(width).zip(g.chunks_exact(width)) {
+                let sums = of_x.iter_mut().zip(&mut of_g);
+                for (((n, s), (x, g)), m) in sums.zip(x.iter().zip(g)).zip(mean) {
+                    *n = g.mul_add(x - m, *n);
+                    *s += g;
+                }
+            }
+        },
+    );
+    [of_x, of_g]
 }

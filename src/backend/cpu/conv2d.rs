@@ -4,7 +4,7 @@
 use super::gemm::{Products, View, gemm, gemm_from};
 use super::memory::Memory;
 use super::parallel::over_rows;
-use super::storage::{f32s, target, tensor};
+use super::storage::{f32s, overwritten, tensor};
 use crate::backend::{Convolution, Result, Slot, shape_error};
 use crate::tensor::Tensor;
 use std::ops::Range;
@@ -145,7 +145,10 @@ pub(super) fn backward(
         let (fields, [batch, height, width]) = fields(x, shape)?;
         let (out, len, rows) = (w.rows(), fields.len(), batch * height * width);
         let dy = f32s(OP, dy)?;
-        let (dw, add) = target(OP, dw, w.shape())?;
+        let (dw, add) = overwritten(OP, dw, w.shape())?;
+        if rows == 0 && !add {
+            dw.fill(0.0);
+        }
         let block = (BLOCK / len.max(1)).next_multiple_of(STEPS);
         let mut made = Memory::stale(block.min(rows) * len);
         for first in (0..rows).step_by(block) {
@@ -206,7 +209,7 @@ fn input_gradient(
         gemm_from(products, &mut made, rows, filters, fill);
         super::elementwise::accumulate(dx, tensor(x.shape(), made))
     } else {
-        let (dx, _) = target(OP, dx, x.shape())?;
+        let (dx, _) = overwritten(OP, dx, x.shape())?;
         gemm_from(products, dx, rows, filters, fill);
         Ok(())
     }

@@ -27,6 +27,9 @@ const DEPTH: usize = 256;
 /// Largest task: rows and panels of C.
 const TASK: (usize, usize) = (32 * ROWS, 6);
 
+/// Elements of A made at a time by [`gemm_from`], to stay in the second-level cache.
+const MADE: usize = 64 * 1024;
+
 /// Multiply-adds below which a product is not worth a second thread.
 const SMALL: usize = 64 * 64 * 64;
 
@@ -458,7 +461,7 @@ fn by_blocks<E: Element>(
         .enumerate()
         .for_each(|(p, panel)| pack_panel(b, p * nr, nr, panel));
     let panels: &[E] = panels;
-    let mut block = TASK.0;
+    let mut block = (MADE / k).clamp(8 * ROWS, TASK.0).next_multiple_of(ROWS);
     while block > ROWS && rows.div_ceil(block) < 4 * rayon::current_num_threads() {
         block = (block / 2).next_multiple_of(ROWS);
     }

@@ -4,7 +4,7 @@ use super::gemm::{Products, View, gemm, gemm_then};
 use super::math;
 use super::memory::Memory;
 use super::parallel::{Disjoint, column_sums, over_rows};
-use super::storage::{accumulator, f32s, target, tensor};
+use super::storage::{accumulator, f32s, overwritten, tensor};
 use crate::backend::{Activation, Linear, Result, Slot};
 use crate::tensor::Tensor;
 
@@ -151,11 +151,11 @@ pub(super) fn backward(
     };
     let d = View::new(dpre, rows, out);
     if let Some(dx) = dx {
-        let (dx, add) = target(OP, dx, x.shape())?;
+        let (dx, add) = overwritten(OP, dx, x.shape())?;
         gemm(products, dx, add, d, View::new(f32s(OP, w)?, out, inner));
     }
     if let Some(dw) = dw {
-        let (dw, add) = target(OP, dw, w.shape())?;
+        let (dw, add) = overwritten(OP, dw, w.shape())?;
         gemm(
             products,
             dw,
@@ -201,7 +201,7 @@ pub(super) fn matmul_backward(
     let (rows, inner, out) = (x.rows(), x.width(), p.width());
     let dy = View::new(f32s(OP, dy)?, rows, out);
     if let Some(dx) = dx {
-        let (dx, add) = target(OP, dx, x.shape())?;
+        let (dx, add) = overwritten(OP, dx, x.shape())?;
         gemm(
             products,
             dx,
@@ -211,7 +211,7 @@ pub(super) fn matmul_backward(
         );
     }
     if let Some(dp) = dp {
-        let (dp, add) = target(OP, dp, p.shape())?;
+        let (dp, add) = overwritten(OP, dp, p.shape())?;
         gemm(
             products,
             dp,

@@ -124,3 +124,17 @@ pub(super) fn target<'a>(
     let add = slot.is_some();
     Ok((accumulator(op, slot, shape)?, add))
 }
+
+/// As [`target`] for kernels that write every element when nothing is summed yet: those of an empty slot
+/// are then of any value, which saves a pass over them.
+pub(super) fn overwritten<'a>(
+    op: &'static str,
+    slot: &'a mut Grad,
+    shape: &[usize],
+) -> Result<(&'a mut [f32], bool)> {
+    let add = slot.is_some();
+    if !add {
+        *slot = Some(tensor(shape, Memory::stale(shape.iter().product())));
+    }
+    Ok((accumulator(op, slot, shape)?, add))
+}
