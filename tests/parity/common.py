@@ -25,18 +25,28 @@ MODELS = {
     "ViT-B-16": vit(512, 16, 768, 12, (512, 8)),
     "ViT-B-32": vit(512, 32, 768, 12, (512, 8)),
     "ViT-L-14": vit(768, 14, 1024, 24, (768, 12)),
+    "RN50": {
+        "embed_dim": 1024,
+        "vision_cfg": {"image_size": 224, "layers": [3, 4, 6, 3], "width": 64, "patch_size": None},
+        "text_cfg": text_cfg(512, 8),
+    },
 }
 
 
 def random_model(cfg, seed):
-    """open_clip's initialisation, with biases and norms moved off the zeros and ones behind which an
-    error could hide."""
+    """open_clip's initialisation, with biases, norms and running statistics moved off the zeros and ones
+    behind which an error could hide."""
     torch.manual_seed(seed)
     model = CLIP(**cfg)
     with torch.no_grad():
         for name, p in model.named_parameters():
             if name != "logit_scale" and p.ndim < 2:
                 p.add_(0.02 * torch.randn_like(p))
+        for name, b in model.named_buffers():
+            if name.endswith("running_mean"):
+                b.add_(0.1 * torch.randn_like(b))
+            elif name.endswith("running_var"):
+                b.mul_(0.5 + torch.rand_like(b))
     return model.eval()
 
 
