@@ -161,7 +161,7 @@ fn table(rows: &[(&str, usize, Vec<Outcome>)]) -> String {
                     outcome.images, outcome.classes
                 );
                 out.push_str(&format!(
-                    "\n{title:<44}{:>11}{:>11}{:>11}\n{:<28}{:>16}{:>11}{:>11}{:>11}\n",
+                    "\n{title:<41}{:>13}{:>13}{:>13}\n{:<25}{:>16}{:>13}{:>13}{:>13}\n",
                     "its name",
                     "its caption",
                     "its image",
@@ -177,7 +177,7 @@ fn table(rows: &[(&str, usize, Vec<Outcome>)]) -> String {
             let found = outcome.first_caption.unwrap_or_default();
             let (caption, image) = (found.image_to_text, found.text_to_image);
             out.push_str(&format!(
-                "  {name:<26}{:>14.2} M{:>11}{:>11}{:>11}\n",
+                "  {name:<23}{:>14.2} M{:>13}{:>13}{:>13}\n",
                 *size as f64 / 1e6,
                 cell(named.top1, named.top5),
                 cell(caption.r1, caption.r5),
