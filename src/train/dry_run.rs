@@ -115,17 +115,19 @@ pub fn dry_run(config: &Config) -> Result<String> {
     ));
 
     let values = 4.0 * (n[2] + heads) as f64;
-    // Both moments and the weights stay; the gradients come while activations go.
+    // Both moments and the weights stay. Activations go while the gradients come, but into a pool whose
+    // blocks seldom have a gradient's size.
     let (fixed, gradients) = (3.0 * values + teacher_bytes, values);
     let pixels = cost::pixels(own);
     let on_the_way =
         image.training(config.grad_checkpointing) + text.training(config.grad_checkpointing);
     let per_pair = 4.0 * (pixels + teacher_passing.max(on_the_way));
     let data = 4.0 * pixels * (pairs + AHEAD * part);
-    let memory = |part: f64, data: f64| fixed + data + gradients.max(part * per_pair);
+    let memory = fixed + data + gradients + part * per_pair;
     lines.push(format!(
-        "memory   about {}: {} weights and moments{}, {} gradients, {} activations, {} images loaded",
-        size(memory(part, data)),
+        "memory   about {} in a step: {} weights and moments{}, {} gradients, {} activations, {} images \
+         loaded; {} more while a checkpoint is written",
+        size(memory),
         size(3.0 * values),
         match teacher_bytes {
             0.0 => String::new(),
@@ -133,11 +135,13 @@ pub fn dry_run(config: &Config) -> Result<String> {
         },
         size(gradients),
         size(part * per_pair),
-        size(data)
+        size(data),
+        // A copy on the host, and the file's bytes.
+        size(6.0 * values)
     ));
     if let Some(free) = available() {
         let each = per_pair + 4.0 * pixels * (AHEAD + config.accum_freq as f64);
-        let largest = ((free - fixed) / each).floor().max(0.0);
+        let largest = ((free - fixed - gradients) / each).floor().max(0.0);
         lines.push(format!(
             "fits     a --batch-size of at most {largest} in the {} that are free here{}",
             size(free),
