@@ -1,7 +1,7 @@
 //! Every operation, forward and every gradient, against the f64 oracle at drawn shapes.
 
 use check::{check, check_on, coarse};
-use clip_distill::autodiff::{Tape, Var};
+use clip_distill::autodiff::{Grads, Tape, Var};
 use clip_distill::backend::{Activation, Backend, Convolution, Moments, Segments, cpu::Cpu};
 use clip_distill::ops::{self, Statistics, Tail};
 use clip_distill::tensor::Tensor;
@@ -513,94 +513,78 @@ fn checkpointed_parts_give_the_same_bits() {
     assert_eq!(run(true), run(false));
 }
 
+/// The bits of the gradients of `vars`.
+fn bits(backend: &dyn Backend, grads: &Grads, vars: &[&Var]) -> Vec<u32> {
+    let of = |v: &&Var| backend.download(grads.get(v).expect("gradient"));
+    let values = vars.iter().flat_map(|v| of(v).expect("download"));
+    values.map(f32::to_bits).collect()
+}
+
+/// `run` gives the same bits on pools of one, two and five threads.
+fn same_for_any_threads(run: impl Fn() -> Vec<u32> + Sync) {
+    let on = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        pool.expect("pool").install(&run)
+    };
+    let one = on(1);
+    assert_eq!(one, on(2));
+    assert_eq!(one, on(5));
+}
+
 /// The number of threads changes no bit: blocks are cut by shape alone.
 #[test]
 fn threads_change_no_bit() {
-    let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .expect("pool");
-        pool.install(|| {
-            let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
-            let tape = Tape::new(backend.clone());
-            let data = |shape: &[usize], seed| {
-                backend
-                    .upload(shape, &normal(shape, seed).to_f32())
-                    .expect("upload")
-            };
-            let x = tape.leaf(data(&[300, 96], 1));
-            let w = tape.leaf(data(&[288, 96], 2));
-            let b = tape.leaf(data(&[288], 3));
-            let qkv = ops::linear(&tape, &x, &w, Some(&b), None, Activation::Gelu).expect("qkv");
-            let segments = Segments::new(backend.as_ref(), [100, 1, 199]).expect("segments");
-            let y = ops::attention(&tape, &qkv, &segments, 3, true).expect("attention");
-            let grads = tape
-                .backward_from(&[(&y, data(&[300, 96], 4))])
-                .expect("backward");
-            [&x, &w, &b]
-                .iter()
-                .flat_map(|v| {
-                    backend
-                        .download(grads.get(v).expect("gradient"))
-                        .expect("values")
-                })
-                .map(f32::to_bits)
-                .collect::<Vec<u32>>()
-        })
-    };
-    let one = run(1);
-    assert_eq!(one, run(2));
-    assert_eq!(one, run(5));
+    same_for_any_threads(|| {
+        let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
+        let tape = Tape::new(backend.clone());
+        let data = |shape: &[usize], seed| {
+            backend
+                .upload(shape, &normal(shape, seed).to_f32())
+                .expect("upload")
+        };
+        let x = tape.leaf(data(&[300, 96], 1));
+        let w = tape.leaf(data(&[288, 96], 2));
+        let b = tape.leaf(data(&[288], 3));
+        let qkv = ops::linear(&tape, &x, &w, Some(&b), None, Activation::Gelu).expect("qkv");
+        let segments = Segments::new(backend.as_ref(), [100, 1, 199]).expect("segments");
+        let y = ops::attention(&tape, &qkv, &segments, 3, true).expect("attention");
+        let grads = tape
+            .backward_from(&[(&y, data(&[300, 96], 4))])
+            .expect("backward");
+        bits(&*backend, &grads, &[&x, &w, &b])
+    });
 }
 
 /// As above, for a convolution and its normalisation.
 #[test]
 fn threads_change_no_bit_of_a_convolution() {
-    let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .expect("pool");
-        pool.install(|| {
-            let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
-            let tape = Tape::new(backend.clone());
-            let leaf = |shape: &[usize], seed| {
-                let values = normal(shape, seed).to_f32();
-                tape.leaf(backend.upload(shape, &values).expect("upload"))
-            };
-            let (x, w) = (leaf(&[2, 50, 50, 20], 1), leaf(&[24, 180], 2));
-            let (gamma, beta) = (leaf(&[24], 3), leaf(&[24], 4));
-            let shape = Convolution {
-                kernel: 3,
-                stride: 1,
-                padding: 1,
-            };
-            let y = ops::conv2d(&tape, &x, &w, shape).expect("conv2d");
-            let tail = Tail {
-                residual: None,
-                relu: true,
-            };
-            let batch = Statistics::Batch;
-            let (y, _) =
-                ops::batch_norm(&tape, &y, &gamma, &beta, &batch, tail, 1e-5).expect("batch_norm");
-            let seed = normal(y.shape(), 5).to_f32();
-            let seed = backend.upload(y.shape(), &seed).expect("upload");
-            let grads = tape.backward_from(&[(&y, seed)]).expect("backward");
-            [&x, &w, &gamma, &beta]
-                .iter()
-                .flat_map(|v| {
-                    backend
-                        .download(grads.get(v).expect("gradient"))
-                        .expect("values")
-                })
-                .map(f32::to_bits)
-                .collect::<Vec<u32>>()
-        })
-    };
-    let one = run(1);
-    assert_eq!(one, run(2));
-    assert_eq!(one, run(5));
+    same_for_any_threads(|| {
+        let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
+        let tape = Tape::new(backend.clone());
+        let leaf = |shape: &[usize], seed| {
+            let values = normal(shape, seed).to_f32();
+            tape.leaf(backend.upload(shape, &values).expect("upload"))
+        };
+        let (x, w) = (leaf(&[2, 50, 50, 20], 1), leaf(&[24, 180], 2));
+        let (gamma, beta) = (leaf(&[24], 3), leaf(&[24], 4));
+        let shape = Convolution {
+            kernel: 3,
+            stride: 1,
+            padding: 1,
+        };
+        let y = ops::conv2d(&tape, &x, &w, shape).expect("conv2d");
+        let tail = Tail {
+            residual: None,
+            relu: true,
+        };
+        let batch = Statistics::Batch;
+        let (y, _) =
+            ops::batch_norm(&tape, &y, &gamma, &beta, &batch, tail, 1e-5).expect("batch_norm");
+        let seed = normal(y.shape(), 5).to_f32();
+        let seed = backend.upload(y.shape(), &seed).expect("upload");
+        let grads = tape.backward_from(&[(&y, seed)]).expect("backward");
+        bits(&*backend, &grads, &[&x, &w, &gamma, &beta])
+    });
 }
 
 /// Shapes that do not fit are refused with both shapes and the operation's name.

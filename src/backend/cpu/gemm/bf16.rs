@@ -63,8 +63,8 @@ impl Operand {
         convert(b, true)
     }
 
-    /// The rows (of A) or columns (of B) by steps of k.
-    fn view(&self) -> View<'_, Steps> {
+    /// This operand as A: its rows by steps of k.
+    pub(super) fn as_left(&self) -> View<'_, Steps> {
         View {
             data: bytemuck::cast_slice(&self.memory),
             rows: self.others,
@@ -74,14 +74,9 @@ impl Operand {
         }
     }
 
-    /// This operand as A.
-    pub(super) fn as_left(&self) -> View<'_, Steps> {
-        self.view()
-    }
-
     /// This operand as B.
     pub(super) fn as_right(&self) -> View<'_, Steps> {
-        self.view().t()
+        self.as_left().t()
     }
 }
 
