@@ -1,12 +1,16 @@
-//! The distillation step ViT-T-16 ← ViT-B-16 at batch 16 in f32, captions of a dozen words, by part:
-//! teacher, student forward, backward, optimiser. `benches/peers/step.py` times PyTorch and
-//! open_clip on the same work. `STEP_BENCH=batch,steps` changes the size, `STEP_PRECISION=bf16` the
-//! products.
+//! A training step by part: teacher, student forward, backward, optimiser. Random weights, images and
+//! ids; captions of a dozen words. `benches/peers/step.py` times PyTorch and open_clip on the same work and
+//! takes the same flags:
+//!
+//!     cargo bench --bench step -- --student RN50 --teacher ViT-B-16 --batch 8 --precision amp_bf16
+//!
+//! Without a teacher the loss is the contrastive one alone.
 
+use clap::Parser;
 use clip_distill::autodiff::Tape;
 use clip_distill::backend::{Backend, cpu::Cpu};
-use clip_distill::loss::{Features, Inputs, Method, Objective, TeacherFeatures};
-use clip_distill::model::{Clip, ClipConfig};
+use clip_distill::loss::{Features, Head, Heads, Inputs, Method, Objective, TeacherFeatures};
+use clip_distill::model::{Bound, Clip, ClipConfig};
 use clip_distill::ops;
 use clip_distill::optim::{self, AdamW, AdamWConfig};
 use clip_distill::tensor::rng::{Philox, Purpose};
@@ -18,21 +22,74 @@ fn median(mut times: Vec<f64>) -> f64 {
     times[times.len() / 2]
 }
 
+#[derive(Parser)]
+struct Flags {
+    #[arg(long, default_value = "ViT-T-16")]
+    student: String,
+    /// A built-in model, or `none`.
+    #[arg(long, default_value = "ViT-B-16")]
+    teacher: String,
+    #[arg(long, default_value_t = 16)]
+    batch: usize,
+    #[arg(long, default_value_t = 5)]
+    steps: usize,
+    #[arg(long, default_value = "fp32")]
+    precision: String,
+    /// What cargo passes to every bench.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// The heads from the student's width to the teacher's.
+fn bind_heads(bound: &Bound) -> Heads {
+    let head = |name: &str| {
+        let part = |part| bound.var(&format!("heads.{name}.{part}")).expect("a head");
+        Head {
+            weight: part("weight").clone(),
+            bias: part("bias").clone(),
+        }
+    };
+    Heads {
+        image: head("image"),
+        text: head("text"),
+    }
+}
+
+fn random(n: usize, scale: f32) -> Vec<f32> {
+    let mut rng = Philox::new(0, Purpose::Test, 0, 0);
+    (0..n).map(|_| scale * rng.normal()).collect()
+}
+
 fn main() {
-    let size = std::env::var("STEP_BENCH").unwrap_or_else(|_| "16,5".into());
-    let (batch, steps) = size.split_once(',').expect("STEP_BENCH=batch,steps");
-    let batch: usize = batch.parse().expect("a batch size");
-    let steps: usize = steps.parse().expect("a number of steps");
-    let cpu = match std::env::var("STEP_PRECISION").as_deref() {
-        Ok("bf16") => Cpu::bf16().expect("a processor with AVX512-BF16"),
-        _ => Cpu::new(),
+    let flags = Flags::parse();
+    let (batch, steps) = (flags.batch, flags.steps);
+    let cpu = match flags.precision.as_str() {
+        "fp32" => Cpu::new(),
+        "amp_bf16" => Cpu::bf16().expect("a processor with AVX512-BF16"),
+        other => panic!("--precision {other}: fp32 or amp_bf16"),
     };
     let backend: Arc<dyn Backend> = Arc::new(cpu);
-    println!("{}", backend.describe());
-    let clip = |name| Clip::new(ClipConfig::named(name).expect("built in"));
-    let (student, teacher) = (clip("ViT-T-16"), clip("ViT-B-16"));
-    let frozen = teacher.init(backend.as_ref(), 1).expect("teacher");
+    let clip = |name: &str| Clip::new(ClipConfig::named(name).expect("a built-in model"));
+    let student = clip(&flags.student);
+    let teacher = (flags.teacher != "none").then(|| {
+        let clip = clip(&flags.teacher);
+        let parameters = clip.init(backend.as_ref(), 1).expect("teacher");
+        (clip, parameters)
+    });
     let mut parameters = student.init(backend.as_ref(), 2).expect("student");
+    let widths = teacher
+        .as_ref()
+        .map(|(t, _)| [student.config().embed_dim, t.config().embed_dim]);
+    let heads = widths.filter(|[from, to]| from != to);
+    if let Some([from, to]) = heads {
+        for head in ["image", "text"] {
+            let weight = random(from * to, 0.03);
+            let weight = backend.upload(&[to, from], &weight).expect("weight");
+            let bias = backend.upload(&[to], &vec![0.0; to]).expect("bias");
+            parameters.push(format!("heads.{head}.weight"), weight);
+            parameters.push(format!("heads.{head}.bias"), bias);
+        }
+    }
     let icl = backend
         .upload(&[1], &[(1.0f32 / 0.07).ln()])
         .expect("scale");
@@ -44,13 +101,16 @@ fn main() {
         weight_decay: 0.1,
     };
     let mut adamw = AdamW::new(config, backend.as_ref(), &parameters).expect("moments");
-    let objective = Objective::from(Method::IntraKd);
+    let objective = Objective::from(match teacher {
+        Some(_) => Method::IntraKd,
+        None => Method::Clip,
+    });
 
-    let mut rng = Philox::new(0, Purpose::Test, 0, 0);
-    let pixels: Vec<f32> = (0..batch * 224 * 224 * 3).map(|_| rng.normal()).collect();
+    let pixels = random(batch * 224 * 224 * 3, 1.0);
     let images = backend
         .upload(&[batch, 224, 224, 3], &pixels)
         .expect("images");
+    let mut rng = Philox::new(0, Purpose::Test, 1, 0);
     let texts: Vec<Vec<i32>> = (0..batch)
         .map(|_| {
             let mut text = vec![49406];
@@ -63,27 +123,23 @@ fn main() {
     let mut times = [const { Vec::new() }; 5];
     for step in 0..=steps {
         let mut marks = vec![Instant::now()];
-        let tape = Tape::frozen(backend.clone());
-        let bound = frozen.bind(&tape);
-        let unit = |x| ops::l2_normalize(&tape, &x).expect("unit").value().clone();
-        let scale = ops::exp(&tape, bound.var("logit_scale").expect("scale")).expect("exp");
-        let teacher_features = TeacherFeatures {
-            image: unit(
-                teacher
-                    .encode_image(&tape, &bound, &images)
-                    .expect("image tower"),
-            ),
-            text: unit(
-                teacher
-                    .encode_text(&tape, &bound, &texts)
-                    .expect("text tower"),
-            ),
-            scale: scale.value().clone(),
-        };
-        marks.push(Instant::now());
-        let collected = {
-            let tape = Tape::new(backend.clone());
+        let teacher_features = teacher.as_ref().map(|(teacher, parameters)| {
+            let tape = Tape::frozen(backend.clone());
             let bound = parameters.bind(&tape);
+            let unit = |x| ops::l2_normalize(&tape, &x).expect("unit").value().clone();
+            let scale = ops::exp(&tape, bound.var("logit_scale").expect("scale")).expect("exp");
+            let image = teacher.encode_image(&tape, &bound, &images);
+            let text = teacher.encode_text(&tape, &bound, &texts);
+            TeacherFeatures {
+                image: unit(image.expect("image tower")),
+                text: unit(text.expect("text tower")),
+                scale: scale.value().clone(),
+            }
+        });
+        marks.push(Instant::now());
+        let (collected, seen) = {
+            let tape = Tape::new(backend.clone());
+            let bound = parameters.bind_training(&tape);
             let features = Features {
                 image: student
                     .encode_image(&tape, &bound, &images)
@@ -93,19 +149,24 @@ fn main() {
                     .expect("text tower"),
             };
             let scale = |name| ops::exp(&tape, bound.var(name).expect("scale")).expect("exp");
+            let bound_heads = heads.is_some().then(|| bind_heads(&bound));
             let inputs = Inputs {
                 student: &features,
                 scale: &scale("logit_scale"),
-                teacher: Some(&teacher_features),
-                heads: None,
+                teacher: teacher_features.as_ref(),
+                heads: bound_heads.as_ref(),
                 icl_scale: Some(&scale("heads.icl_logit_scale")),
             };
             let total = objective.evaluate(&tape, &inputs).expect("loss").total;
             marks.push(Instant::now());
             let mut grads = tape.backward(&total).expect("backward");
             marks.push(Instant::now());
-            optim::collect(&parameters, &bound, &mut grads)
+            let collected = optim::collect(&parameters, &bound, &mut grads);
+            (collected, bound.observations())
         };
+        parameters
+            .update_running(backend.as_ref(), &seen)
+            .expect("running statistics");
         adamw
             .step(backend.as_ref(), &mut parameters, &collected, 1e-4, None)
             .expect("step");
@@ -117,7 +178,13 @@ fn main() {
             times[4].push((marks[4] - marks[0]).as_secs_f64());
         }
     }
-    println!("batch {batch}, median of {steps} steps after one warm-up:");
+    println!(
+        "{} <- {}, {}, batch {batch}, {}; median of {steps} steps after one warm-up:",
+        flags.student,
+        flags.teacher,
+        flags.precision,
+        backend.describe()
+    );
     for (part, time) in ["teacher", "forward", "backward", "optimiser", "step"]
         .iter()
         .zip(times)

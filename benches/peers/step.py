@@ -1,14 +1,17 @@
-"""One distillation step in PyTorch and open_clip: ViT-T-16 student, ViT-B-16 teacher, f32 on the CPU.
+"""A training step in PyTorch and open_clip on the CPU, by part.
 
-    python benches/peers/step.py [--batch 16] [--steps 5] [--warmup 1] [--threads 0]
+    python benches/peers/step.py [--student ViT-T-16] [--teacher ViT-B-16] [--batch 16] [--steps 5]
+                                 [--precision fp32 | amp_bf16] [--threads 0]
 
-The work of the engine's own step benchmark: teacher forward, student forward and backward under
-clip + crd + fd(2000) + icl + intra(divergence), AdamW. Random weights, images and ids; captions of about a
-dozen words, padded to 77 as open_clip pads them. Prints the median seconds of each phase.
+The work of `cargo bench --bench step`, with its flags: teacher forward, student forward and backward under clip +
+crd + fd(2000) + icl + intra(divergence), AdamW; with `--teacher none` the contrastive loss alone. Random weights,
+images and ids; captions of about a dozen words, padded to 77 as open_clip pads them. `amp_bf16` is autocast
+around a student in f32 and a teacher whose weights are cast to bf16 once, which is PyTorch's fastest here.
 Needs torch and open_clip_torch.
 """
 
 import argparse
+import contextlib
 import math
 import statistics
 import sys
@@ -20,19 +23,10 @@ import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "fixtures"))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests" / "fixtures"), str(ROOT / "tests" / "parity")]
 import losses  # noqa: E402
-
-VIT_T_16 = {
-    "embed_dim": 512,
-    "vision_cfg": {"image_size": 224, "layers": 12, "width": 192, "head_width": 64, "patch_size": 16},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 384, "heads": 6, "layers": 12},
-}
-VIT_B_16 = {
-    "embed_dim": 512,
-    "vision_cfg": {"image_size": 224, "layers": 12, "width": 768, "head_width": 64, "patch_size": 16},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12},
-}
+from common import MODELS  # noqa: E402
 
 
 def captions(n):
@@ -45,30 +39,40 @@ def captions(n):
     return ids
 
 
-def objective(v, s, V, T, alpha, alpha_t, icl_scale):
+def objective(unit, projected, teacher, alpha, alpha_t, icl_scale):
+    """Features as (image, text): the student's, those at the teacher's width, the teacher's."""
     return (
-        losses.clip(v, s, alpha)
-        + losses.crd(v, s, V, T, alpha, alpha_t)
-        + 2000 * losses.fd(v, s, V, T)
-        + losses.icl(v, s, V, T, icl_scale)
-        + losses.intra(v, s, V, T, alpha, alpha_t, "divergence")
+        losses.clip(*unit, alpha)
+        + losses.crd(*unit, *teacher, alpha, alpha_t)
+        + 2000 * losses.fd(*projected, *teacher)
+        + losses.icl(*projected, *teacher, icl_scale)
+        + losses.intra(*unit, *teacher, alpha, alpha_t, "divergence")
     )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--student", choices=MODELS, default="ViT-T-16")
+    parser.add_argument("--teacher", choices=[*MODELS, "none"], default="ViT-B-16")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--warmup", type=int, default=1)
+    parser.add_argument("--precision", choices=["fp32", "amp_bf16"], default="fp32")
     parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's own choice")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-
-    student, teacher = CLIP(**VIT_T_16).train(), CLIP(**VIT_B_16).eval().requires_grad_(False)
+    low = args.precision == "amp_bf16"
+    student, teacher, heads = CLIP(**MODELS[args.student]).train(), None, []
+    if args.teacher != "none":
+        teacher = CLIP(**MODELS[args.teacher]).eval().requires_grad_(False)
+        if low:
+            teacher = teacher.bfloat16()
+        widths = [MODELS[m]["embed_dim"] for m in (args.student, args.teacher)]
+        if widths[0] != widths[1]:
+            heads = [torch.nn.Linear(*widths) for _ in range(2)]
     icl_logit_scale = torch.nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-    params = [*student.parameters(), icl_logit_scale]
+    params = [*student.parameters(), *(p for h in heads for p in h.parameters()), icl_logit_scale]
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for p in params if p.ndim >= 2], "weight_decay": 0.1},
@@ -77,18 +81,29 @@ def main():
         lr=1e-3, betas=(0.9, 0.98), eps=1e-6,
     )  # fmt: skip
 
+    def autocast():
+        return torch.autocast("cpu", torch.bfloat16) if low else contextlib.nullcontext()
+
     seconds = {"teacher": [], "forward": [], "backward": [], "optimiser": [], "step": []}
-    for step in range(args.warmup + args.steps):
+    for step in range(1 + args.steps):
         image, text = torch.randn(args.batch, 3, 224, 224), captions(args.batch)
         marks = [time.perf_counter()]
-        with torch.no_grad():
-            V = teacher.encode_image(image, normalize=True)
-            T = teacher.encode_text(text, normalize=True)
-            alpha_t = teacher.logit_scale.exp()
+        if teacher is not None:
+            with torch.no_grad():
+                V = teacher.encode_image(image.bfloat16() if low else image, normalize=True).float()
+                T = teacher.encode_text(text, normalize=True).float()
+                alpha_t = teacher.logit_scale.exp().float()
         marks.append(time.perf_counter())
-        v, s = student.encode_image(image), student.encode_text(text)
-        v, s = F.normalize(v, dim=-1), F.normalize(s, dim=-1)
-        loss = objective(v, s, V, T, student.logit_scale.exp(), alpha_t, icl_logit_scale.exp())
+        with autocast():
+            features = student.encode_image(image), student.encode_text(text)
+        features = [f.float() for f in features]
+        unit = [F.normalize(f, dim=-1) for f in features]
+        alpha = student.logit_scale.exp()
+        if teacher is None:
+            loss = losses.clip(*unit, alpha)
+        else:
+            projected = [F.normalize(h(f), dim=-1) for h, f in zip(heads, features)] or unit
+            loss = objective(unit, projected, (V, T), alpha, alpha_t, icl_logit_scale.exp())
         marks.append(time.perf_counter())
         optimizer.zero_grad()
         loss.backward()
@@ -99,18 +114,18 @@ def main():
             icl_logit_scale.clamp_(0, math.log(100))
         loss.item()
         marks.append(time.perf_counter())
-        if step >= args.warmup:
+        if step > 0:
             spans = [b - a for a, b in zip(marks, marks[1:])] + [marks[-1] - marks[0]]
             for phase, span in zip(seconds, spans, strict=True):
                 seconds[phase].append(span)
 
     print(
-        f"torch {torch.__version__}, open_clip {open_clip.__version__}, f32, batch {args.batch}, "
-        f"{torch.get_num_threads()} threads, median of {args.steps} steps"
+        f"torch {torch.__version__}, open_clip {open_clip.__version__}: {args.student} <- {args.teacher}, "
+        f"{args.precision}, batch {args.batch}, {torch.get_num_threads()} threads; median of {args.steps} steps "
+        "after one warm-up:"
     )
     for phase, spans in seconds.items():
-        print(f"{phase:<10}{statistics.median(spans):8.3f} s")
-    print(f"{args.batch / statistics.median(seconds['step']):.2f} samples/s")
+        print(f"  {phase:<10}{statistics.median(spans):8.3f} s")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ use super::{ModelFlags, check_output, write_json};
 use crate::data::{Dataset, DatasetOptions, Skips};
 use crate::eval::{Loading, Model, classes, folders};
 use crate::io::{self, Entry};
-use crate::train::error::{Result, failed, file, input, usage};
+use crate::train::error::{Result, input, unwritten, usage};
 use clap::Parser;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
@@ -150,16 +150,14 @@ impl Work<'_> {
     }
 
     fn write(mut self, out: &Path) -> Result<String> {
-        io::write(out, &self.entries, &HashMap::new()).map_err(|e| match e {
-            io::Error::Io { path, source } => file("write", &path, &source),
-            e => failed(e),
-        })?;
-        let sidecar = out.with_extension("json");
-        write_json(&sidecar, &Value::Object(self.names))?;
         for entry in &self.entries {
             let line = format!("{}: {} {:?}\n", out.display(), entry.name, entry.shape);
             self.text += &line;
         }
+        let tensors = self.entries.into_iter().map(Into::into).collect();
+        io::write(out, tensors, &HashMap::new()).map_err(unwritten)?;
+        let sidecar = out.with_extension("json");
+        write_json(&sidecar, &Value::Object(self.names))?;
         self.text += &format!("{}: what the rows are\n", sidecar.display());
         Ok(self.text)
     }

@@ -1,6 +1,6 @@
 //! CLIP models in open_clip's names and layouts.
 
-use super::{Data, Entry, Error, File, Result, read, write};
+use super::{Data, Entry, Error, File, Pending, Result, read, write};
 use crate::backend::{Backend, Moments};
 use crate::model::{BatchNorm, Clip, Parameters};
 use std::collections::{HashMap, HashSet};
@@ -181,20 +181,22 @@ pub fn save_clip(
         problems: vec![format!("missing {name}")],
     };
     let sides = clip.filter_sides();
-    let mut entries = Vec::new();
+    let mut tensors: Vec<Pending> = Vec::new();
     for (name, shape) in clip.parameter_shapes() {
-        let parameter = parameters.get(&name).ok_or_else(|| missing(&name))?;
-        let mut data = backend.download(&parameter.tensor)?;
-        if let Some(side) = sides.get(&name) {
-            data = permute_filters(&data, shape[0], side * side, false);
-        }
-        let data = if bf16 {
-            Data::BF16(data.into_iter().map(half::bf16::from_f32).collect())
-        } else {
-            Data::F32(data)
+        let tensor = &parameters.get(&name).ok_or_else(|| missing(&name))?.tensor;
+        let side = sides.get(&name).copied();
+        let in_file = file_shape(&sides, &name, &shape);
+        let data = move || {
+            let data = backend.download(tensor)?;
+            Ok(match side {
+                Some(side) => permute_filters(&data, shape[0], side * side, false),
+                None => data,
+            })
         };
-        let shape = file_shape(&sides, &name, &shape);
-        entries.push(Entry { name, shape, data });
+        tensors.push(match bf16 {
+            true => Pending::bf16(name, &in_file, data),
+            false => Pending::f32(name, &in_file, data),
+        });
     }
     for (name, channels) in clip.norms() {
         let norm = parameters.norm(&name).ok_or_else(|| missing(&name))?;
@@ -203,14 +205,16 @@ pub fn save_clip(
             (mean, &norm.running.mean),
             (variance, &norm.running.variance),
         ] {
-            entries.push(Entry::f32(name, &[channels], backend.download(tensor)?));
+            let data = || Ok(backend.download(tensor)?);
+            tensors.push(Pending::f32(name, &[channels], data));
         }
-        entries.push(Entry {
+        let counter = Entry {
             name: batches,
             shape: vec![],
             data: Data::I64(vec![norm.batches]),
-        });
+        };
+        tensors.push(counter.into());
     }
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    write(path, &entries, &metadata)
+    write(path, tensors, &metadata)
 }

@@ -1,9 +1,8 @@
-//! Named tensors in safetensors files, on the host.
+//! Named tensors of safetensors files, on the host, and reading them.
 
 use super::{Error, Result};
-use ::safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use ::safetensors::tensor::{Dtype, SafeTensors};
 use std::collections::HashMap;
-use std::io::Write as _;
 use std::path::Path;
 
 /// Elements of a tensor in a file.
@@ -119,37 +118,4 @@ pub fn read_bytes(path: &Path, bytes: &[u8]) -> Result<File> {
 
 fn words<const N: usize, T>(raw: &[u8], word: impl Fn([u8; N]) -> T) -> Vec<T> {
     raw.as_chunks::<N>().0.iter().map(|&b| word(b)).collect()
-}
-
-/// Writes a file and waits until it is on the disk.
-///
-/// # Errors
-/// If the disk is full or the path cannot be written.
-pub fn write(path: &Path, entries: &[Entry], metadata: &HashMap<String, String>) -> Result<()> {
-    let views: Vec<(&str, TensorView)> = entries
-        .iter()
-        .map(|e| {
-            let (dtype, bytes): (_, &[u8]) = match &e.data {
-                Data::F32(v) => (Dtype::F32, bytemuck::cast_slice(v)),
-                Data::I32(v) => (Dtype::I32, bytemuck::cast_slice(v)),
-                Data::I64(v) => (Dtype::I64, bytemuck::cast_slice(v)),
-                Data::BF16(v) => (Dtype::BF16, bytemuck::cast_slice(v)),
-            };
-            TensorView::new(dtype, e.shape.clone(), bytes)
-                .map(|view| (e.name.as_str(), view))
-                .map_err(|e| Error::Format {
-                    path: path.into(),
-                    detail: e.to_string(),
-                })
-        })
-        .collect::<Result<_>>()?;
-    let metadata = (!metadata.is_empty()).then(|| metadata.clone());
-    let bytes = ::safetensors::serialize(views, metadata).map_err(|e| Error::Format {
-        path: path.into(),
-        detail: e.to_string(),
-    })?;
-    let io = |e| Error::io(path, e);
-    let mut file = std::fs::File::create(path).map_err(io)?;
-    file.write_all(&bytes).map_err(io)?;
-    file.sync_all().map_err(io)
 }

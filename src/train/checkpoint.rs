@@ -5,8 +5,8 @@
 //! and the run's configuration. It is written under a temporary name, every file synced, and
 //! renamed last, so a crash or a full disk at any moment leaves the older ones as they were.
 
-use super::error::{Error, Result, file, unreadable, usage};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use super::error::{Error, Result, failed, file, input, unreadable, unwritten, usage};
+use crate::io::{self, Entry, Pending};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -35,94 +35,61 @@ pub struct Position {
     pub batch: u64,
 }
 
-/// An f32 tensor on the host.
-#[derive(Clone, Debug, PartialEq)]
-pub struct HostTensor {
-    /// Sizes of the dimensions.
-    pub shape: Vec<usize>,
-    /// Elements, row-major.
-    pub data: Vec<f32>,
+/// A state to be written as `train_state.safetensors`.
+pub struct Snapshot<'a> {
+    /// Where the run stands.
+    pub position: Position,
+    /// The run's configuration as TOML.
+    pub config: String,
+    /// Moments as `m.NAME` and `v.NAME`, and every parameter that is no part of the model.
+    pub tensors: Vec<Pending<'a>>,
 }
 
-/// The content of `train_state.safetensors`.
+impl Snapshot<'_> {
+    fn save(self, path: &Path) -> Result<()> {
+        let position = serde_json::to_string(&self.position).map_err(failed)?;
+        let metadata = HashMap::from([
+            ("format".to_string(), FORMAT.to_string()),
+            ("position".to_string(), position),
+            ("config".to_string(), self.config),
+        ]);
+        io::write(path, self.tensors, &metadata).map_err(unwritten)
+    }
+}
+
+/// The content of a `train_state.safetensors`: what a [`Snapshot`] held.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainState {
     /// Where the run stands.
     pub position: Position,
     /// The run's configuration as TOML.
     pub config: String,
-    /// Moments as `m.NAME` and `v.NAME`, and every parameter that is no part of the model.
-    pub tensors: BTreeMap<String, HostTensor>,
+    /// The tensors of [`Snapshot::tensors`] by name.
+    pub tensors: BTreeMap<String, Entry>,
 }
 
 impl TrainState {
-    /// Writes the file.
-    fn save(&self, path: &Path) -> Result<()> {
-        let bytes: BTreeMap<&String, Vec<u8>> = self
-            .tensors
-            .iter()
-            .map(|(name, t)| (name, t.data.iter().flat_map(|x| x.to_le_bytes()).collect()))
-            .collect();
-        let mut views = Vec::with_capacity(bytes.len());
-        for (name, data) in &bytes {
-            let shape = self.tensors[*name].shape.clone();
-            let view = TensorView::new(Dtype::F32, shape, data)
-                .map_err(|e| Error::Failed(format!("{}: {name}: {e}", path.display())))?;
-            views.push((name.as_str(), view));
-        }
-        let position = serde_json::to_string(&self.position)
-            .map_err(|e| Error::Failed(format!("{}: {e}", path.display())))?;
-        let metadata = HashMap::from([
-            ("format".to_string(), FORMAT.to_string()),
-            ("position".to_string(), position),
-            ("config".to_string(), self.config.clone()),
-        ]);
-        let packed = safetensors::serialize(views, Some(metadata))
-            .map_err(|e| Error::Failed(format!("{}: {e}", path.display())))?;
-        write(path, &packed)
-    }
-
     /// Reads the file of the checkpoint folder `dir`.
+    ///
+    /// # Errors
+    /// If it cannot be read or is no train state of this version.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join(TRAIN_STATE);
-        let raw = fs::read(&path).map_err(|e| unreadable(&path, &e))?;
-        let bad =
-            |what: &dyn std::fmt::Display| Error::Usage(format!("{}: {what}", path.display()));
-        let (_, header) = SafeTensors::read_metadata(&raw).map_err(|e| bad(&e))?;
-        let metadata = header.metadata().clone().unwrap_or_default();
-        if metadata.get("format").map(String::as_str) != Some(FORMAT) {
-            return Err(bad(&"not a train state of this program's version"));
+        let mut file = io::read(&path).map_err(input)?;
+        let bad = |what: &str| Error::Usage(format!("{}: {what}", path.display()));
+        let mut entry = |key: &str| file.metadata.remove(key);
+        if entry("format").as_deref() != Some(FORMAT) {
+            return Err(bad("not a train state of this program's version"));
         }
-        let entry = |key: &str| {
-            metadata
-                .get(key)
-                .ok_or_else(|| bad(&format!("lacks `{key}`")))
-        };
-        let position: Position = serde_json::from_str(entry("position")?).map_err(|e| bad(&e))?;
-        let config = entry("config")?.clone();
-        let file = SafeTensors::deserialize(&raw).map_err(|e| bad(&e))?;
-        let mut tensors = BTreeMap::new();
-        for (name, view) in file.iter() {
-            if view.dtype() != Dtype::F32 {
-                return Err(bad(&format!("{name} is {:?}, not F32", view.dtype())));
-            }
-            let data = view
-                .data()
-                .chunks_exact(4)
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                .collect();
-            tensors.insert(
-                name.to_string(),
-                HostTensor {
-                    shape: view.shape().to_vec(),
-                    data,
-                },
-            );
-        }
+        let position = entry("position").ok_or_else(|| bad("lacks `position`"))?;
         Ok(Self {
-            position,
-            config,
-            tensors,
+            position: serde_json::from_str(&position).map_err(|e| bad(&e.to_string()))?,
+            config: entry("config").ok_or_else(|| bad("lacks `config`"))?,
+            tensors: file
+                .entries
+                .into_iter()
+                .map(|e| (e.name.clone(), e))
+                .collect(),
         })
     }
 }
@@ -142,7 +109,7 @@ fn sync(path: &Path) -> Result<()> {
         .map_err(|e| file("sync", path, &e))
 }
 
-/// Writes the checkpoint of `state` into `folder` (a run's `checkpoints/`) and returns its path.
+/// Writes the checkpoint of `snapshot` into `folder` (a run's `checkpoints/`) and returns its path.
 /// `write_model` writes the student's weights to the path it is given.
 ///
 /// # Errors
@@ -150,15 +117,15 @@ fn sync(path: &Path) -> Result<()> {
 /// untouched.
 pub fn save(
     folder: &Path,
-    state: &TrainState,
+    snapshot: Snapshot,
     model_config: &serde_json::Value,
     write_model: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<PathBuf> {
     fs::create_dir_all(folder).map_err(|e| file("create", folder, &e))?;
-    let name = format!("step_{}", state.position.step);
+    let name = format!("step_{}", snapshot.position.step);
     let temporary = folder.join(format!("{TEMPORARY}{name}"));
     remove(&temporary)?;
-    let done = fill(&temporary, state, model_config, write_model)
+    let done = fill(&temporary, snapshot, model_config, write_model)
         .and_then(|()| publish(folder, &temporary, &name));
     if done.is_err() {
         let _ = fs::remove_dir_all(&temporary);
@@ -168,7 +135,7 @@ pub fn save(
 
 fn fill(
     dir: &Path,
-    state: &TrainState,
+    snapshot: Snapshot,
     model_config: &serde_json::Value,
     write_model: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<()> {
@@ -179,7 +146,7 @@ fn fill(
     let json = serde_json::to_string_pretty(model_config)
         .map_err(|e| Error::Failed(format!("{MODEL_CONFIG}: {e}")))?;
     write(&dir.join(MODEL_CONFIG), json.as_bytes())?;
-    state.save(&dir.join(TRAIN_STATE))?;
+    snapshot.save(&dir.join(TRAIN_STATE))?;
     sync(dir)
 }
 
@@ -286,26 +253,32 @@ pub fn find(resume: &str, folder: &Path) -> Result<Option<PathBuf>> {
 mod tests {
     use super::*;
 
-    fn state(step: u64) -> TrainState {
-        let tensor = HostTensor {
-            shape: vec![2, 3],
-            data: vec![1.0, -0.0, f32::MIN_POSITIVE, 3.5, 1e-40, 7.0],
-        };
-        TrainState {
-            position: Position {
-                step,
-                epoch: 1,
-                batch: 2,
-            },
-            config: "seed = 1\n".into(),
-            tensors: BTreeMap::from([("m.x".to_string(), tensor)]),
+    const MOMENT: [f32; 6] = [1.0, -0.0, f32::MIN_POSITIVE, 3.5, 1e-40, 7.0];
+
+    fn position(step: u64) -> Position {
+        Position {
+            step,
+            epoch: 1,
+            batch: 2,
         }
     }
 
     fn put(folder: &Path, step: u64, text: &str) -> Result<PathBuf> {
-        save(folder, &state(step), &serde_json::json!({}), |path| {
-            write(path, text.as_bytes())
-        })
+        let model = |path: &Path| write(path, text.as_bytes());
+        put_with(folder, step, model)
+    }
+
+    fn put_with(
+        folder: &Path,
+        step: u64,
+        model: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
+        let snapshot = Snapshot {
+            position: position(step),
+            config: "seed = 1\n".into(),
+            tensors: vec![Pending::f32("m.x", &[2, 3], || Ok(MOMENT.to_vec()))],
+        };
+        save(folder, snapshot, &serde_json::json!({}), model)
     }
 
     #[test]
@@ -314,7 +287,12 @@ mod tests {
         assert!(latest(&dir.path().join("none")).unwrap().is_none());
         let nine = put(dir.path(), 9, "nine").unwrap();
         let ten = put(dir.path(), 10, "ten").unwrap();
-        assert_eq!(TrainState::load(&nine).unwrap(), state(9));
+        let want = TrainState {
+            position: position(9),
+            config: "seed = 1\n".into(),
+            tensors: [("m.x".into(), Entry::f32("m.x", &[2, 3], MOMENT.to_vec()))].into(),
+        };
+        assert_eq!(TrainState::load(&nine).unwrap(), want);
         fs::create_dir(dir.path().join("step_11")).unwrap();
         fs::create_dir(dir.path().join(".tmp-step_12")).unwrap();
         assert_eq!(latest(dir.path()).unwrap().unwrap(), ten);
@@ -324,7 +302,7 @@ mod tests {
     fn a_failure_leaves_the_old_one() {
         let dir = tempfile::tempdir().unwrap();
         let old = put(dir.path(), 5, "old").unwrap();
-        let failing = save(dir.path(), &state(5), &serde_json::json!({}), |path| {
+        let failing = put_with(dir.path(), 5, |path| {
             write(path, b"half")?;
             Err(Error::Failed("disk full".into()))
         });

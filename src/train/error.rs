@@ -64,6 +64,14 @@ pub fn file(what: &str, path: &Path, error: &std::io::Error) -> Error {
     ))
 }
 
+/// A file of tensors that cannot be written.
+pub fn unwritten(error: crate::io::Error) -> Error {
+    match error {
+        crate::io::Error::Io { path, source } => file("write", &path, &source),
+        error => failed(error),
+    }
+}
+
 /// As [`file`], for an input that cannot be read.
 pub fn unreadable(path: &Path, error: &std::io::Error) -> Error {
     Error::Usage(format!(

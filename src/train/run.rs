@@ -1,8 +1,8 @@
 //! The loop: epochs, steps, logs, checkpoints, and going on from one.
 
-use super::checkpoint::{self, Position, TrainState};
+use super::checkpoint::{self, Position, Snapshot, TrainState};
 use super::config::{Call, Config};
-use super::error::{Error, Result, failed, file, input, usage};
+use super::error::{Error, Result, failed, file, input, unwritten, usage};
 use super::evaluation::{Evaluations, Found};
 use super::interrupt;
 use super::log::{JsonLines, Progress};
@@ -371,15 +371,15 @@ impl Run {
         {
             return Ok(path.clone());
         }
-        let state = TrainState {
+        let trainer = &self.trainer;
+        let snapshot = Snapshot {
             position: self.position,
             config: self.config.to_toml()?,
-            tensors: self.trainer.state()?,
+            tensors: trainer.state(),
         };
-        let trainer = &self.trainer;
         let path = checkpoint::save(
             &self.folder.join("checkpoints"),
-            &state,
+            snapshot,
             &description(trainer.clip())?,
             |path| {
                 io::save_clip(
@@ -389,10 +389,7 @@ impl Run {
                     trainer.backend().as_ref(),
                     false,
                 )
-                .map_err(|e| match e {
-                    io::Error::Io { path, source } => file("write", &path, &source),
-                    e => failed(e),
-                })
+                .map_err(unwritten)
             },
         )?;
         self.saved = Some((self.position, path.clone()));

@@ -1,10 +1,10 @@
 //! One step: batch, teacher, student, losses, backward, optimiser.
 
-use super::checkpoint::HostTensor;
 use super::error::{Error, Result, failed, usage};
 use super::gradients::{Gradients, Student};
 use super::teacher::Teacher;
 use crate::backend::Backend;
+use crate::io::{Data, Entry, Pending};
 use crate::loss::Objective;
 use crate::model::{Clip, Parameters, Spec, draw};
 use crate::optim::{AdamW, AdamWConfig, Schedule};
@@ -203,42 +203,40 @@ impl Trainer {
         })
     }
 
-    /// What a resumed run needs beside the model's weights: moments, and the loss heads.
-    pub fn state(&self) -> Result<BTreeMap<String, HostTensor>> {
-        let mut tensors = BTreeMap::new();
-        let mut add = |name: String, t: &Tensor| -> Result<()> {
-            let data = self.backend.download(t).map_err(failed)?;
-            tensors.insert(
-                name,
-                HostTensor {
-                    shape: t.shape().to_vec(),
-                    data,
-                },
-            );
-            Ok(())
+    /// What a resumed run needs beside the model's weights: moments, and the loss heads. Each tensor comes
+    /// to the host when it is written.
+    pub fn state<'a>(&'a self) -> Vec<Pending<'a>> {
+        let mut tensors = Vec::new();
+        let mut add = |name: String, t: &'a Tensor| {
+            let data = move || Ok(self.backend.download(t)?);
+            tensors.push(Pending::f32(name, t.shape(), data));
         };
         let moments = self.optimiser.m.iter().zip(&self.optimiser.v);
         for (p, (m, v)) in self.parameters.iter().zip(moments) {
-            add(format!("m.{}", p.name), m)?;
-            add(format!("v.{}", p.name), v)?;
+            add(format!("m.{}", p.name), m);
+            add(format!("v.{}", p.name), v);
             if p.name.starts_with("heads.") {
-                add(p.name.clone(), &p.tensor)?;
+                add(p.name.clone(), &p.tensor);
             }
         }
-        Ok(tensors)
+        tensors
     }
 
     /// Takes over what [`Trainer::state`] gave after `steps` steps.
     ///
     /// # Errors
     /// If a tensor is missing, unexpected or misshapen: all are listed.
-    pub fn restore(&mut self, steps: u64, mut tensors: BTreeMap<String, HostTensor>) -> Result<()> {
+    pub fn restore(&mut self, steps: u64, mut tensors: BTreeMap<String, Entry>) -> Result<()> {
         let mut problems = Vec::new();
         let backend = self.backend.clone();
         let mut take = |name: String, into: &mut Tensor| -> Result<()> {
             match tensors.remove(&name) {
-                Some(t) if t.shape == into.shape() => {
-                    *into = backend.upload(&t.shape, &t.data).map_err(failed)?;
+                Some(Entry {
+                    shape,
+                    data: Data::F32(data),
+                    ..
+                }) if shape == into.shape() => {
+                    *into = backend.upload(&shape, &data).map_err(failed)?;
                 }
                 Some(t) => problems.push(format!(
                     "{name} is {:?} in the checkpoint, {:?} in this run",

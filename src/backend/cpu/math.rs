@@ -11,7 +11,11 @@ const LANES: usize = 16;
 #[allow(clippy::excessive_precision)] // Cephes' coefficients as published
 pub(super) fn exp(x: f32) -> f32 {
     let clamped = x.clamp(-87.336, 88.72);
-    let n = (clamped * std::f32::consts::LOG2_E).round_ties_even();
+    // Added to a small number, 1.5·2²³ leaves its nearest integer in the low bits. A cast to i32
+    // would saturate, which the compiler does element by element.
+    const SHIFT: f32 = 12_582_912.0;
+    let shifted = clamped * std::f32::consts::LOG2_E + SHIFT;
+    let n = shifted - SHIFT;
     let r = n.mul_add(-0.693_359_375, clamped);
     let r = n.mul_add(2.121_944_4e-4, r);
     let mut p = 1.987_569_15e-4_f32;
@@ -22,9 +26,9 @@ pub(super) fn exp(x: f32) -> f32 {
     p = p.mul_add(r, 5.000_000_1e-1);
     let e = p.mul_add(r * r, r) + 1.0;
     // 2ⁿ in two factors, because n = 128 alone is no finite f32.
-    let n = n as i32;
+    let n = shifted.to_bits().wrapping_sub(SHIFT.to_bits()) as i32;
     let half = n >> 1;
-    let two = |k: i32| f32::from_bits(((k + 127) as u32) << 23);
+    let two = |k: i32| f32::from_bits((k.wrapping_add(127) as u32) << 23);
     let y = e * two(half) * two(n - half);
     if x < -87.336 { 0.0 } else { y }
 }
@@ -149,6 +153,7 @@ mod tests {
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
         assert_eq!(exp(0.0), 1.0);
         assert!(exp(1e9).is_finite());
+        assert!(exp(f32::NAN).is_nan());
     }
 
     #[test]
