@@ -3,11 +3,13 @@
     python tests/parity/distil.py [--steps 50] [--case vit|resnet|all]
 
 Both start from the same weights (`--init`), see the same pairs in the same order (`--augment none`,
-`--shuffle-buffer 0`) and log every term of the loss at every step. Exits with 1 if any term, or any running statistic
-of the checkpoint at the end, differs by more than 1e-3 relative.
+`--shuffle-buffer 0`) and log every term of the loss at every step. The reference runs in f64, so that a difference is
+ours alone; what PyTorch's own f32 differs by stands beside it. Exits with 1 if any term, or any running statistic of
+the checkpoint at the end, differs by more than 1e-3 relative.
 """
 
 import argparse
+import copy
 import io
 import json
 import math
@@ -27,7 +29,7 @@ from common import program, random_model, text_cfg
 
 import losses  # noqa: E402  (tests/fixtures, on the path since common)
 
-LR, WARMUP, BETAS, EPS, DECAY, BATCH = 1e-3, 10, (0.9, 0.98), 1e-6, 0.1, 16
+WARMUP, BETAS, EPS, DECAY, BATCH = 10, (0.9, 0.98), 1e-6, 0.1, 16
 WEIGHTS = {"clip": 1.0, "crd": 1.0, "fd": 2000.0, "icl": 1.0, "intra": 1.0}
 
 
@@ -43,9 +45,13 @@ def small_resnet(width, stages, text):
     return {"embed_dim": 64, "vision_cfg": vision, "text_cfg": text_cfg(*text) | {"layers": 3}}
 
 
-STUDENTS = {"vit": small(64, 3, (64, 2)), "resnet": small_resnet(16, [1, 2, 1, 1], (64, 2))}
+# Configuration and learning rate. AdamW makes whole steps of gradients that are rounding noise, and ReLU and BatchNorm
+# amplify them: at 1e-3 PyTorch's running statistics in f32 are 1 % off its own in f64 after fifty steps, at 1e-4 0.1 %.
+STUDENTS = {
+    "vit": (small(64, 3, (64, 2)), 1e-3),
+    "resnet": (small_resnet(16, [1, 2, 1, 1], (64, 2)), 1e-4),
+}
 TEACHER = small(128, 4, (96, 3))
-TOLERANCE = 1e-3
 WORDS = "red green blue small large old new bright dark round square wooden metal soft dog cat car tree".split()
 
 
@@ -69,27 +75,29 @@ def write_shard(path, samples):
                 tar.addfile(info, io.BytesIO(data))
 
 
-def reference(student, teacher, samples, steps):
+def reference(student, teacher, samples, steps, peak, dtype):
+    """The terms at every step, and the student's buffers after the last."""
+    student, teacher = copy.deepcopy(student).to(dtype), copy.deepcopy(teacher).to(dtype)
     transform = image_transform(64, is_train=False)
     tokenize = open_clip.SimpleTokenizer()
     student.train()
-    icl = torch.nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+    icl = torch.nn.Parameter(torch.tensor(math.log(1 / 0.07), dtype=dtype))
     named = [*student.named_parameters(), ("icl", icl)]
     groups = [
         {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": DECAY},
         {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=LR, betas=BETAS, eps=EPS)
-    per_epoch = len(samples) // BATCH
+    optimizer = torch.optim.AdamW(groups, betas=BETAS, eps=EPS)
+    per_epoch, logged = len(samples) // BATCH, []
     for step in range(steps):
         first = step % per_epoch * BATCH
         chosen = samples[first : first + BATCH]
-        image = torch.stack([transform(i) for i, _ in chosen])
+        image = torch.stack([transform(i) for i, _ in chosen]).to(dtype)
         text = tokenize([c for _, c in chosen])
         if step < WARMUP:
-            lr = LR * (step + 1) / WARMUP
+            lr = peak * (step + 1) / WARMUP
         else:
-            lr = LR * 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / (steps - WARMUP)))
+            lr = peak * 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / (steps - WARMUP)))
         for group in optimizer.param_groups:
             group["lr"] = lr
         with torch.no_grad():
@@ -110,11 +118,12 @@ def reference(student, teacher, samples, steps):
         with torch.no_grad():
             student.logit_scale.clamp_(0, math.log(100))
             icl.clamp_(0, math.log(100))
-        yield {k: x.item() for k, x in terms.items()}
+        logged.append({k: x.item() for k, x in terms.items()})
+    return logged, dict(student.named_buffers())
 
 
-def ours(cfg, student, teacher, samples, steps):
-    """The lines of `train`'s log, and the student it ends with."""
+def ours(cfg, student, teacher, samples, steps, peak):
+    """The terms that `train` logs, and the tensors of its last checkpoint."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_shard(folder / "pairs.tar", samples)
@@ -125,44 +134,49 @@ def ours(cfg, student, teacher, samples, steps):
             "train", "--model", "student.json", "--init", "student.safetensors", "--teacher", "teacher.json",
             "--teacher-checkpoint", "teacher.safetensors", "--method", "intra-kd", "--train-data", "pairs.tar",
             "--augment", "none", "--shuffle-buffer", 0, "--log-every", 1, "--batch-size", BATCH,
-            "--steps", steps, "--lr", LR, "--warmup", WARMUP, "--wd", DECAY, "--beta1", BETAS[0], "--beta2", BETAS[1],
+            "--steps", steps, "--lr", peak, "--warmup", WARMUP, "--wd", DECAY, "--beta1", BETAS[0], "--beta2", BETAS[1],
             "--eps", EPS, "--name", "run", cwd=folder,
         )  # fmt: skip
         run = folder / "logs" / "run"
-        lines = (run / "metrics.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines], load_file(run / "checkpoints" / f"step_{steps}" / "model.safetensors")
+        lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        logged = [{k: line[f"loss_{k}"] for k in WEIGHTS} for line in lines]
+        return logged, load_file(run / "checkpoints" / f"step_{steps}" / "model.safetensors")
 
 
-def running_statistics(got, model):
-    """Prints the largest difference of each kind of BatchNorm buffer, relative to the largest value of that buffer;
-    returns whether all agree."""
+def differences(got, want):
+    """The largest relative difference of each term, and of each kind of running statistic relative to the largest
+    value of its BatchNorm; each with where it was."""
     largest = {}
-    for name, want in model.named_buffers():
-        if "running_" in name or name.endswith("num_batches_tracked"):
-            difference = (got[name].double() - want.double()).abs().max() / want.double().abs().max()
-            kind = name.rsplit(".", 1)[1]
-            largest[kind] = max(largest.get(kind, (0.0, "")), (difference.item(), name))
-    for kind, (difference, name) in largest.items():
-        print(f"  {kind:<19} largest relative difference {difference:.1e}, at {name}")
-    return all(difference <= TOLERANCE for difference, _ in largest.values())
+
+    def see(kind, difference, place):
+        difference = math.inf if math.isnan(difference) else difference
+        largest[kind] = max(largest.get(kind, (0.0, "nowhere")), (difference, place))
+
+    for step, (g, w) in enumerate(zip(got[0], want[0], strict=True)):
+        for k in WEIGHTS:
+            see(k, abs(g[k] - w[k]) / abs(w[k]), f"step {step + 1}")
+    for name, w in want[1].items():
+        if name != "attn_mask":
+            layer, kind = name.rsplit(".", 1)
+            difference = (got[1][name].double() - w.double()).abs().max() / w.double().abs().max()
+            see(kind, difference.item(), layer)
+    return largest
 
 
 def agrees(case, steps):
-    cfg = STUDENTS[case]
+    cfg, peak = STUDENTS[case]
     samples = list(pairs(7 * BATCH + 5))
     student, teacher = random_model(cfg, 1), random_model(TEACHER, 2)
     with torch.no_grad():
         teacher.logit_scale.fill_(math.log(50))
-    logged, checkpoint = ours(cfg, student, teacher, samples, steps)
-    worst = dict.fromkeys(WEIGHTS, (0.0, 0))
-    for step, (got, want) in enumerate(zip(logged, reference(student, teacher, samples, steps), strict=True)):
-        for k in WEIGHTS:
-            worst[k] = max(worst[k], (abs(got[f"loss_{k}"] - want[k]) / abs(want[k]), step + 1))
-    print(f"{case}: {steps} steps of batch {BATCH}")
-    for k, (difference, step) in worst.items():
-        moved = f"{logged[0][f'loss_{k}']:.4g} -> {logged[-1][f'loss_{k}']:.4g}"
-        print(f"  {k:<6} largest relative difference {difference:.1e}, at step {step}; the term went {moved}")
-    return running_statistics(checkpoint, student) and all(d <= TOLERANCE for d, _ in worst.values())
+    got = ours(cfg, student, teacher, samples, steps, peak)
+    want, single = (reference(student, teacher, samples, steps, peak, d) for d in (torch.float64, torch.float32))
+    print(f"{case}: {steps} steps of batch {BATCH}; largest relative differences from PyTorch in f64")
+    found, own = differences(got, want), differences(single, want)
+    for kind, (difference, place) in found.items():
+        moved = f"; it went {want[0][0][kind]:.4g} -> {want[0][-1][kind]:.4g}" if kind in WEIGHTS else ""
+        print(f"  {kind:<19} ours {difference:.1e} ({place}), PyTorch's f32 {own[kind][0]:.1e}{moved}")
+    return all(difference <= 1e-3 for difference, _ in found.values())
 
 
 def main():
