@@ -392,7 +392,10 @@ mod tests {
     fn sizes_that_overflow_are_refused() {
         assert!(parse("", "").is_ok());
         for (vision, text) in [
-            (r#""width": 18446744073709551615, "layers": [1, 1, 1, 1]"#, ""),
+            (
+                r#""width": 18446744073709551615, "layers": [1, 1, 1, 1]"#,
+                "",
+            ),
             (r#""layers": 99999999999"#, ""),
             (r#""layers": [1, 1, 99999999999, 1]"#, ""),
             (r#""image_size": 9223372036854775808, "patch_size": 2"#, ""),
