@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 
 use super::error::{Error, Result};
 
-/// More names than this from one pattern are a slip of the pen, not a dataset.
-const MAX_NAMES: usize = 4_000_000;
+/// More names than this from one pattern are a slip of the pen, not a dataset; so are more bytes of them.
+const MAX_NAMES: usize = 1_000_000;
+const MAX_BYTES: usize = 1 << 28;
+/// Of a number in a range, its padding included.
+const MAX_DIGITS: usize = 64;
 
 /// Where the bytes of one shard are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,18 +146,34 @@ pub fn braces(pattern: &str) -> Result<Vec<String>, String> {
         let mut all = Vec::new();
         for part in parts {
             all.extend(braces(part)?);
+            check_amount(all.len(), bytes(&all))?;
         }
         all
     };
     let tails = braces(&pattern[close + 1..])?;
-    if middle.len().saturating_mul(tails.len()) > MAX_NAMES {
-        return Err(format!("stands for more than {MAX_NAMES} names"));
-    }
     let head = &pattern[..open];
+    let names = middle.len() * tails.len();
+    let size = names * head.len() + bytes(&middle) * tails.len() + middle.len() * bytes(&tails);
+    check_amount(names, size)?;
     Ok(middle
         .iter()
         .flat_map(|m| tails.iter().map(move |t| format!("{head}{m}{t}")))
         .collect())
+}
+
+fn bytes(names: &[String]) -> usize {
+    names.iter().map(String::len).sum()
+}
+
+/// Refuses an expansion before it is made: nested lists multiply.
+fn check_amount(names: usize, bytes: usize) -> Result<(), String> {
+    if names > MAX_NAMES {
+        return Err(format!("stands for more than {MAX_NAMES} names"));
+    }
+    if bytes > MAX_BYTES {
+        return Err(format!("stands for more than {MAX_BYTES} bytes of names"));
+    }
+    Ok(())
 }
 
 /// `00..12` or `0..12..3`, both ends included; `None` for what is no range of numbers.
@@ -167,9 +186,11 @@ fn range(text: &str) -> Result<Option<Vec<String>>, String> {
     let (from, to) = (numbers[0], numbers[1]);
     let step = numbers.get(2).copied().unwrap_or(1).unsigned_abs().max(1);
     let count = (from.abs_diff(to) / step).saturating_add(1);
-    if count > MAX_NAMES as u64 {
-        return Err(format!("stands for more than {MAX_NAMES} names"));
+    let longest = parts.iter().map(|p| p.len()).max().unwrap_or(0);
+    if longest > MAX_DIGITS {
+        return Err(format!("holds a number of more than {MAX_DIGITS} digits"));
     }
+    check_amount(usize::try_from(count).unwrap_or(usize::MAX), 0)?;
     // As a shell does: a leading zero at either end fixes the width of all.
     let padded = |p: &str| {
         let digits = p.trim_start_matches('-');
@@ -275,6 +296,22 @@ mod tests {
         assert_eq!(braces("{000..331}").unwrap().len(), 332);
         for bad in ["{1..2", "1..2}", "}{", "{0..99999999999}"] {
             assert!(braces(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn short_patterns_cannot_fill_the_memory() {
+        let many = vec!["{0..999999}"; 60].join(",");
+        let long = "x".repeat(1000);
+        let zeros = "0".repeat(70_000);
+        for bad in [
+            format!("{{{many}}}"),
+            "{0..999}{0..999}{0..999}".to_owned(),
+            format!("{long}{{0..999999}}"),
+            format!("{{{zeros}1..2}}"),
+        ] {
+            let error = braces(&bad).unwrap_err();
+            assert!(error.contains("more than"), "{error}");
         }
     }
 

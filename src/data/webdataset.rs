@@ -6,6 +6,7 @@
 //! the other stay apart. The image is the first of jpg, png, jpeg, webp; the caption is the text
 //! of `.txt`, else the JSON's caption; the class is `.cls`, else the JSON's `class`.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::ops::ControlFlow;
@@ -20,6 +21,10 @@ use super::sample::{ImageBytes, Sample, SkipKind, Skips};
 
 /// Files within a shard larger than this are skipped: a gzip bomb must not fill the memory.
 pub const MAX_ENTRY_BYTES: u64 = 256 << 20;
+
+/// Headers of one file, extension records included, larger than this end the shard: the archive's reader
+/// holds the long names and attributes in them in memory, whatever their size.
+const MAX_HEADER_BYTES: u64 = 1 << 20;
 
 /// Extensions of images, the preferred one first.
 const IMAGES: [&str; 4] = ["jpg", "png", "jpeg", "webp"];
@@ -67,7 +72,8 @@ fn read_entries(
     } else {
         bytes
     };
-    let mut archive = tar::Archive::new(bytes);
+    let left = Cell::new(MAX_HEADER_BYTES);
+    let mut archive = tar::Archive::new(Budget { bytes, left: &left });
     let mut group = Group::default();
     let mut entries = 0u64;
     let mut finish = |group: Group, skips: &mut Skips| -> ControlFlow<()> {
@@ -86,6 +92,7 @@ fn read_entries(
     for entry in archive.entries()? {
         let read = entry.and_then(|mut entry| {
             entries += 1;
+            left.set(entry.size().saturating_add(MAX_HEADER_BYTES));
             read_entry(&mut entry)
         });
         match read {
@@ -116,6 +123,24 @@ fn read_entries(
         return Err(io::Error::other("holds no files"));
     }
     Ok(())
+}
+
+/// A reader that gives `left` bytes at most, then an error.
+struct Budget<'a, R> {
+    bytes: R,
+    left: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Budget<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left.get()).map_or(buffer.len(), |l| l.min(buffer.len()));
+        if most == 0 && !buffer.is_empty() {
+            return Err(io::Error::other("an entry's header is far too large"));
+        }
+        let n = self.bytes.read(&mut buffer[..most])?;
+        self.left.set(self.left.get() - n as u64);
+        Ok(n)
+    }
 }
 
 /// What a file within a group is for.
@@ -420,6 +445,30 @@ pub(super) mod tests {
             &DatasetOptions::default(),
         );
         assert_eq!(skips.count(SkipKind::DamagedShard), 1);
+    }
+
+    /// Megabytes of zeros are kilobytes of gzip: a long name must not fill the memory.
+    #[test]
+    fn a_name_of_megabytes_ends_the_shard() {
+        let mut long = tar::Header::new_gnu();
+        long.set_entry_type(tar::EntryType::GNULongName);
+        long.set_path("././@LongLink").unwrap();
+        let name = vec![b'n'; 4 << 20];
+        long.set_size(name.len() as u64);
+        long.set_cksum();
+        // Before it, a file that is larger than any header may be.
+        let picture = vec![7u8; 3 << 20];
+        let before = tar_of(&[("1.jpg", &picture), ("1.txt", b"one")]);
+        let mut builder = tar::Builder::new(Vec::new());
+        builder.append(&long, name.as_slice()).unwrap();
+        let tar = [
+            &before[..before.len() - 1024],
+            &builder.into_inner().unwrap(),
+        ]
+        .concat();
+        let (samples, skips) = read_all(tar, &DatasetOptions::default());
+        assert_eq!(samples.len(), 1);
+        assert!(skips.to_string().contains("far too large"), "{skips}");
     }
 
     #[test]

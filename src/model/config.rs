@@ -288,7 +288,37 @@ impl ClipConfig {
         Ok(config)
     }
 
+    /// Sizes beyond which no model lies. They are checked before anything is computed from them: below
+    /// them no product overflows, and no list of parameters fills the memory.
+    fn check_limits(&self) -> Result<()> {
+        let (v, t) = (&self.vision_cfg, &self.text_cfg);
+        let depth = v.layers.stages().iter().copied().max();
+        let limits = [
+            ("embed_dim", self.embed_dim, 1 << 16),
+            ("vision width", v.width, 1 << 16),
+            ("vision layers", depth.unwrap_or(v.layers.blocks()), 1 << 10),
+            ("image_size", v.image_size, 1 << 14),
+            ("patch_size", v.patch_size.unwrap_or(0), 1 << 14),
+            ("text width", t.width, 1 << 16),
+            ("text layers", t.layers, 1 << 10),
+            ("context_length", t.context_length, 1 << 16),
+            ("vocab_size", t.vocab_size, 1 << 24),
+        ];
+        if let Some((name, value, limit)) = limits.iter().find(|(_, value, limit)| value > limit) {
+            let rule = format!("{name} is {value}, more than the limit of {limit}");
+            return Err(Error::Config(rule));
+        }
+        let ratios = [v.mlp_ratio, t.mlp_ratio];
+        match ratios.iter().find(|r| !(0.0..=64.0).contains(*r)) {
+            Some(ratio) => Err(Error::Config(format!(
+                "mlp_ratio is {ratio}, outside 0 to 64"
+            ))),
+            None => Ok(()),
+        }
+    }
+
     fn check(&self) -> Result<()> {
+        self.check_limits()?;
         let (v, t) = (&self.vision_cfg, &self.text_cfg);
         let rules = [
             (self.embed_dim > 0, "embed_dim must be positive"),
@@ -333,7 +363,7 @@ impl ClipConfig {
                 "context_length must hold the start and end tokens",
             ),
             (
-                t.vocab_size > 2 && t.vocab_size < i32::MAX as usize,
+                t.vocab_size > 2,
                 "vocab_size must hold the start and end tokens",
             ),
             (
@@ -344,6 +374,39 @@ impl ClipConfig {
         match rules.iter().find(|(holds, _)| !holds) {
             Some((_, rule)) => Err(Error::Config((*rule).into())),
             None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(vision: &str, text: &str) -> Result<ClipConfig> {
+        ClipConfig::from_json(&format!(
+            r#"{{"embed_dim": 8, "vision_cfg": {{{vision}}}, "text_cfg": {{{text}}}}}"#
+        ))
+    }
+
+    #[test]
+    fn sizes_that_overflow_are_refused() {
+        assert!(parse("", "").is_ok());
+        for (vision, text) in [
+            (
+                r#""width": 18446744073709551615, "layers": [1, 1, 1, 1]"#,
+                "",
+            ),
+            (r#""layers": 99999999999"#, ""),
+            (r#""layers": [1, 1, 99999999999, 1]"#, ""),
+            (r#""image_size": 9223372036854775808, "patch_size": 2"#, ""),
+            (r#""mlp_ratio": 1e300"#, ""),
+            ("", r#""layers": 99999999999"#),
+            ("", r#""context_length": 9223372036854775807"#),
+            ("", r#""mlp_ratio": -1.0"#),
+        ] {
+            let error = parse(vision, text).unwrap_err().to_string();
+            let said = error.contains("limit") || error.contains("mlp_ratio");
+            assert!(said, "{vision} {text}: {error}");
         }
     }
 }
