@@ -100,7 +100,7 @@ fn panel_columns() -> usize {
 /// holds, and only reach lanes that are never stored.
 fn pack_panel<E: Element>(b: View<E>, first: usize, nr: usize, out: &mut [E]) {
     /// Steps that are transposed together: their part of the panel stays in the first-level cache.
-    const STEPS: usize = 16;
+    const STEPS: usize = 64;
     let cols = nr.min(b.cols - first);
     vectorised(
         #[inline(always)]
