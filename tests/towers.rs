@@ -289,11 +289,9 @@ fn encode_at(
 ) -> Vec<f32> {
     let tape = Tape::frozen(backend.clone());
     let bound = parameters.bind(&tape);
-    let x = clip
-        .text_tokens(&tape, &bound, &[padded.to_vec()])
-        .expect("tokens");
-    let at = backend.upload_i32(&[1], &[position as i32]).expect("index");
-    let y = clip.pool_text(&tape, &bound, &x, &at).expect("pooled");
+    let y = clip
+        .encode_text_at(&tape, &bound, &[padded.to_vec()], &[position])
+        .expect("text tower");
     backend.download(y.value()).expect("download")
 }
 

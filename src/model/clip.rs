@@ -109,24 +109,23 @@ impl Clip {
     /// # Errors
     /// If a text is empty, longer than the context, or holds an unknown id.
     pub fn encode_text(&self, tape: &Tape, bound: &Bound, texts: &[Vec<i32>]) -> Result<Var> {
-        let (x, segments) = text::tokens(&self.config, self.blocks(), tape, bound, texts)?;
-        text::pool(tape, bound, &x, &text::ends(tape, &segments)?)
+        let ends: Vec<usize> = texts.iter().map(|t| t.len().saturating_sub(1)).collect();
+        self.encode_text_at(tape, bound, texts, &ends)
     }
 
-    /// Token states of the text tower's last block, packed: `[total, width]`.
+    /// As [`Clip::encode_text`], with the features of text i read at its token `ends[i]`: what open_clip
+    /// does with padded texts.
     ///
     /// # Errors
-    /// As [`Clip::encode_text`].
-    pub fn text_tokens(&self, tape: &Tape, bound: &Bound, texts: &[Vec<i32>]) -> Result<Var> {
-        Ok(text::tokens(&self.config, self.blocks(), tape, bound, texts)?.0)
-    }
-
-    /// Text features read at rows `index` of [`Clip::text_tokens`], `[n, embed_dim]`.
-    ///
-    /// # Errors
-    /// If an index lies outside.
-    pub fn pool_text(&self, tape: &Tape, bound: &Bound, x: &Var, index: &Tensor) -> Result<Var> {
-        text::pool(tape, bound, x, index)
+    /// As [`Clip::encode_text`], and if `ends` are not as many as the texts or lie outside.
+    pub fn encode_text_at(
+        &self,
+        tape: &Tape,
+        bound: &Bound,
+        texts: &[Vec<i32>],
+        ends: &[usize],
+    ) -> Result<Var> {
+        text::encode(&self.config, self.blocks(), tape, bound, texts, ends)
     }
 }
 

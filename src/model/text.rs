@@ -6,22 +6,25 @@ use super::{Bound, ClipConfig, Error, Result};
 use crate::autodiff::{Tape, Var};
 use crate::backend::{Activation, Segments};
 use crate::ops;
-use crate::tensor::Tensor;
 
-/// Output of the last block `[total, width]`, and where each text lies. Each text is its tokens up
-/// to and including its end token, without padding: attention is causal, so nothing after the end
-/// token could reach it.
-pub(super) fn tokens(
+/// Features `[texts, embed_dim]`, not normalised, read at token `ends[i]` of text i. Texts need no
+/// padding: attention is causal, so nothing behind the end token could reach it.
+pub(super) fn encode(
     config: &ClipConfig,
     (act, recompute): (Activation, bool),
     tape: &Tape,
     bound: &Bound,
     texts: &[Vec<i32>],
-) -> Result<(Var, Segments)> {
+    ends: &[usize],
+) -> Result<Var> {
     let t = &config.text_cfg;
     for (index, text) in texts.iter().enumerate() {
         if text.is_empty() || text.len() > t.context_length {
             let detail = format!("{} tokens, where 1 to {} fit", text.len(), t.context_length);
+            return Err(Error::Text { index, detail });
+        }
+        if ends.get(index).is_none_or(|&end| end >= text.len()) {
+            let detail = format!("no end among its {} tokens", text.len());
             return Err(Error::Text { index, detail });
         }
     }
@@ -42,22 +45,14 @@ pub(super) fn tokens(
         act,
         recompute,
     };
-    Ok((stack.forward(tape, bound, x, &segments)?, segments))
-}
-
-/// Features `[n, embed_dim]`, not normalised, of the tokens in rows `index` of x.
-pub(super) fn pool(tape: &Tape, bound: &Bound, x: &Var, index: &Tensor) -> Result<Var> {
-    // LayerNorm works row by row, so only the rows that are used need it.
-    let x = ops::select_rows(tape, x, index)?;
+    let rows: Vec<i32> = segments
+        .offsets()
+        .iter()
+        .zip(ends)
+        .map(|(&start, &end)| (start + end) as i32)
+        .collect();
+    let rows = backend.upload_i32(&[rows.len()], &rows)?;
+    let x = stack.forward(tape, bound, x, &segments, &rows)?;
     let x = layer_norm(tape, bound, "ln_final", &x)?;
     project(tape, &x, bound.var("text_projection")?)
-}
-
-/// The row of each text's end token.
-pub(super) fn ends(tape: &Tape, segments: &Segments) -> Result<Tensor> {
-    let ends: Vec<i32> = segments.offsets()[1..]
-        .iter()
-        .map(|&end| end as i32 - 1)
-        .collect();
-    Ok(tape.backend().upload_i32(&[ends.len()], &ends)?)
 }

@@ -4,6 +4,7 @@ use super::{Bound, Result};
 use crate::autodiff::{Tape, Var};
 use crate::backend::{Activation, Segments};
 use crate::ops;
+use crate::tensor::Tensor;
 
 /// ε of every LayerNorm in CLIP.
 pub(super) const LN_EPS: f32 = 1e-5;
@@ -47,24 +48,28 @@ pub(super) fn layer_norm(tape: &Tape, bound: &Bound, name: &str, x: &Var) -> Res
 }
 
 impl Stack {
-    /// Runs packed tokens x `[total, width]` through all blocks:
-    /// x ← x + attention(ln_1(x)), x ← x + mlp(ln_2(x)).
+    /// Runs packed tokens x `[total, width]` through all blocks, x ← x + attention(ln_1(x)),
+    /// x ← x + mlp(ln_2(x)), and gives the rows `pooled` `[n]` of the last, `[n, width]`. Behind the
+    /// last attention each row goes its own way, so that block computes nothing but those rows there:
+    /// of a layer's products, three quarters.
     pub fn forward(
         &self,
         tape: &Tape,
         bound: &Bound,
         mut x: Var,
         segments: &Segments,
+        pooled: &Tensor,
     ) -> Result<Var> {
         for layer in 0..self.layers {
+            let pooled = (layer + 1 == self.layers).then(|| pooled.clone());
             x = if self.recompute {
                 let (stack, bound, segments) = (self.clone(), bound.clone(), segments.clone());
                 let input = x.clone();
                 tape.checkpoint(&[&x], move |tape| {
-                    stack.block(tape, &bound, layer, &input, &segments)
+                    stack.block(tape, &bound, layer, &input, &segments, pooled.as_ref())
                 })?
             } else {
-                self.block(tape, bound, layer, &x, segments)?
+                self.block(tape, bound, layer, &x, segments, pooled.as_ref())?
             };
         }
         Ok(x)
@@ -77,6 +82,7 @@ impl Stack {
         layer: usize,
         x: &Var,
         segments: &Segments,
+        pooled: Option<&Tensor>,
     ) -> Result<Var> {
         let p = format!("{}{layer}.", self.prefix);
         let pair = |w: &str, b: &str| (format!("{p}{w}"), format!("{p}{b}"));
@@ -85,24 +91,19 @@ impl Stack {
         let in_proj = pair("attn.in_proj_weight", "attn.in_proj_bias");
         let qkv = linear(tape, bound, in_proj, &h, None, none)?;
         let h = ops::attention(tape, &qkv, segments, self.heads, self.causal)?;
+        let (h, x) = match pooled {
+            Some(rows) => (
+                ops::select_rows(tape, &h, rows)?,
+                ops::select_rows(tape, x, rows)?,
+            ),
+            None => (h, x.clone()),
+        };
         let out_proj = pair("attn.out_proj.weight", "attn.out_proj.bias");
-        let x = linear(tape, bound, out_proj, &h, Some(x), none)?;
+        let x = linear(tape, bound, out_proj, &h, Some(&x), none)?;
         let h = layer_norm(tape, bound, &format!("{p}ln_2"), &x)?;
-        let h = linear(
-            tape,
-            bound,
-            pair("mlp.c_fc.weight", "mlp.c_fc.bias"),
-            &h,
-            None,
-            self.act,
-        )?;
-        linear(
-            tape,
-            bound,
-            pair("mlp.c_proj.weight", "mlp.c_proj.bias"),
-            &h,
-            Some(&x),
-            none,
-        )
+        let c_fc = pair("mlp.c_fc.weight", "mlp.c_fc.bias");
+        let h = linear(tape, bound, c_fc, &h, None, self.act)?;
+        let c_proj = pair("mlp.c_proj.weight", "mlp.c_proj.bias");
+        linear(tape, bound, c_proj, &h, Some(&x), none)
     }
 }

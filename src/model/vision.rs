@@ -37,10 +37,9 @@ pub(super) fn encode(
         act,
         recompute,
     };
-    let x = stack.forward(tape, bound, x, &segments)?;
     let classes: Vec<i32> = (0..batch).map(|i| (i * tokens) as i32).collect();
     let classes = tape.backend().upload_i32(&[batch], &classes)?;
-    let x = ops::select_rows(tape, &x, &classes)?;
+    let x = stack.forward(tape, bound, x, &segments, &classes)?;
     let x = layer_norm(tape, bound, "visual.ln_post", &x)?;
     project(tape, &x, bound.var("visual.proj")?)
 }

@@ -41,10 +41,13 @@ impl Tower {
 fn transformer(tokens: usize, width: usize, layers: usize, mlp: usize) -> Tower {
     let (t, w, l, m) = (tokens as f64, width as f64, layers as f64, mlp as f64);
     let block = t * (8.0 * w + 2.0 * m);
+    let attention = t * (2.0 * 3.0 * w * w + 4.0 * t * w);
+    let rest = 2.0 * (w * w + 2.0 * w * m);
     Tower {
-        // in_proj 3w², out_proj w², two MLP products wm each, and the two products of attention.
-        flops: l * t * (2.0 * (4.0 * w * w + 2.0 * w * m) + 4.0 * t * w),
-        kept: l * block,
+        // in_proj 3w² and the two products of attention; then out_proj w² and two MLP products wm each,
+        // in the last block for one token alone, which then keeps nothing behind its attention.
+        flops: l * attention + ((l - 1.0) * t + 1.0) * rest,
+        kept: (l - 1.0) * block + t * 5.0 * w,
         inputs: l * t * w,
         block,
         // The sum and its normalised copy beside q, k, v and attention's output, or the hidden values.
