@@ -9,11 +9,12 @@
 use clap::Parser;
 use clip_distill::autodiff::Tape;
 use clip_distill::backend::{Backend, cpu::Cpu};
-use clip_distill::loss::{Features, Head, Heads, Inputs, Method, Objective, TeacherFeatures};
+use clip_distill::loss::{Features, Head, Heads, Inputs, Method, Objective};
 use clip_distill::model::{Bound, Clip, ClipConfig};
 use clip_distill::ops;
 use clip_distill::optim::{self, AdamW, AdamWConfig};
 use clip_distill::tensor::rng::{Philox, Purpose};
+use clip_distill::train::teacher::Teacher;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -73,13 +74,13 @@ fn main() {
     let student = clip(&flags.student);
     let teacher = (flags.teacher != "none").then(|| {
         let clip = clip(&flags.teacher);
-        let parameters = clip.init(backend.as_ref(), 1).expect("teacher");
-        (clip, parameters)
+        let parameters = clip.init(backend.as_ref(), 1).expect("weights");
+        Teacher::new(clip, parameters, backend.as_ref()).expect("teacher")
     });
     let mut parameters = student.init(backend.as_ref(), 2).expect("student");
     let widths = teacher
         .as_ref()
-        .map(|(t, _)| [student.config().embed_dim, t.config().embed_dim]);
+        .map(|t| [&student, t.clip()].map(|c| c.config().embed_dim));
     let heads = widths.filter(|[from, to]| from != to);
     if let Some([from, to]) = heads {
         for head in ["image", "text"] {
@@ -123,19 +124,9 @@ fn main() {
     let mut times = [const { Vec::new() }; 5];
     for step in 0..=steps {
         let mut marks = vec![Instant::now()];
-        let teacher_features = teacher.as_ref().map(|(teacher, parameters)| {
-            let tape = Tape::frozen(backend.clone());
-            let bound = parameters.bind(&tape);
-            let unit = |x| ops::l2_normalize(&tape, &x).expect("unit").value().clone();
-            let scale = ops::exp(&tape, bound.var("logit_scale").expect("scale")).expect("exp");
-            let image = teacher.encode_image(&tape, &bound, &images);
-            let text = teacher.encode_text(&tape, &bound, &texts);
-            TeacherFeatures {
-                image: unit(image.expect("image tower")),
-                text: unit(text.expect("text tower")),
-                scale: scale.value().clone(),
-            }
-        });
+        let teacher_features = teacher
+            .as_ref()
+            .map(|t| t.features(&backend, &images, &texts).expect("teacher"));
         marks.push(Instant::now());
         let (collected, seen) = {
             let tape = Tape::new(backend.clone());

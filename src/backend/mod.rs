@@ -150,6 +150,11 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     /// Which of [`KERNELS`] this backend has.
     fn coverage(&self) -> &'static [&'static str];
 
+    /// Images that a frozen tower should see at once. By default all.
+    fn frozen_batch(&self) -> usize {
+        usize::MAX
+    }
+
     // --- storage -----------------------------------------------------------------------------
 
     /// A tensor of f32 values from host memory.

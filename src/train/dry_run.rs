@@ -40,6 +40,8 @@ pub fn dry_run(config: &Config) -> Result<String> {
     let weights = setup::objective(config).weights;
     let own = student.config();
     let part = config.batch_size as f64;
+    let device = setup::device(config);
+    let frozen = device.map_or(f64::MAX, |(backend, _)| backend.frozen_batch() as f64);
     let pairs = part * config.accum_freq as f64;
 
     let mut lines = Vec::new();
@@ -79,7 +81,7 @@ pub fn dry_run(config: &Config) -> Result<String> {
         flops.insert(0, ("teacher image", pairs * image.flops));
         flops.insert(1, ("teacher text", pairs * text.flops));
         teacher_bytes = 4.0 * m[2] as f64;
-        teacher_passing = image.passing.max(text.passing);
+        teacher_passing = (image.passing * part.min(frozen)).max(text.passing * part);
         teacher_width = c.embed_dim as f64;
     }
     if heads > 0 {
@@ -121,12 +123,14 @@ pub fn dry_run(config: &Config) -> Result<String> {
     let pixels = cost::pixels(own);
     let on_the_way =
         image.training(config.grad_checkpointing) + text.training(config.grad_checkpointing);
-    let per_pair = 4.0 * (pixels + teacher_passing.max(on_the_way));
+    let per_pair = 4.0 * (pixels + on_the_way);
+    // The pool seldom reuses the teacher's blocks for the student's.
+    let fixed = fixed + 4.0 * teacher_passing;
     let data = 4.0 * pixels * (pairs + AHEAD * part);
     let memory = fixed + data + gradients + part * per_pair;
     lines.push(format!(
         "memory   about {} in a step: {} weights and moments{}, {} gradients, {} activations, {} images \
-         loaded; {} more while a checkpoint is written",
+         loaded",
         size(memory),
         size(3.0 * values),
         match teacher_bytes {
@@ -134,10 +138,8 @@ pub fn dry_run(config: &Config) -> Result<String> {
             bytes => format!(", {} teacher", size(bytes)),
         },
         size(gradients),
-        size(part * per_pair),
-        size(data),
-        // A copy on the host, and the file's bytes.
-        size(6.0 * values)
+        size(part * per_pair + 4.0 * teacher_passing),
+        size(data)
     ));
     if let Some(free) = available() {
         let each = per_pair + 4.0 * pixels * (AHEAD + config.accum_freq as f64);

@@ -9,10 +9,11 @@
 //! in open_clip.
 
 use super::error::{Result, failed};
+use super::rows::{Rows, row_index};
 use super::step::{ICL_SCALE, StepBatch};
 use super::teacher::Teacher;
 use crate::autodiff::{Grads, Tape, Var};
-use crate::backend::{Backend, Grad};
+use crate::backend::Backend;
 use crate::loss::{Features, Head, Heads, Inputs, Objective, TeacherFeatures};
 use crate::model::{Bound, Clip, Observations, Parameters};
 use crate::ops;
@@ -127,7 +128,7 @@ impl Student<'_> {
             for (p, grad) in self.parameters.iter().zip(&mut losses.grads) {
                 grads.put(bound.var(&p.name).map_err(failed)?, Some(grad.take()));
             }
-            let index = rows(self.backend.as_ref(), part)?;
+            let index = row_index(self.backend.as_ref(), part)?;
             let seed = |d: &Option<Tensor>| {
                 d.as_ref()
                     .map(|d| self.backend.select_rows(d, &index))
@@ -217,35 +218,6 @@ impl Student<'_> {
         };
         Ok((losses, grads))
     }
-}
-
-/// Rows gathered part by part into one tensor, on the device.
-struct Rows {
-    n: usize,
-    sum: Grad,
-}
-
-impl Rows {
-    fn new(n: usize) -> Self {
-        Self { n, sum: None }
-    }
-
-    /// Puts `values` at the rows `part`, which hold zeros so far.
-    fn put(&mut self, backend: &dyn Backend, part: &Range<usize>, values: &Tensor) -> Result<()> {
-        let index = rows(backend, part)?;
-        backend
-            .select_rows_backward(values, &index, self.n, Some(&mut self.sum))
-            .map_err(failed)
-    }
-
-    fn all(self) -> Result<Tensor> {
-        self.sum.ok_or_else(|| failed("a batch without pairs"))
-    }
-}
-
-fn rows(backend: &dyn Backend, part: &Range<usize>) -> Result<Tensor> {
-    let index: Vec<i32> = part.clone().map(|i| i as i32).collect();
-    backend.upload_i32(&[index.len()], &index).map_err(failed)
 }
 
 fn bind_heads(bound: &Bound) -> Result<Heads> {

@@ -15,6 +15,7 @@ pub mod flags;
 mod gradients;
 pub mod interrupt;
 pub mod log;
+mod rows;
 pub mod run;
 pub mod setup;
 pub mod source;

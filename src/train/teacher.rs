@@ -1,12 +1,14 @@
 //! The frozen teacher.
 
 use super::error::{Result, failed, input, usage};
-use crate::autodiff::Tape;
+use super::rows::{Rows, row_index};
+use crate::autodiff::{Tape, Var};
 use crate::backend::Backend;
 use crate::loss::TeacherFeatures;
 use crate::model::{Clip, ClipConfig, Parameters};
 use crate::tensor::Tensor;
 use crate::{io, ops};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -49,7 +51,8 @@ impl Teacher {
         &self.parameters
     }
 
-    /// Unit features of a batch, on a tape that records nothing.
+    /// Unit features of a batch, on a tape that records nothing. Images go through the tower by
+    /// [`Backend::frozen_batch`], which changes no bit of them: every image is for itself.
     pub fn features(
         &self,
         backend: &Arc<dyn Backend>,
@@ -58,24 +61,73 @@ impl Teacher {
     ) -> Result<TeacherFeatures> {
         let tape = Tape::frozen(backend.clone());
         let bound = self.parameters.bind(&tape);
-        let image = self
-            .clip
-            .encode_image(&tape, &bound, images)
-            .map_err(failed)?;
-        let text = self
-            .clip
-            .encode_text(&tape, &bound, texts)
-            .map_err(failed)?;
+        let unit = |features: crate::model::Result<Var>| -> Result<Tensor> {
+            let unit = ops::l2_normalize(&tape, &features.map_err(failed)?).map_err(failed)?;
+            Ok(unit.value().clone())
+        };
+        let n = texts.len();
+        let image = match backend.frozen_batch() {
+            size if size < n => {
+                let mut all = Rows::new(n);
+                for from in (0..n).step_by(size) {
+                    let part = from..n.min(from + size);
+                    let images = part_of(backend.as_ref(), images, &part)?;
+                    let features = unit(self.clip.encode_image(&tape, &bound, &images))?;
+                    all.put(backend.as_ref(), &part, &features)?;
+                }
+                all.all()?
+            }
+            _ => unit(self.clip.encode_image(&tape, &bound, images))?,
+        };
         Ok(TeacherFeatures {
-            image: ops::l2_normalize(&tape, &image)
-                .map_err(failed)?
-                .value()
-                .clone(),
-            text: ops::l2_normalize(&tape, &text)
-                .map_err(failed)?
-                .value()
-                .clone(),
+            image,
+            text: unit(self.clip.encode_text(&tape, &bound, texts))?,
             scale: self.scale.clone(),
         })
+    }
+}
+
+/// The images `part` of `[batch, h, w, 3]`.
+fn part_of(backend: &dyn Backend, images: &Tensor, part: &Range<usize>) -> Result<Tensor> {
+    let mut shape = images.shape().to_vec();
+    let flat = [shape[0], images.len() / shape[0].max(1)];
+    let misshapen = || failed(format!("images {:?}", images.shape()));
+    let flat = images.clone().reshaped(&flat).ok_or_else(misshapen)?;
+    let chosen = backend.select_rows(&flat, &row_index(backend, part)?);
+    shape[0] = part.len();
+    chosen
+        .map_err(failed)?
+        .reshaped(&shape)
+        .ok_or_else(misshapen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::Cpu;
+    use crate::tensor::rng::{Philox, Purpose};
+
+    #[test]
+    fn images_in_parts_have_the_same_bits() {
+        let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
+        let json = r#"{"embed_dim": 8,
+            "vision_cfg": {"image_size": 8, "layers": 2, "width": 16, "head_width": 8, "patch_size": 4},
+            "text_cfg": {"context_length": 6, "vocab_size": 20, "width": 8, "heads": 2, "layers": 1}}"#;
+        let clip = Clip::new(ClipConfig::from_json(json).unwrap());
+        let parameters = clip.init(backend.as_ref(), 1).unwrap();
+        let teacher = Teacher::new(clip, parameters, backend.as_ref()).unwrap();
+        let n = 2 * backend.frozen_batch() + 3;
+        let mut rng = Philox::new(0, Purpose::Test, 0, 0);
+        let pixels: Vec<f32> = (0..n * 8 * 8 * 3).map(|_| rng.normal()).collect();
+        let images = backend.upload(&[n, 8, 8, 3], &pixels).unwrap();
+        let found = teacher
+            .features(&backend, &images, &vec![vec![18, 1, 19]; n])
+            .unwrap();
+        let tape = Tape::frozen(backend.clone());
+        let bound = teacher.parameters.bind(&tape);
+        let whole = teacher.clip.encode_image(&tape, &bound, &images).unwrap();
+        let whole = ops::l2_normalize(&tape, &whole).unwrap();
+        let values = |t: &Tensor| backend.download(t).unwrap();
+        assert_eq!(values(&found.image), values(whole.value()));
     }
 }

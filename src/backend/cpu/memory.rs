@@ -138,11 +138,11 @@ impl Pool {
         blocks.push_back((self.clock, block));
     }
 
-    /// Frees blocks, the longest unused first, until what is kept and what is live together exceed
-    /// the most that was ever live by no more than a quarter: text batches of ever new lengths
-    /// would otherwise leave blocks behind that nothing fits.
+    /// Frees blocks, the longest unused first, until what is kept and what is live together do not
+    /// exceed the most that was ever live: the pool costs no memory, though the teacher's blocks fit
+    /// nothing of the student's, and text batches of ever new lengths leave blocks that nothing fits.
     fn trim(&mut self) {
-        while self.kept > 0 && self.live + self.kept > self.peak + self.peak / 4 {
+        while self.kept > 0 && self.live + self.kept > self.peak {
             let age = |blocks: &VecDeque<(u64, Vec<f32>)>| Some(blocks.front()?.0);
             let oldest = self.free.iter().filter_map(|(&c, b)| Some((age(b)?, c)));
             let Some((_, class)) = oldest.min() else {
@@ -192,7 +192,7 @@ mod tests {
             let made = pool.take(class);
             let (block, class) = made.unwrap_or_else(|| (vec![0.0; class], class));
             pool.give(block, class);
-            assert!(pool.live == 0 && pool.kept <= pool.peak + pool.peak / 4);
+            assert!(pool.live == 0 && pool.kept <= pool.peak);
         }
     }
 

@@ -83,6 +83,11 @@ impl Backend for Cpu {
         )
     }
 
+    /// Few enough that a block's values stay in the last-level cache.
+    fn frozen_batch(&self) -> usize {
+        8
+    }
+
     fn coverage(&self) -> &'static [&'static str] {
         KERNELS
     }
