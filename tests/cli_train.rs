@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+#[path = "common/tolerance.rs"]
+mod tolerance;
+
 const STUDENT: &str = r#"{"embed_dim": 16,
   "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 1, "head_width": 16},
   "text_cfg": {"context_length": 12, "vocab_size": 600, "width": 32, "heads": 2, "layers": 1}}"#;
@@ -392,7 +395,6 @@ fn wrong_input_is_one_clear_line() {
     bad("--model ViT-Z-9", &["ViT-Z-9", "ViT-T-16"]);
     bad("--model none.json", &["none.json"]);
     bad("--precision amp_fp16", &["--precision", "amp_bf16", "fp32"]);
-    bad("--backend cuda", &["--backend", "cuda"]);
     bad("--backend wgpu", &["--backend", "wgpu"]);
     bad("--train-data none/{00..01}.tar", &["none/00.tar"]);
     bad("--train-data none.csv", &["none.csv"]);
@@ -440,6 +442,43 @@ fn wrong_input_is_one_clear_line() {
 }
 
 #[test]
+fn without_a_gpu_cuda_says_what_is_missing_and_auto_takes_the_cpu() {
+    let place = Place::new();
+    let base = "--train-data demo --model student.json --method clip --steps 1 --batch-size 8 \
+                --name x --workers 1";
+    // A driver that is there is told to show no GPU.
+    let run = |extra: &str| {
+        let mut command = place.train(&format!("{base} {extra}"));
+        command
+            .env("CUDA_VISIBLE_DEVICES", "")
+            .env_remove("CLIP_DISTILL_CUDA_DEVICE")
+            .env_remove("CLIP_DISTILL_CUDA_PATH");
+        command
+    };
+    for device in ["", "--device 3", "--precision amp_bf16"] {
+        refuses(
+            run(&format!("--backend cuda {device}")),
+            &["--backend cuda", "NVIDIA"],
+        );
+    }
+    refuses(
+        run("--backend cuda --precision amp_fp16"),
+        &["--precision", "amp_fp16", "amp_bf16"],
+    );
+    refuses(run("--device first"), &["--device", "first"]);
+    let mut other = run("--backend cuda");
+    other.env("CLIP_DISTILL_CUDA_DEVICE", "imagined");
+    refuses(other, &["CLIP_DISTILL_CUDA_DEVICE=imagined", "emulated"]);
+    let said = expect(run("--backend auto"), 0).stderr;
+    let said = String::from_utf8(said).unwrap();
+    assert!(
+        said.contains("(auto: ") && said.contains("NVIDIA"),
+        "{said}"
+    );
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+#[test]
 fn help_and_dry_run() {
     let place = Place::new();
     let help = expect(place.train("--help"), 0);
@@ -456,4 +495,53 @@ fn help_and_dry_run() {
         "{text}"
     );
     assert!(!place.path("logs").exists());
+}
+
+/// The terms of a run's loss, step by step.
+fn terms(place: &Place, name: &str) -> Vec<Vec<f64>> {
+    let text = std::fs::read_to_string(place.path(&format!("logs/{name}/metrics.jsonl"))).unwrap();
+    let terms = |line: &str| -> Vec<f64> {
+        let line: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).unwrap();
+        let losses = line.iter().filter(|(key, _)| key.starts_with("loss"));
+        losses.map(|(_, x)| x.as_f64().unwrap()).collect()
+    };
+    text.lines().map(terms).collect()
+}
+
+#[test]
+fn the_emulated_device_trains_as_the_cpu_does() {
+    let place = Place::new();
+    place.teacher();
+    for (student, teacher) in [("student.json", "demo"), ("resnet.json", "teacher.json")] {
+        let weights = match teacher {
+            "demo" => "",
+            _ => "--teacher-checkpoint logs/teacher/checkpoints/step_2/model.safetensors",
+        };
+        std::fs::write(place.path("resnet.json"), RESNET).unwrap();
+        let run = |name: &str, flags: &str| {
+            let mut command = place.train(&format!(
+                "--train-data demo --model {student} --teacher {teacher} {weights} --method intra-kd \
+                 --batch-size 8 --steps 3 --log-every 1 --workers 1 --lr 1e-3 --warmup 1 --name {name} {flags}"
+            ));
+            command.env("CLIP_DISTILL_CUDA_DEVICE", "emulated");
+            expect(command, 0);
+            terms(&place, name)
+        };
+        let want = run(&format!("{student}-cpu"), "--backend cpu");
+        assert_eq!((want.len(), want[0].len()), (3, 6));
+        for (precision, tolerance) in [
+            ("fp32", f64::from(tolerance::TRAJECTORY)),
+            ("amp_bf16", tolerance::TERM_BF16),
+        ] {
+            let name = format!("{student}-{precision}");
+            let got = run(&name, &format!("--backend cuda --precision {precision}"));
+            for (step, (got, want)) in got.iter().zip(&want).enumerate() {
+                for (got, want) in got.iter().zip(want) {
+                    let error = (got - want).abs() / want.abs().max(1.0);
+                    println!("{name} step {step}: {got} {want} {error:.1e}");
+                    assert!(error <= tolerance, "{name} step {step}: {got}, not {want}");
+                }
+            }
+        }
+    }
 }

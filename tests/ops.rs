@@ -131,7 +131,7 @@ proptest! {
         check("weighted_sum", &inputs, |tape, v| {
             ops::weighted_sum(tape, &[(&v[0], 0.5), (&v[1], -2.0)])
         }, |a| oracle::weighted_sum::weighted_sum(a, &[0.5, -2.0]));
-        check("add", &inputs, |tape, v| ops::add(tape, &v[0], &v[1]),
+        check("weighted_sum of two", &inputs, |tape, v| ops::add(tape, &v[0], &v[1]),
             |a| oracle::weighted_sum::weighted_sum(a, &[1.0, 1.0]));
     }
 
@@ -255,8 +255,9 @@ proptest! {
     #[test]
     fn patchify(batch in 1usize..4, grid_h in 1usize..4, grid_w in 1usize..4, p in 1usize..5, seed: u64) {
         let image = normal(&[batch, grid_h * p, grid_w * p, 3], seed);
-        let image = Array::from_f32(&image.shape, &image.to_f32());
-        for backend in check::backends() {
+        // A move of bf16 numbers is exact in any precision.
+        let image = coarse(&image);
+        for check::Tenant { backend, .. } in check::tenants_with(&["patchify"]) {
             let tape = Tape::new(backend.clone());
             let pixels = backend.upload(&image.shape, &image.to_f32()).expect("upload");
             let patches = ops::patchify(&tape, &pixels, p).expect("patches");
@@ -285,7 +286,7 @@ fn linear_in_bf16() {
         ];
         let none = Activation::None;
         check_on(
-            std::slice::from_ref(&backend),
+            &backend,
             "linear in bf16",
             &inputs,
             |tape, v| ops::linear(tape, &v[0], &v[1], Some(&v[2]), Some(&v[3]), none),
@@ -321,7 +322,7 @@ fn conv2d_in_bf16() {
             padding: 1,
         };
         check_on(
-            std::slice::from_ref(&backend),
+            &backend,
             "conv2d in bf16",
             &inputs,
             |tape, v| ops::conv2d(tape, &v[0], &v[1], shape),
@@ -370,7 +371,7 @@ fn convolutions_of_many_blocks() {
         let want = oracle::conv2d::conv2d(&x, &w, 3, stride, 1);
         let dy = f32s(normal(&want.shape, 3));
         let expected = oracle::dot(&dy.data, &want.data);
-        for backend in check::backends() {
+        for backend in check::backends(&["conv2d"]) {
             let tape = Tape::new(backend.clone());
             let leaf =
                 |a: &Array| tape.leaf(backend.upload(&a.shape, &a.to_f32()).expect("upload"));
@@ -409,7 +410,7 @@ fn moments_far_from_zero() {
     }
     let x = Array::from_f32(&x.shape, &x.to_f32());
     let (mean, variance) = oracle::batch_norm::moments(&x);
-    for backend in check::backends() {
+    for backend in check::backends(&["batch_norm"]) {
         let uploaded = backend.upload(&x.shape, &x.to_f32()).expect("upload");
         let got = backend.batch_moments(&uploaded).expect("moments");
         for (got, want, allowed) in [(&got.mean, &mean, 1e-6), (&got.variance, &variance, 1e-4)] {

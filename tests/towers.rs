@@ -2,7 +2,7 @@
 //! `tests/fixtures/torch`.
 
 use clip_distill::autodiff::{Tape, Var};
-use clip_distill::backend::{Backend, cpu::Cpu};
+use clip_distill::backend::{Backend, KERNELS, cpu::Cpu};
 use clip_distill::io::{self, Data, File};
 use clip_distill::loss::{self, Features};
 use clip_distill::model::{Bound, Clip, ClipConfig, Parameters};
@@ -12,7 +12,10 @@ use common::*;
 use std::path::Path;
 use std::sync::Arc;
 
+#[path = "common/check.rs"]
+mod check;
 mod common;
+mod oracle;
 #[path = "common/tolerance.rs"]
 mod tolerance;
 
@@ -23,8 +26,12 @@ struct Case {
     backend: Arc<dyn Backend>,
 }
 
+/// A fixture's model on the CPU.
 fn case(name: &str) -> Case {
-    let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
+    case_on(name, Arc::new(Cpu::new()))
+}
+
+fn case_on(name: &str, backend: Arc<dyn Backend>) -> Case {
     let file = io::read(&fixture(&format!("{name}.safetensors"))).expect("fixture");
     let json = std::fs::read_to_string(fixture(&format!("{name}.json"))).expect("config");
     let clip = Clip::new(ClipConfig::from_json(&json).expect("valid config"));
@@ -45,14 +52,21 @@ fn image_features(clip: &Clip, tape: &Tape, bound: &Bound, file: &File) -> Var {
     clip.encode_image(tape, bound, &images).expect("images")
 }
 
-/// One step of the fixture's loss in training mode: features, loss, and every gradient.
+/// One step of the fixture's loss in training mode on every backend at hand: features, loss, and every
+/// gradient.
 fn towers_agree(name: &str, recompute: bool) {
+    for backend in check::backends(KERNELS) {
+        towers_agree_on(name, recompute, backend);
+    }
+}
+
+fn towers_agree_on(name: &str, recompute: bool, backend: Arc<dyn Backend>) {
     let Case {
         file,
         clip,
         mut parameters,
         backend,
-    } = case(name);
+    } = case_on(name, backend);
     let clip = clip.with_grad_checkpointing(recompute);
     let tape = Tape::new(backend.clone());
     let bound = parameters.bind_training(&tape);

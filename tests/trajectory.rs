@@ -2,7 +2,7 @@
 //! `tests/fixtures/torch/trajectory`): every loss term at every step, and the final parameters.
 
 use clip_distill::autodiff::Tape;
-use clip_distill::backend::{Backend, cpu::Cpu};
+use clip_distill::backend::{Backend, KERNELS};
 use clip_distill::io::{self, Entry, File};
 use clip_distill::loss::{
     Features, Head, Heads, Inputs, Method, Objective, ObjectiveValue, TeacherFeatures,
@@ -14,7 +14,10 @@ use common::*;
 use std::path::Path;
 use std::sync::Arc;
 
+#[path = "common/check.rs"]
+mod check;
 mod common;
+mod oracle;
 #[path = "common/tolerance.rs"]
 mod tolerance;
 
@@ -50,7 +53,12 @@ fn head(bound: &Bound, modality: &str) -> Head {
 
 #[test]
 fn twenty_steps_follow_pytorch() {
-    let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
+    for backend in check::backends(KERNELS) {
+        follows_pytorch(backend);
+    }
+}
+
+fn follows_pytorch(backend: Arc<dyn Backend>) {
     let file = io::read(&fixture("trajectory.safetensors")).expect("fixture");
     let (student, teacher) = (
         model("trajectory_student.json"),

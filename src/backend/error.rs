@@ -58,12 +58,36 @@ pub enum Error {
         /// The kernel.
         kernel: &'static str,
     },
+    /// A kernel did what none may: it wrote outside its buffers, its threads waited for each other in vain.
+    #[error("kernel {kernel}: {fault}")]
+    Fault {
+        /// Its entry point.
+        kernel: String,
+        /// What happened, and in which block, warp and thread.
+        fault: String,
+    },
+    /// A device or a library that it needs is missing or failed.
+    #[error("{device}: {detail}")]
+    Device {
+        /// Which device.
+        device: &'static str,
+        /// What failed, and what to do.
+        detail: String,
+    },
 }
 
 /// A shape error naming the operation.
 pub fn shape_error<T>(op: &'static str, detail: impl Into<String>) -> Result<T> {
     Err(Error::Shape {
         op,
+        detail: detail.into(),
+    })
+}
+
+/// An [`Error::Device`].
+pub fn device_error<T>(device: &'static str, detail: impl Into<String>) -> Result<T> {
+    Err(Error::Device {
+        device,
         detail: detail.into(),
     })
 }

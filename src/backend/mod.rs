@@ -6,11 +6,12 @@
 //! of `None` means that nobody wants that gradient.
 
 pub mod cpu;
+pub mod cuda;
 mod error;
 mod relation;
 mod segments;
 
-pub use error::{Error, Result, shape_error};
+pub use error::{Error, Result, device_error, shape_error};
 pub use relation::{IntraWeights, Pair, Relation, RowStats, Side};
 pub use segments::Segments;
 

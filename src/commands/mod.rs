@@ -7,9 +7,9 @@ pub mod eval;
 use crate::backend::Backend;
 use crate::eval::Loading;
 use crate::train::command_line::{clap_line, dashes};
+use crate::train::device;
 use crate::train::error::{Error, Result, file, usage};
 use crate::train::flags::{Device, Precision};
-use crate::train::setup;
 use clap::{Args, Parser};
 use std::ffi::OsString;
 use std::io::Write;
@@ -29,6 +29,9 @@ pub struct ModelFlags {
     /// Device.
     #[arg(long, value_enum, default_value_t, help_heading = "Device")]
     pub backend: Device,
+    /// Which of several GPUs, counted from 0.
+    #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Device")]
+    pub device: usize,
     /// Precision of matrix products.
     #[arg(long, value_enum, default_value_t, help_heading = "Device")]
     pub precision: Precision,
@@ -60,7 +63,8 @@ impl ModelFlags {
 
     /// The device, the checkpoint on it, and how its images are loaded.
     fn open(&self) -> Result<(Arc<dyn Backend>, checkpoint::Trained, Loading)> {
-        let (backend, line) = setup::open_device(self.backend, self.precision, self.threads)?;
+        let (backend, line) =
+            device::open(self.backend, self.device, self.precision, self.threads)?;
         let trained = checkpoint::open(&self.checkpoint, self.model.as_deref(), &backend)?;
         eprintln!("{} on {line}", trained.name);
         let loading = Loading {

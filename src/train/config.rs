@@ -193,6 +193,9 @@ pub struct Config {
     /// Device.
     #[arg(long, value_enum, default_value_t, help_heading = "Device")]
     pub backend: Device,
+    /// Which of several GPUs, counted from 0.
+    #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Device")]
+    pub device: usize,
     /// Precision of matrix products.
     #[arg(long, value_enum, default_value_t, help_heading = "Device")]
     pub precision: Precision,
@@ -295,7 +298,6 @@ impl Config {
 
     /// Rules that no single flag can check.
     pub(super) fn check(&self) -> Result<()> {
-        self.backend.check()?;
         self.csv.check()?;
         self.eval.check()?;
         let Some(data) = &self.train_data else {

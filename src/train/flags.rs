@@ -1,6 +1,5 @@
 //! The words that flags and configuration files take as values.
 
-use super::error::{Result, usage};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -32,20 +31,6 @@ pub enum Device {
     Cuda,
     /// A GPU through Vulkan, Metal or DirectX.
     Wgpu,
-}
-
-impl Device {
-    /// Whether this build has it.
-    ///
-    /// # Errors
-    /// If it does not.
-    pub fn check(self) -> Result<()> {
-        match self {
-            Self::Cuda => usage("--backend cuda is not in this build yet: use cpu"),
-            Self::Wgpu => usage("--backend wgpu is not in this build yet: use cpu"),
-            Self::Auto | Self::Cpu => Ok(()),
-        }
-    }
 }
 
 /// `--precision` of matrix products and stored activations.

@@ -8,6 +8,7 @@ pub mod command_line;
 pub mod config;
 mod cost;
 pub mod demo;
+pub mod device;
 pub mod dry_run;
 pub mod error;
 mod evaluation;

@@ -2,12 +2,13 @@
 
 use super::checkpoint::{self, TrainState};
 use super::config::{Call, Config};
+use super::device;
 use super::error::{Result, input, usage};
 use super::flags;
 use super::source::{DEMO, Source};
 use super::step::Recipe;
 use super::teacher::Teacher;
-use crate::backend::{Backend, IntraWeights, cpu::Cpu};
+use crate::backend::{Backend, IntraWeights};
 use crate::eval::flags::EvalFlags;
 use crate::loss::{Intra, IntraScale, Method, Modality, Objective};
 use crate::model::{Clip, ClipConfig};
@@ -17,44 +18,12 @@ use std::sync::Arc;
 
 /// The device that the flags ask for, with one line that says which it is and why.
 pub fn device(config: &Config) -> Result<(Arc<dyn Backend>, String)> {
-    open_device(config.backend, config.precision, config.threads)
-}
-
-/// The device of `--backend`, `--precision` and `--threads`, with one line that says which it is and why.
-///
-/// # Errors
-/// If this build does not have it.
-pub fn open_device(
-    device: flags::Device,
-    precision: flags::Precision,
-    threads: Option<usize>,
-) -> Result<(Arc<dyn Backend>, String)> {
-    device.check()?;
-    if let Some(threads) = threads {
-        // Fails where a pool is there already; then that one stays, with the same results.
-        let _ = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build_global();
-    }
-    let cpu = match precision {
-        flags::Precision::Fp32 => Some(Cpu::new()),
-        flags::Precision::AmpBf16 => Cpu::bf16(),
-        flags::Precision::AmpFp16 => {
-            return usage("--precision amp_fp16: the CPU has amp_bf16 and fp32");
-        }
-    };
-    let Some(cpu) = cpu else {
-        return usage(
-            "--precision amp_bf16: this processor has no bf16 products (AVX512-BF16): take fp32",
-        );
-    };
-    let backend: Arc<dyn Backend> = Arc::new(cpu);
-    let why = match device {
-        flags::Device::Auto => " (auto: the only device of this build)",
-        _ => "",
-    };
-    let line = format!("{}{why}", backend.describe());
-    Ok((backend, line))
+    device::open(
+        config.backend,
+        config.device,
+        config.precision,
+        config.threads,
+    )
 }
 
 /// The losses that the flags ask for.
@@ -203,7 +172,7 @@ pub(super) fn total_steps(config: &Config, source: &Source) -> Result<u64> {
 }
 
 /// Keys that say nothing about the result, beside those of evaluation data.
-const NEUTRAL: [&str; 14] = [
+const NEUTRAL: [&str; 15] = [
     "grad-checkpointing",
     "logs",
     "name",
@@ -216,6 +185,7 @@ const NEUTRAL: [&str; 14] = [
     "threads",
     "workers",
     "backend",
+    "device",
     "init",
     "teacher-checkpoint",
 ];

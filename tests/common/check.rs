@@ -1,52 +1,144 @@
 //! The one way in which operations are checked: forward and every gradient of every backend at
 //! hand against the f64 oracle and its central differences.
+#![allow(dead_code)] // each test crate uses a part
 
 use crate::oracle::{Array, normal, numeric_gradients, worst_difference};
 use crate::tolerance;
-use clip_distill::autodiff::{Result, Tape, Var};
-use clip_distill::backend::{Backend, KERNELS, cpu::Cpu};
-use std::sync::{Arc, Once};
+use clip_distill::autodiff::{Grads, Result, Tape, Var};
+use clip_distill::backend::{Backend, KERNELS, cpu::Cpu, cuda::Cuda};
+use std::sync::{Arc, OnceLock};
 
-/// The backends that can run here. `CLIP_DISTILL_REQUIRE=cpu,…` makes a missing one a failure.
-pub fn backends() -> Vec<Arc<dyn Backend>> {
-    static PRINT: Once = Once::new();
-    let found: Vec<Arc<dyn Backend>> = vec![Arc::new(Cpu::new())];
-    PRINT.call_once(|| {
-        for b in &found {
-            println!("checking backend {}: {}", b.name(), b.describe());
-            assert_eq!(b.coverage(), KERNELS, "{} lacks kernels", b.name());
+/// A backend at hand.
+#[derive(Clone)]
+pub struct Tenant {
+    pub backend: Arc<dyn Backend>,
+    /// Whether it keeps activations in bf16.
+    pub bf16: bool,
+}
+
+impl Tenant {
+    fn new(backend: impl Backend + 'static, bf16: bool) -> Self {
+        let backend = Arc::new(backend);
+        Self { backend, bf16 }
+    }
+
+    /// For messages.
+    pub fn name(&self) -> String {
+        let precision = if self.bf16 { " in bf16" } else { "" };
+        format!("{}{precision}", self.backend.name())
+    }
+
+    /// An operation's tolerances: of its value, of a gradient.
+    pub fn tolerances(&self) -> (f64, f64) {
+        match self.bf16 {
+            false => (tolerance::FORWARD, tolerance::GRADIENT),
+            true => (tolerance::FORWARD_BF16, tolerance::GRADIENT_BF16),
+        }
+    }
+}
+
+/// All that run here, found and printed once, with the kernels that each lacks.
+/// `CLIP_DISTILL_REQUIRE=cpu,emulated,…` makes a missing one a failure.
+pub fn tenants() -> &'static [Tenant] {
+    static FOUND: OnceLock<Vec<Tenant>> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        let mut found = vec![Tenant::new(Cpu::new(), false)];
+        for bf16 in [false, true] {
+            match Cuda::emulated(bf16) {
+                Ok(cuda) => found.push(Tenant::new(cuda, bf16)),
+                Err(e) => println!("not checked: {e}"),
+            }
+            // Where this variable is set, it is the emulated device again.
+            if std::env::var_os("CLIP_DISTILL_CUDA_DEVICE").is_none() {
+                match Cuda::open(0, bf16) {
+                    Ok(cuda) => found.push(Tenant::new(cuda, bf16)),
+                    Err(e) => println!("not checked: {e}"),
+                }
+            }
+        }
+        for tenant in &found {
+            let coverage = tenant.backend.coverage();
+            let unknown: Vec<_> = coverage.iter().filter(|k| !KERNELS.contains(k)).collect();
+            assert!(unknown.is_empty(), "{}: {unknown:?}", tenant.name());
+            let lacking = KERNELS.iter().filter(|k| !coverage.contains(k)).copied();
+            let lacking = lacking.collect::<Vec<_>>().join(", ");
+            let lacking = match lacking.as_str() {
+                "" => String::new(),
+                names => format!("; not checked, as it lacks them: {names}"),
+            };
+            let describe = tenant.backend.describe();
+            println!("checking backend {}: {describe}{lacking}", tenant.name());
         }
         let required = std::env::var("CLIP_DISTILL_REQUIRE").unwrap_or_default();
-        for name in required.split(',').filter(|n| !n.is_empty()) {
+        // `nvrtc` is no backend but the compiler: tests/cuda_compile.rs asks for it.
+        let backends = required.split(',').filter(|n| !["", "nvrtc"].contains(n));
+        for name in backends {
             assert!(
-                found.iter().any(|b| b.name() == name),
+                found.iter().any(|t| t.backend.name() == name),
                 "required backend {name} is missing"
             );
         }
-    });
-    found
+        found
+    })
+}
+
+/// Those that have all of these kernels.
+pub fn tenants_with(kernels: &[&str]) -> Vec<Tenant> {
+    for kernel in kernels {
+        assert!(KERNELS.contains(kernel), "{kernel} is no kernel");
+    }
+    let covers = |t: &&Tenant| kernels.iter().all(|k| t.backend.coverage().contains(k));
+    tenants().iter().filter(covers).cloned().collect()
+}
+
+/// The backends in f32 that have all of these kernels.
+pub fn backends(kernels: &[&str]) -> Vec<Arc<dyn Backend>> {
+    let tenants = tenants_with(kernels).into_iter().filter(|t| !t.bf16);
+    tenants.map(|t| t.backend).collect()
 }
 
 /// Checks `op` against `oracle` on `inputs`, and its gradients under a random upstream gradient, on
-/// every backend at hand.
+/// every backend at hand that has its kernel: the first word of `name`.
 pub fn check(
     name: &str,
     inputs: &[Array],
     op: impl Fn(&Tape, &[Var]) -> Result<Var>,
     oracle: impl Fn(&[Array]) -> Array,
 ) {
-    check_on(&backends(), name, inputs, op, oracle);
+    let kernel = name.split(' ').next().unwrap_or_default();
+    let (mixed, single): (Vec<_>, Vec<_>) =
+        tenants_with(&[kernel]).into_iter().partition(|t| t.bf16);
+    check_tenants(&single, name, inputs, &op, &oracle);
+    let inputs: Vec<Array> = inputs.iter().map(coarse).collect();
+    check_tenants(&mixed, name, &inputs, &op, &oracle);
 }
 
-/// As [`check`], on given backends. The upstream gradient holds bf16 numbers, so that a backend
-/// whose products are in bf16 gets it as it is.
+/// As [`check`], on one backend that keeps activations in f32. The upstream gradient holds bf16 numbers, so that a
+/// backend whose products are in bf16 gets it as it is.
 pub fn check_on(
-    backends: &[Arc<dyn Backend>],
+    backend: &Arc<dyn Backend>,
     name: &str,
     inputs: &[Array],
     op: impl Fn(&Tape, &[Var]) -> Result<Var>,
     oracle: impl Fn(&[Array]) -> Array,
 ) {
+    let tenant = Tenant {
+        backend: backend.clone(),
+        bf16: false,
+    };
+    check_tenants(&[tenant], name, inputs, &op, &oracle);
+}
+
+fn check_tenants(
+    tenants: &[Tenant],
+    name: &str,
+    inputs: &[Array],
+    op: &impl Fn(&Tape, &[Var]) -> Result<Var>,
+    oracle: &impl Fn(&[Array]) -> Array,
+) {
+    if tenants.is_empty() {
+        return;
+    }
     // What the device gets is f32: the oracle must start from the same numbers.
     let inputs: Vec<Array> = inputs
         .iter()
@@ -54,36 +146,55 @@ pub fn check_on(
         .collect();
     let want = oracle(&inputs);
     let upstream = coarse(&normal(&want.shape, 99));
-    let gradients = numeric_gradients(&inputs, &oracle, &upstream);
-    for backend in backends {
+    let gradients = numeric_gradients(&inputs, oracle, &upstream);
+    for tenant in tenants {
+        let (forward, gradient) = tenant.tolerances();
+        let backend = &tenant.backend;
         let tape = Tape::new(backend.clone());
         let vars: Vec<Var> = inputs
             .iter()
             .map(|a| tape.leaf(backend.upload(&a.shape, &a.to_f32()).expect("upload")))
             .collect();
-        let out = op(&tape, &vars).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let out = op(&tape, &vars).unwrap_or_else(|e| panic!("{name} on {}: {e}", tenant.name()));
         let compare = |what: String, got: &[f32], want: &Array, tolerance: f64| {
             let got = Array::from_f32(&want.shape, got);
             let error = worst_difference(&got, want);
             assert!(
                 error <= tolerance,
                 "{name} on {}: {what} off by {error:e}, allowed {tolerance:e}",
-                backend.name()
+                tenant.name()
             );
         };
         let got = backend.download(out.value()).expect("download");
-        compare("forward".into(), &got, &want, tolerance::FORWARD);
+        compare("forward".into(), &got, &want, forward);
         let seed = backend
             .upload(out.shape(), &upstream.to_f32())
             .expect("upload");
-        let grads = tape.backward_from(&[(&out, seed)]).expect("backward");
-        for (i, (var, want)) in vars.iter().zip(&gradients).enumerate() {
-            let grad = grads
-                .get(var)
-                .unwrap_or_else(|| panic!("{name}: no gradient {i}"));
-            let got = backend.download(grad).expect("download");
-            compare(format!("gradient {i}"), &got, want, tolerance::GRADIENT);
-        }
+        let compare_gradients = |grads: &Grads, times: f64| {
+            for (i, (var, want)) in vars.iter().zip(&gradients).enumerate() {
+                let grad = grads
+                    .get(var)
+                    .unwrap_or_else(|| panic!("{name}: no gradient {i}"));
+                let got = backend.download(grad).expect("download");
+                let mut want = want.clone();
+                want.data.iter_mut().for_each(|v| *v *= times);
+                compare(
+                    format!("{times} × gradient {i}"),
+                    &got,
+                    &want,
+                    times * gradient,
+                );
+            }
+        };
+        let failed = |e| panic!("{name} on {}: backward: {e}", tenant.name());
+        let seeds = [(&out, seed.clone())];
+        let grads = tape.backward_from(&seeds).unwrap_or_else(failed);
+        compare_gradients(&grads, 1.0);
+        // Once more, onto what lies in the slots now.
+        let again = op(&tape, &vars).expect("the same operation again");
+        let seeds = [(&again, seed)];
+        let grads = tape.backward_onto(grads, &seeds).unwrap_or_else(failed);
+        compare_gradients(&grads, 2.0);
     }
 }
 

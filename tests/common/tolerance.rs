@@ -7,22 +7,43 @@
 //! | an operation's gradient | 1e-4 | max(1, expected) | a backward pass chains up to three such sums |
 //! | a tower's value | 1e-5 | max(1, the largest entry) | a dozen operations on values that norms keep at size 1; ε times some hundred (PyTorch's own f32 is off by 5e-6 on the ResNets) |
 //! | running statistics after a step | 1e-5 | – | a tenth of the batch's moments, which are values of the tower |
+//! | a cosine | 8 u = 4.8e-7 | – | u = 2⁻²⁴; a sum over the width rounds by 2 u in the mean where 16 products are summed at a time (`cuda/similarity.cuh`), the worst of some hundred by four times that |
 //! | a loss's value | 1e-5 | max(0.1, expected) | a logit is right to ε α, 6e-6 at α = 100, and averages over rows only lessen that |
 //! | a tower's or a loss's gradient | 1e-4 | the tensor's largest entry | entries far below the largest are differences of sums of its size |
-//! | a loss's gradient at drawn shapes | 1e-4 and 2e-7 α | the largest entry; – | a logit is right to ε α and the gradient multiplies softmaxes by α again: where student's and teacher's softmaxes cancel, that is all left |
+//! | a loss's gradient at drawn shapes | 1e-4, 2e-7 α and 3e-8 α² | the largest entry; –; – | a logit is right to ε α and the gradient multiplies softmaxes by α again: where student's and teacher's softmaxes cancel, that is all left. A row's log-sum-exp is kept in f32, of size up to α: its rounding moves the whole row's softmax, by half ε α in the mean. Weights ℓ/Σℓ divide both by Σℓ < 1 |
 //! | a tower's or a loss's gradient that is zero | 1e-7 | – | the attention's key bias moves all logits of a row alike: what is left is rounding, ε times entries of size 1 |
 //! | a term of the loss over twenty AdamW steps | 1e-4 | max(1, expected) | the gradient's tolerance, carried on: a step moves along m/√v, whose error is the gradient's |
+//! | a directional derivative of a channel's normalisation | 1e-4 | max(1, Σ of its terms' sizes) | the gradient's own tolerance |
 //! | parameters after twenty steps | 2e-5 | – | the learning rates sum to 1e-2, and each step is at most lr long: 2e-3 of the way |
+//!
+//! A backend in bf16 keeps what lies between operations as bf16 numbers, unit roundoff u = 2⁻⁹ = 0.002. Checks
+//! give it inputs and upstream gradients that are bf16 numbers already, so that only its own roundings count;
+//! its formulas are those of f32, from the same sources, which the table above holds to account.
+//!
+//! | what, in bf16 | allowed | relative to | why |
+//! |---|---|---|---|
+//! | an operation's value | 8 u = 0.016 | max(1, expected) | one rounding of the result and one of what an activation reads, which a residual may cancel: 6 of a normal distribution's deviations at most |
+//! | an operation's gradient | 32 u = 0.063 | max(1, expected) | a weight's gradient sums up to 33 products of size about 1, each off by some 0.8 u: what the activation's derivative reads was rounded, and so was its product. That is 5 u, and the worst of some thousand entries is five times it |
+//! | a directional derivative of a channel's normalisation | 2⁻⁸ | max(1, Σ of its terms' sizes) | each entry of the gradient is rounded once, by half the distance of two neighbours, which is 2⁻⁸ of it at most |
+//! | a term of the loss over three steps | 0.05 | max(1, expected) | features are off by a few u after a dozen roundings, logits by α = 14 times that, and a term is a mean over rows |
 #![allow(dead_code)] // each test crate uses a part
 
 /// An operation's value.
 pub const FORWARD: f64 = 2e-5;
 /// An operation's gradient.
 pub const GRADIENT: f64 = 1e-4;
+/// An operation's value on a backend in bf16.
+pub const FORWARD_BF16: f64 = 8.0 / 512.0;
+/// An operation's gradient on a backend in bf16.
+pub const GRADIENT_BF16: f64 = 32.0 / 512.0;
+/// The cosine of two unit rows.
+pub const COSINE: f64 = 8.0 / 16_777_216.0;
 /// Losses smaller than this are compared as if they were this large.
 pub const SMALL_LOSS: f64 = 0.1;
 /// What rounding leaves of a loss's gradient, in units of the scale α.
 pub const LOSS_GRADIENT_PER_SCALE: f64 = 2e-7;
+/// What the rounding of a log-sum-exp leaves of it, in units of α².
+pub const LOSS_GRADIENT_PER_SQUARED_SCALE: f64 = 3e-8;
 /// The value of a tower or a loss.
 pub const OUTPUT: f32 = 1e-5;
 /// A gradient of a tower or a loss, relative to its tensor's largest entry.
@@ -33,3 +54,9 @@ pub const ZERO_GRADIENT: f32 = 1e-7;
 pub const TRAJECTORY: f32 = 1e-4;
 /// Parameters at a trajectory's end.
 pub const FINAL_PARAMETERS: f32 = 2e-5;
+/// A directional derivative of one channel, relative to the sum of its terms' sizes.
+pub fn directional(bf16: bool) -> f64 {
+    if bf16 { 1.0 / 256.0 } else { 1e-4 }
+}
+/// A term of the loss over a few steps in bf16.
+pub const TERM_BF16: f64 = 0.05;

@@ -1,0 +1,44 @@
+// Images [batch, h, w, channels] in f32 into patches of the activations' type, each in (y, x, channel) order. A
+// line of a patch lies together in both.
+#include "vector.cuh"
+
+struct PatchifyArguments {
+  const float* images;
+  void* y;
+  long long n;
+  int patch;
+  // Patches across and down.
+  int across;
+  int down;
+  int channels;
+};
+
+template <class T, int N>
+__device__ __forceinline__ void patchify_by(const PatchifyArguments& a) {
+  const int line = a.patch * a.channels;
+  for_each_vector<N, 256>(a.n, [&](long long i, long long) {
+    const int within = i % line;
+    const long long lines = i / line;
+    const int y = lines % a.patch;
+    const long long patches = lines / a.patch;
+    const int gx = patches % a.across;
+    const long long rows = patches / a.across;  // image · down + gy
+    const long long at = ((rows * a.patch + y) * a.across + gx) * line + within;
+    if constexpr (N > 1) {
+      float x[N];
+      load_wide(x, a.images + at);
+      store_wide(static_cast<T*>(a.y) + i, x);
+    } else {
+      put(static_cast<T*>(a.y) + i, a.images[at]);
+    }
+  });
+}
+
+template <class T>
+__device__ void patchify(const PatchifyArguments& a) {
+  if (a.patch * a.channels % Lanes<T>::n == 0) patchify_by<T, Lanes<T>::n>(a);
+  else patchify_by<T, 1>(a);
+}
+
+KERNEL(patchify_f32, PatchifyArguments, 256) { patchify<float>(a); }
+KERNEL(patchify_bf16, PatchifyArguments, 256) { patchify<bf16>(a); }

@@ -1,0 +1,169 @@
+//! AdamW over all parameters in one launch, and clamping.
+
+use super::device::{Address, Kernel, Launch};
+use super::storage::Memory;
+use super::{Cuda, spread};
+use crate::backend::{AdamWStep, AdamWTensor, Result, shape_error};
+use crate::tensor::{DType, Tensor};
+use bytemuck::{Pod, Zeroable};
+use std::sync::PoisonError;
+
+/// Elements of a block, as `cuda/table.cuh` has it.
+const CHUNK: usize = 4096;
+
+/// The operands of a kernel over all parameters, on the device. The addresses are mostly those of the step
+/// before: then nothing is uploaded.
+#[derive(Debug)]
+pub(super) struct Table {
+    entries: Vec<u8>,
+    memory: Memory,
+}
+
+/// Which kernel a table belongs to.
+#[derive(Clone, Copy)]
+pub(super) enum Of {
+    AdamW,
+    GradNorm,
+}
+
+/// Where `entries` lie on the device.
+pub(super) fn table(cuda: &Cuda, of: Of, entries: &[u8]) -> Result<Address> {
+    let mut tables = cuda.tables.lock().unwrap_or_else(PoisonError::into_inner);
+    let kept = &mut tables[of as usize];
+    if let Some(table) = kept.as_ref().filter(|table| table.entries == entries) {
+        return Ok(table.memory.at());
+    }
+    let memory = cuda.allocate(entries.len())?;
+    let at = memory.at();
+    cuda.device.upload(at, entries)?;
+    let entries = entries.to_vec();
+    *kept = Some(Table { entries, memory });
+    Ok(at)
+}
+
+/// The chunks of the next tensor of `n` elements: its first, counting on from `total`.
+pub(super) fn chunks(total: &mut usize, n: usize) -> i64 {
+    let first = *total;
+    *total += n.div_ceil(CHUNK);
+    first as i64
+}
+
+/// A block a chunk.
+pub(super) fn launch(chunks: usize) -> Launch {
+    Launch {
+        grid: [chunks as u32, 1, 1],
+        block: 256,
+        shared: 0,
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Entry {
+    param: Address,
+    grad: Address,
+    m: Address,
+    v: Address,
+    low: Address,
+    n: i64,
+    first: i64,
+    weight_decay: f32,
+    padding: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct AdamW {
+    table: Address,
+    count: i32,
+    lr: f32,
+    beta1: f32,
+    beta2: f32,
+    eps: f32,
+    step_size: f32,
+    inverse_correction2: f32,
+    grad_scale: f32,
+}
+
+pub(super) fn adamw(cuda: &Cuda, tensors: &mut [AdamWTensor], step: AdamWStep) -> Result<()> {
+    const OP: &str = "adamw";
+    let (mut entries, mut grads, mut total) = (Vec::new(), Vec::new(), 0);
+    for tensor in tensors {
+        let n = tensor.param.len();
+        if [tensor.grad.len(), tensor.m.len(), tensor.v.len()] != [n; 3] {
+            let detail = format!(
+                "param {:?}, grad {:?}",
+                tensor.param.shape(),
+                tensor.grad.shape()
+            );
+            return shape_error(OP, detail);
+        }
+        if n == 0 {
+            continue;
+        }
+        let grad = cuda.read(OP, tensor.grad, DType::F32)?;
+        let (param, low) = cuda.write_both(OP, tensor.param)?;
+        entries.push(Entry {
+            param,
+            grad: grad.at(),
+            m: cuda.write(OP, tensor.m)?,
+            v: cuda.write(OP, tensor.v)?,
+            low,
+            n: n as i64,
+            first: chunks(&mut total, n),
+            weight_decay: tensor.weight_decay,
+            padding: 0,
+        });
+        grads.push(grad);
+    }
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let t = step.step as i32;
+    let correction1 = 1.0 - f64::from(step.beta1).powi(t);
+    let correction2 = 1.0 - f64::from(step.beta2).powi(t);
+    let arguments = AdamW {
+        table: table(cuda, Of::AdamW, bytemuck::cast_slice(&entries))?,
+        count: entries.len() as i32,
+        lr: step.lr,
+        beta1: step.beta1,
+        beta2: step.beta2,
+        eps: step.eps,
+        step_size: (f64::from(step.lr) / correction1) as f32,
+        inverse_correction2: (1.0 / correction2.sqrt()) as f32,
+        grad_scale: step.grad_scale,
+    };
+    let kernel = Kernel {
+        module: OP,
+        entry: "adamw_f32",
+    };
+    cuda.launch(kernel, launch(total), &arguments)
+}
+
+pub(super) fn clamp(cuda: &Cuda, x: &mut Tensor, low: f32, high: f32) -> Result<()> {
+    #[repr(C)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    struct Clamp {
+        x: Address,
+        n: i64,
+        low: f32,
+        high: f32,
+    }
+    let n = x.len();
+    let arguments = Clamp {
+        x: cuda.write("clamp", x)?,
+        n: n as i64,
+        low,
+        high,
+    };
+    let kernel = Kernel {
+        module: "adamw",
+        entry: "clamp_f32",
+    };
+    let launch = Launch {
+        grid: spread(n, 256 * 4),
+        block: 256,
+        shared: 0,
+    };
+    cuda.launch(kernel, launch, &arguments)
+}

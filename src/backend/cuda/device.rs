@@ -1,0 +1,100 @@
+//! What a CUDA device does for this backend: memory, launches, matrix products.
+//!
+//! Two devices do it: a real GPU (`driver`), and one that runs the same kernels on the processor
+//! (`emulated`), so that everything above this trait, and the kernels themselves, run in `cargo test` on any
+//! machine. All calls are in the order of one stream; only [`Device::download`] and
+//! [`Device::synchronise`] wait.
+
+use crate::backend::Result;
+use crate::tensor::DType;
+
+/// An address in the device's memory.
+pub(super) type Address = u64;
+
+/// An entry point of `cuda/<module>.cu`: an `extern "C"` kernel that takes one struct by value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Kernel {
+    /// File name without its end.
+    pub module: &'static str,
+    /// Name of the function; instances for an element type end in `_f32` or `_bf16`.
+    pub entry: &'static str,
+}
+
+/// How many threads run a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Launch {
+    /// Blocks in x, y, z; y and z at most 65 535.
+    pub grid: [u32; 3],
+    /// Threads of a block, at most 1 024.
+    pub block: u32,
+    /// Dynamic shared memory of a block in bytes.
+    pub shared: u32,
+}
+
+/// A row-major matrix, as it lies in memory or read across.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Matrix {
+    /// First element.
+    pub at: Address,
+    /// [`DType::F32`] or [`DType::BF16`].
+    pub dtype: DType,
+    /// Elements from one stored row to the next.
+    pub stride: usize,
+    /// Whether the product takes the transpose of what is stored.
+    pub transposed: bool,
+}
+
+/// D = A B + β C + bias, accumulated in f32: A is m × k, B is k × n (after their transpositions), C and D
+/// are m × n as stored.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Product {
+    /// Rows of D.
+    pub m: usize,
+    /// Columns of D.
+    pub n: usize,
+    /// Length of the sums.
+    pub k: usize,
+    /// Left operand.
+    pub a: Matrix,
+    /// Right operand, of A's dtype.
+    pub b: Matrix,
+    /// Added to the product: D itself to accumulate into it, or a residual of D's dtype and shape.
+    pub c: Option<Matrix>,
+    /// Where the result goes.
+    pub d: Matrix,
+    /// Added to every row of D: n values of D's dtype.
+    pub bias: Option<Address>,
+}
+
+/// Memory, launches and matrix products, in the order of one stream.
+pub(super) trait Device: Send + Sync + std::fmt::Debug {
+    /// One line about the device, for the log.
+    fn describe(&self) -> String;
+
+    /// Memory of at least `bytes` (and at least one byte), aligned to 256, of any content.
+    fn allocate(&self, bytes: usize) -> Result<Address>;
+
+    /// Gives back what [`Device::allocate`] handed out for `bytes`.
+    fn free(&self, at: Address, bytes: usize);
+
+    /// Copies from the host; `from` may change as soon as the call returns.
+    fn upload(&self, to: Address, from: &[u8]) -> Result<()>;
+
+    /// Copies to the host, waiting for everything before it.
+    fn download(&self, from: Address, to: &mut [u8]) -> Result<()>;
+
+    /// Sets `bytes` bytes to zero.
+    fn clear(&self, at: Address, bytes: usize) -> Result<()>;
+
+    /// Copies within the device.
+    fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<()>;
+
+    /// Runs a kernel. `arguments` are the bytes of the struct that it takes, laid out as C does.
+    fn launch(&self, kernel: Kernel, launch: Launch, arguments: &[u8]) -> Result<()>;
+
+    /// Runs a matrix product.
+    fn product(&self, product: &Product) -> Result<()>;
+
+    /// Waits for everything before it, and reports what failed meanwhile.
+    fn synchronise(&self) -> Result<()>;
+}

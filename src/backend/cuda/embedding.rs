@@ -1,0 +1,153 @@
+//! Table look-ups and their scatter.
+
+use super::device::{Address, Kernel, Launch};
+use super::storage::{Target, done};
+use super::{Cuda, instance, spread};
+use crate::backend::{Result, Slot};
+use crate::tensor::{DType, Tensor};
+use bytemuck::{Pod, Zeroable};
+
+const OP: &str = "embedding";
+
+pub(super) fn forward(
+    cuda: &Cuda,
+    table: &Tensor,
+    positions: &Tensor,
+    ids: &Tensor,
+    pos: &Tensor,
+) -> Result<Tensor> {
+    #[repr(C)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    struct Embedding {
+        table: Address,
+        positions: Address,
+        ids: Address,
+        pos: Address,
+        y: Address,
+        rows: i64,
+        width: i32,
+        padding: u32,
+    }
+    let (rows, width, dtype) = (ids.len(), table.width(), cuda.activations());
+    let ids = cuda.read_index(OP, ids, table.rows())?;
+    let pos = cuda.read_index(OP, pos, positions.rows())?;
+    let table = cuda.read(OP, table, DType::F32)?;
+    let positions = cuda.read(OP, positions, DType::F32)?;
+    let (y, y_at) = cuda.empty(&[rows, width], dtype)?;
+    let arguments = Embedding {
+        table: table.at(),
+        positions: positions.at(),
+        ids,
+        pos,
+        y: y_at,
+        rows: rows as i64,
+        width: width as i32,
+        padding: 0,
+    };
+    let launch = Launch {
+        grid: spread(rows, 8),
+        block: 256,
+        shared: 0,
+    };
+    cuda.launch(
+        instance!("embedding", "embedding", dtype),
+        launch,
+        &arguments,
+    )?;
+    Ok(y)
+}
+
+/// Both tables are parameters: their gradients are f32.
+pub(super) fn backward(
+    cuda: &Cuda,
+    dy: &Tensor,
+    ids: &Tensor,
+    pos: &Tensor,
+    vocab: usize,
+    context: usize,
+    dtable: Slot,
+    dpositions: Slot,
+) -> Result<()> {
+    let (width, dtype) = (dy.width(), cuda.activations());
+    let dy = cuda.read(OP, dy, dtype)?;
+    let kernel = instance!("embedding", "embedding_backward", dtype);
+    let from = (dy.at(), dtype);
+    let dtable = cuda.target(OP, dtable, &[vocab, width], DType::F32)?;
+    if let Some(target) = &dtable {
+        scatter(
+            cuda,
+            OP,
+            kernel,
+            from,
+            ids,
+            [vocab, width],
+            target,
+            DType::F32,
+        )?;
+    }
+    let dpositions = cuda.target(OP, dpositions, &[context, width], DType::F32)?;
+    if let Some(target) = &dpositions {
+        scatter(
+            cuda,
+            OP,
+            kernel,
+            from,
+            pos,
+            [context, width],
+            target,
+            DType::F32,
+        )?;
+    }
+    done(cuda, [dtable, dpositions])
+}
+
+/// Row index_r of a table `[rows, width]` of `dtype` gathers row r of dy, for all r in order; `kernel` is the
+/// instance of `cuda/scatter.cuh` from dy's element type to `dtype`.
+pub(super) fn scatter(
+    cuda: &Cuda,
+    op: &'static str,
+    kernel: Kernel,
+    (dy, from): (Address, DType),
+    index: &Tensor,
+    [rows, width]: [usize; 2],
+    target: &Target,
+    dtype: DType,
+) -> Result<()> {
+    #[repr(C)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    struct Arguments {
+        dy: Address,
+        table: Address,
+        rows: Address,
+        starts: Address,
+        order: Address,
+        distinct: i32,
+        width: i32,
+        add: u32,
+        padding: u32,
+    }
+    let places = cuda.scatter(op, index, rows)?;
+    // Rows that nobody names are zero.
+    if !target.add() {
+        cuda.device
+            .clear(target.at(), rows * width * dtype.size())?;
+    }
+    let arguments = Arguments {
+        dy,
+        table: target.at(),
+        rows: places.rows(),
+        starts: places.starts(),
+        order: places.order(),
+        distinct: places.distinct as i32,
+        width: width as i32,
+        add: target.add().into(),
+        padding: 0,
+    };
+    let tiles = width.div_ceil(32 * 16 / from.size());
+    let launch = Launch {
+        grid: [places.distinct.min(65_535) as u32, tiles as u32, 1],
+        block: 256,
+        shared: 0,
+    };
+    cuda.launch(kernel, launch, &arguments)
+}

@@ -1,0 +1,278 @@
+//! A CUDA device that is none: the kernels of `cuda/*.cu`, compiled by a C++ compiler and run on the processor.
+//!
+//! It sits below [`Device`], so that the backend's Rust code (arguments, grids, buffer sizes, order) and the
+//! kernels themselves run in `cargo test` on a machine without a GPU. It is slow, and strict: what a GPU would
+//! let pass, or do only sometimes, is an error here.
+//!
+//! - A thread is a fiber; between barriers and other collectives, threads run in an order drawn anew each time, so
+//!   that a missing barrier gives wrong numbers.
+//! - Collectives that not all threads of a warp or block reach, barriers with exited threads and deadlocks end the
+//!   launch with [`Error::Fault`], which names kernel, block, warp and thread.
+//! - Fresh, freed and shared memory holds a pattern that is NaN as f32 and bf16 and absurd as an integer. Every
+//!   buffer lies between two zones of it, looked at after each launch.
+//! - An asynchronous copy lands at the wait for its group and no sooner.
+//!
+//! After a fault the device goes on; what the kernel wrote so far stays.
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `CLIP_DISTILL_EMULATOR_SEED` | another order of threads (a number; 0 if unset) |
+//! | `CLIP_DISTILL_EMULATOR_WATCH` | `1`: look at the zones around buffers after each step of each thread, which names the thread that wrote out of bounds, slowly |
+//! | `CXX` | the compiler, `g++` if unset |
+//! | `XDG_CACHE_HOME` | compiled kernels lie in `clip-distill/emulated` below it (else below `~/.cache`) |
+
+mod library;
+mod memory;
+mod product;
+#[cfg(test)]
+mod tests;
+
+use super::device::{Address, Device, Kernel, Launch, Product};
+use super::modules::{self, Module};
+use crate::backend::{Error, Result, device_error};
+use library::{Entry, Fault, Worker};
+use memory::Memory;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Threads of a launch above which further threads of the system help.
+const WORTH_A_WORKER: u64 = 2048;
+/// Dynamic shared memory that a block can have on the GPUs that this backend is made for, in bytes (sm_90).
+const SHARED_LIMIT: u32 = 227 * 1024;
+
+/// An error of this device that no kernel is to blame for.
+fn error<T>(detail: impl Into<String>) -> Result<T> {
+    device_error("emulated CUDA device", detail)
+}
+
+/// The emulated device.
+///
+/// # Errors
+/// Where there is no C++ compiler, and where the variables above hold what they cannot.
+pub(super) fn emulated() -> Result<Arc<dyn Device>> {
+    let variable = |name| std::env::var(name).unwrap_or_default();
+    let seed = match variable("CLIP_DISTILL_EMULATOR_SEED").as_str() {
+        "" => 0,
+        text => match text.parse() {
+            Ok(seed) => seed,
+            Err(_) => return error(format!("CLIP_DISTILL_EMULATOR_SEED={text} is no number")),
+        },
+    };
+    let watch = match variable("CLIP_DISTILL_EMULATOR_WATCH").as_str() {
+        "" | "0" => false,
+        "1" => true,
+        text => return error(format!("CLIP_DISTILL_EMULATOR_WATCH={text} is not 0 or 1")),
+    };
+    let workers = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
+    Ok(Arc::new(Emulated::new(
+        modules::MODULES,
+        seed,
+        watch,
+        workers,
+    )?))
+}
+
+/// What a stream's order guards.
+#[derive(Debug)]
+struct State {
+    memory: Memory,
+    workers: Vec<Worker>,
+    last: Option<Kernel>,
+    launches: u64,
+}
+
+#[derive(Debug)]
+struct Emulated {
+    modules: &'static [Module],
+    seed: u64,
+    watch: bool,
+    workers: usize,
+    state: Mutex<State>,
+}
+
+impl Emulated {
+    fn new(modules: &'static [Module], seed: u64, watch: bool, workers: usize) -> Result<Self> {
+        library::compiler()?;
+        Ok(Self {
+            modules,
+            seed,
+            watch,
+            workers: if watch { 1 } else { workers },
+            state: Mutex::new(State {
+                memory: Memory::default(),
+                workers: Vec::new(),
+                last: None,
+                launches: 0,
+            }),
+        })
+    }
+
+    /// The state, whose every change leaves it whole even if its maker panicked.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Reports what the zones around all buffers show: whose fault it is can only be guessed.
+    fn check(&mut self) -> Result<()> {
+        match self.memory.damage() {
+            None => Ok(()),
+            Some(fault) => Err(Error::Fault {
+                kernel: match self.last {
+                    Some(kernel) => format!("{} or one before it", kernel.entry),
+                    None => "none".into(),
+                },
+                fault,
+            }),
+        }
+    }
+}
+
+/// Whether the numbers of a launch are within what every GPU takes.
+fn check_launch(kernel: Kernel, launch: Launch, entry: &Entry, arguments: &[u8]) -> Result<()> {
+    let Launch {
+        grid,
+        block,
+        shared,
+    } = launch;
+    let [x, y, z] = grid;
+    let complaint = if x == 0 || y == 0 || z == 0 || x > i32::MAX as u32 || y > 65_535 || z > 65_535
+    {
+        format!("a grid of {x} × {y} × {z} blocks")
+    } else if block == 0 || block > 1024 || block as usize > entry.threads as usize {
+        format!("{block} threads a block, declared for {}", entry.threads)
+    } else if shared > SHARED_LIMIT {
+        format!("{shared} bytes of dynamic shared memory, more than {SHARED_LIMIT}")
+    } else if arguments.len() != entry.argument_bytes {
+        format!(
+            "arguments of {} bytes for a struct of {}",
+            arguments.len(),
+            entry.argument_bytes
+        )
+    } else {
+        return Ok(());
+    };
+    error(format!("{} was launched with {complaint}", kernel.entry))
+}
+
+impl Device for Emulated {
+    fn describe(&self) -> String {
+        format!(
+            "emulated on the processor, {} threads, order {}",
+            self.workers, self.seed
+        )
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Address> {
+        self.state().memory.allocate(bytes)
+    }
+
+    fn free(&self, at: Address, bytes: usize) {
+        self.state().memory.free(at, bytes);
+    }
+
+    fn upload(&self, to: Address, from: &[u8]) -> Result<()> {
+        self.state()
+            .memory
+            .bytes_mut(to, from.len())?
+            .copy_from_slice(from);
+        Ok(())
+    }
+
+    fn download(&self, from: Address, to: &mut [u8]) -> Result<()> {
+        let mut state = self.state();
+        state.check()?;
+        to.copy_from_slice(state.memory.bytes(from, to.len())?);
+        Ok(())
+    }
+
+    fn clear(&self, at: Address, bytes: usize) -> Result<()> {
+        self.state().memory.bytes_mut(at, bytes)?.fill(0);
+        Ok(())
+    }
+
+    fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<()> {
+        self.state().memory.copy(from, to, bytes)
+    }
+
+    fn launch(&self, kernel: Kernel, launch: Launch, arguments: &[u8]) -> Result<()> {
+        let Some(module) = self.modules.iter().find(|m| m.name == kernel.module) else {
+            return error(format!("there is no module {}", kernel.module));
+        };
+        let library = library::load(module)?;
+        let entry = library.entry(kernel.entry)?;
+        check_launch(kernel, launch, entry, arguments)?;
+
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let touched = state.memory.named_in(arguments);
+        let zones = if self.watch {
+            state.memory.zones(&touched)
+        } else {
+            Vec::new()
+        };
+        let threads =
+            launch.grid.iter().map(|&n| u64::from(n)).product::<u64>() * u64::from(launch.block);
+        let blocks = threads / u64::from(launch.block);
+        let workers = (self.workers as u64)
+            .min(blocks)
+            .min(threads.div_ceil(WORTH_A_WORKER)) as usize;
+        while state.workers.len() < workers {
+            state.workers.push(Worker::new()?);
+        }
+        state.launches += 1;
+        state.last = Some(kernel);
+        let job = library::Job {
+            entry,
+            arguments: library::aligned(arguments),
+            launch,
+            seed: self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ state.launches,
+            next: AtomicU64::new(0),
+            stopped: AtomicU32::new(0),
+            watched: &zones,
+        };
+        let fault = library.run(&job, &mut state.workers[..workers]);
+        let damage = state.memory.damage_after(&touched);
+        let fault = match (fault, damage) {
+            (None, None) => return Ok(()),
+            (Some(fault), None) => fault.describe(launch.block, None),
+            (Some(fault), Some(damage)) => fault.describe(launch.block, Some(&damage)),
+            (None, Some(damage)) => {
+                format!("{damage} (CLIP_DISTILL_EMULATOR_WATCH=1 tells which thread)")
+            }
+        };
+        Err(Error::Fault {
+            kernel: kernel.entry.to_owned(),
+            fault,
+        })
+    }
+
+    fn product(&self, product: &Product) -> Result<()> {
+        product::product(&mut self.state().memory, product, self.workers)
+    }
+
+    fn synchronise(&self) -> Result<()> {
+        self.state().check()
+    }
+}
+
+impl Fault {
+    /// Where it happened and what, with what the zones around buffers show.
+    fn describe(&self, threads: u32, damage: Option<&str>) -> String {
+        let [x, y, z] = self.block;
+        let place = match u32::try_from(self.thread) {
+            Ok(thread) if thread < threads => {
+                format!(
+                    "block ({x}, {y}, {z}), warp {}, thread {thread}",
+                    thread / 32
+                )
+            }
+            _ => format!("block ({x}, {y}, {z})"),
+        };
+        match damage {
+            None => format!("{place}: {}", self.text()),
+            Some(damage) => format!("{place}: {}: {damage}", self.text()),
+        }
+    }
+}

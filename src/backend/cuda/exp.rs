@@ -1,0 +1,77 @@
+//! Elementwise exponential, in f32: it serves the losses' scales.
+
+use super::device::{Address, Kernel, Launch};
+use super::storage::done;
+use super::{Cuda, spread};
+use crate::backend::{Result, Slot};
+use crate::tensor::{DType, Tensor};
+use bytemuck::{Pod, Zeroable};
+
+const OP: &str = "exp";
+
+fn launch(n: usize) -> Launch {
+    Launch {
+        grid: spread(n, 256 * 4),
+        block: 256,
+        shared: 0,
+    }
+}
+
+pub(super) fn forward(cuda: &Cuda, x: &Tensor) -> Result<Tensor> {
+    #[repr(C)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    struct Exp {
+        x: Address,
+        y: Address,
+        n: i64,
+    }
+    let kernel = Kernel {
+        module: OP,
+        entry: "exp_f32",
+    };
+    let (y, y_at) = cuda.empty(x.shape(), DType::F32)?;
+    let n = x.len();
+    let x = cuda.read(OP, x, DType::F32)?;
+    let arguments = Exp {
+        x: x.at(),
+        y: y_at,
+        n: n as i64,
+    };
+    cuda.launch(kernel, launch(n), &arguments)?;
+    Ok(y)
+}
+
+pub(super) fn backward(cuda: &Cuda, dy: &Tensor, y: &Tensor, dx: Slot) -> Result<()> {
+    #[repr(C)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    struct Backward {
+        dy: Address,
+        y: Address,
+        dx: Address,
+        n: i64,
+        add: u32,
+        padding: u32,
+    }
+    let Some(dx) = cuda.target(OP, dx, y.shape(), DType::F32)? else {
+        return Ok(());
+    };
+    let kernel = Kernel {
+        module: OP,
+        entry: "exp_backward_f32",
+    };
+    let n = y.len();
+    let (dy, y) = (
+        cuda.read(OP, dy, DType::F32)?,
+        cuda.read(OP, y, DType::F32)?,
+    );
+    let arguments = Backward {
+        dy: dy.at(),
+        y: y.at(),
+        dx: dx.at(),
+        n: n as i64,
+        add: dx.add().into(),
+        padding: 0,
+    };
+    cuda.launch(kernel, launch(n), &arguments)?;
+    done(cuda, [Some(dx)])
+}

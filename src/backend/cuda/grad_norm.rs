@@ -1,0 +1,60 @@
+//! The Euclidean norm of all gradients together.
+
+use super::Cuda;
+use super::adamw::{Of, chunks, launch, table};
+use super::device::{Address, Kernel};
+use super::sum::Partials;
+use crate::backend::Result;
+use crate::tensor::{DType, Tensor};
+use bytemuck::{Pod, Zeroable};
+
+const OP: &str = "grad_norm";
+
+pub(super) fn grad_norm(cuda: &Cuda, grads: &[&Tensor]) -> Result<f64> {
+    #[repr(C)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    struct Entry {
+        grad: Address,
+        n: i64,
+        first: i64,
+    }
+    #[repr(C)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    struct GradNorm {
+        table: Address,
+        partials: Address,
+        count: i32,
+        padding: u32,
+    }
+    let (mut entries, mut operands, mut total) = (Vec::new(), Vec::new(), 0);
+    for grad in grads.iter().filter(|grad| !grad.is_empty()) {
+        let operand = cuda.read(OP, grad, DType::F32)?;
+        entries.push(Entry {
+            grad: operand.at(),
+            n: grad.len() as i64,
+            first: chunks(&mut total, grad.len()),
+        });
+        operands.push(operand);
+    }
+    if entries.is_empty() {
+        return Ok(0.0);
+    }
+    let partials = Partials::new(cuda, total)?;
+    let arguments = GradNorm {
+        table: table(cuda, Of::GradNorm, bytemuck::cast_slice(&entries))?,
+        partials: partials.at(),
+        count: entries.len() as i32,
+        padding: 0,
+    };
+    let kernel = Kernel {
+        module: OP,
+        entry: "grad_norm_f32",
+    };
+    cuda.launch(kernel, launch(total), &arguments)?;
+    let square = cuda.allocate(8)?;
+    partials.finish(cuda, 1.0, 0, square.at())?;
+    let mut sum = [0.0f64];
+    cuda.device
+        .download(square.at(), bytemuck::cast_slice_mut(&mut sum))?;
+    Ok(sum[0].sqrt())
+}

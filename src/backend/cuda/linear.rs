@@ -1,0 +1,260 @@
+//! y = act(x Wᵀ + b) + residual, and y = x P: products of the device, activations of our own.
+
+use super::column_sums::{self, Chunks};
+use super::device::{Address, Launch, Matrix, Product};
+use super::storage::{Target, done, optional};
+use super::{Cuda, instance, spread};
+use crate::backend::{Activation, Linear, Result, Slot};
+use crate::tensor::{DType, Tensor};
+use bytemuck::{Pod, Zeroable};
+
+const OP: &str = "linear";
+
+/// As `cuda/linear.cu` numbers them.
+fn number(act: Activation) -> u32 {
+    match act {
+        Activation::None => 0,
+        Activation::Gelu => 1,
+        Activation::QuickGelu => 2,
+    }
+}
+
+/// The matrix at `at` whose rows of `width` elements follow each other.
+fn matrix(at: Address, dtype: DType, width: usize) -> Matrix {
+    Matrix {
+        at,
+        dtype,
+        stride: width,
+        transposed: false,
+    }
+}
+
+fn across(m: Matrix) -> Matrix {
+    Matrix {
+        transposed: true,
+        ..m
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Activate {
+    pre: Address,
+    residual: Address,
+    y: Address,
+    n: i64,
+    activation: u32,
+    padding: u32,
+}
+
+pub(super) fn forward(
+    cuda: &Cuda,
+    x: &Tensor,
+    w: &Tensor,
+    b: Option<&Tensor>,
+    residual: Option<&Tensor>,
+    act: Activation,
+    keep_pre: bool,
+) -> Result<Linear> {
+    let (rows, inner, out, dtype) = (x.rows(), x.width(), w.rows(), cuda.activations());
+    let (x, w) = (cuda.read(OP, x, dtype)?, cuda.read(OP, w, dtype)?);
+    let bias = b.map(|b| cuda.read(OP, b, dtype)).transpose()?;
+    let residual = residual.map(|r| cuda.read(OP, r, dtype)).transpose()?;
+    let (y, y_at) = cuda.empty(&[rows, out], dtype)?;
+    let (pre, pre_at) = match keep_pre && act != Activation::None {
+        true => cuda
+            .empty(&[rows, out], dtype)
+            .map(|(t, at)| (Some(t), at))?,
+        false => (None, y_at),
+    };
+    let added = residual.as_ref().filter(|_| act == Activation::None);
+    cuda.product(&Product {
+        m: rows,
+        n: out,
+        k: inner,
+        a: matrix(x.at(), dtype, inner),
+        b: across(matrix(w.at(), dtype, inner)),
+        c: added.map(|r| matrix(r.at(), dtype, out)),
+        d: matrix(pre_at, dtype, out),
+        bias: bias.as_ref().map(|b| b.at()),
+    })?;
+    if act != Activation::None {
+        let arguments = Activate {
+            pre: pre_at,
+            residual: optional(&residual),
+            y: y_at,
+            n: (rows * out) as i64,
+            activation: number(act),
+            padding: 0,
+        };
+        let launch = Launch {
+            grid: spread(rows * out, 256 * 16 / dtype.size()),
+            block: 256,
+            shared: 0,
+        };
+        cuda.launch(instance!("linear", "activate", dtype), launch, &arguments)?;
+    }
+    Ok(Linear { y, pre })
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct ActivateBackward {
+    pre: Address,
+    dy: Address,
+    dpre: Address,
+    partials: Address,
+    rows: i64,
+    chunk: i64,
+    columns: i32,
+    activation: u32,
+}
+
+pub(super) fn backward(
+    cuda: &Cuda,
+    dy: &Tensor,
+    x: &Tensor,
+    w: &Tensor,
+    pre: Option<&Tensor>,
+    act: Activation,
+    dx: Slot,
+    dw: Slot,
+    db: Slot,
+) -> Result<()> {
+    let (rows, inner, out, dtype) = (x.rows(), x.width(), w.rows(), cuda.activations());
+    let (x_shape, w_shape) = (x.shape(), w.shape());
+    let dy = cuda.read(OP, dy, dtype)?;
+    let (x, w) = (cuda.read(OP, x, dtype)?, cuda.read(OP, w, dtype)?);
+    let db = cuda.target(OP, db, &[out], DType::F32)?;
+    let dpre;
+    let dpre_at = match pre {
+        None => {
+            if let Some(db) = &db {
+                let (partials, count) =
+                    column_sums::partials(cuda, dy.at(), dtype, rows, out, out)?;
+                column_sums::finish(cuda, partials.at(), count, out, out, db)?;
+            }
+            dy.at()
+        }
+        Some(pre) => {
+            let pre = cuda.read(OP, pre, dtype)?;
+            dpre = cuda.allocate(rows * out * dtype.size())?;
+            activate_backward(cuda, pre.at(), dy.at(), dpre.at(), [rows, out], act, &db)?;
+            dpre.at()
+        }
+    };
+    let d = matrix(dpre_at, dtype, out);
+    let dx = cuda.target(OP, dx, x_shape, dtype)?;
+    let dw = cuda.target(OP, dw, w_shape, DType::F32)?;
+    if let Some(dx) = &dx {
+        let w = matrix(w.at(), dtype, inner);
+        gradient(cuda, dx, dtype, [rows, inner, out], d, w)?;
+    }
+    if let Some(dw) = &dw {
+        let x = matrix(x.at(), dtype, inner);
+        gradient(cuda, dw, DType::F32, [out, inner, rows], across(d), x)?;
+    }
+    done(cuda, [dx, dw, db])
+}
+
+/// dpre = dy ∘ act′(pre), and db from its columns' sums in the same pass.
+fn activate_backward(
+    cuda: &Cuda,
+    pre: Address,
+    dy: Address,
+    dpre: Address,
+    [rows, columns]: [usize; 2],
+    act: Activation,
+    db: &Option<Target>,
+) -> Result<()> {
+    let dtype = cuda.activations();
+    let chunks = Chunks::new(rows, columns, dtype);
+    let partials = match db {
+        Some(_) => Some(chunks.partials(cuda, columns)?),
+        None => None,
+    };
+    let arguments = ActivateBackward {
+        pre,
+        dy,
+        dpre,
+        partials: partials.as_ref().map_or(0, |p| p.at()),
+        rows: rows as i64,
+        chunk: chunks.rows,
+        columns: columns as i32,
+        activation: number(act),
+    };
+    let kernel = instance!("linear", "activate_backward", dtype);
+    cuda.launch(kernel, chunks.launch, &arguments)?;
+    match (partials, db) {
+        (Some(partials), Some(db)) => {
+            column_sums::finish(cuda, partials.at(), chunks.count, columns, columns, db)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A product of [m, n, k] into the rows of a gradient of `dtype`, or onto them.
+fn gradient(
+    cuda: &Cuda,
+    target: &Target,
+    dtype: DType,
+    [m, n, k]: [usize; 3],
+    a: Matrix,
+    b: Matrix,
+) -> Result<()> {
+    let d = matrix(target.at(), dtype, n);
+    cuda.product(&Product {
+        m,
+        n,
+        k,
+        a,
+        b,
+        c: target.add().then_some(d),
+        d,
+        bias: None,
+    })
+}
+
+pub(super) fn matmul(cuda: &Cuda, x: &Tensor, p: &Tensor) -> Result<Tensor> {
+    const OP: &str = "matmul";
+    let (rows, inner, out, dtype) = (x.rows(), x.width(), p.width(), cuda.activations());
+    let (x, p) = (cuda.read(OP, x, dtype)?, cuda.read(OP, p, dtype)?);
+    let (y, y_at) = cuda.empty(&[rows, out], dtype)?;
+    cuda.product(&Product {
+        m: rows,
+        n: out,
+        k: inner,
+        a: matrix(x.at(), dtype, inner),
+        b: matrix(p.at(), dtype, out),
+        c: None,
+        d: matrix(y_at, dtype, out),
+        bias: None,
+    })?;
+    Ok(y)
+}
+
+pub(super) fn matmul_backward(
+    cuda: &Cuda,
+    dy: &Tensor,
+    x: &Tensor,
+    p: &Tensor,
+    dx: Slot,
+    dp: Slot,
+) -> Result<()> {
+    const OP: &str = "matmul";
+    let (rows, inner, out, dtype) = (x.rows(), x.width(), p.width(), cuda.activations());
+    let dx = cuda.target(OP, dx, x.shape(), dtype)?;
+    let dp = cuda.target(OP, dp, p.shape(), DType::F32)?;
+    let dy = cuda.read(OP, dy, dtype)?;
+    let (x, p) = (cuda.read(OP, x, dtype)?, cuda.read(OP, p, dtype)?);
+    let dy = matrix(dy.at(), dtype, out);
+    if let Some(dx) = &dx {
+        let p = across(matrix(p.at(), dtype, out));
+        gradient(cuda, dx, dtype, [rows, inner, out], dy, p)?;
+    }
+    if let Some(dp) = &dp {
+        let x = across(matrix(x.at(), dtype, inner));
+        gradient(cuda, dp, DType::F32, [inner, out, rows], x, dy)?;
+    }
+    done(cuda, [dx, dp])
+}

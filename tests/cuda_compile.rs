@@ -1,0 +1,82 @@
+//! Every CUDA kernel compiled for real GPUs, which needs none: registers, memory, spills, tensor cores.
+//!
+//! NVRTC does it, the compiler that a run uses as well; where it is missing (CLIP_DISTILL_CUDA_PATH may point to
+//! it) the test says so and passes, unless CLIP_DISTILL_REQUIRE contains `nvrtc`.
+
+use clip_distill::backend::cuda::{KernelReport, compile_report};
+
+fn required() -> bool {
+    let required = std::env::var("CLIP_DISTILL_REQUIRE").unwrap_or_default();
+    required.split(',').any(|name| name == "nvrtc")
+}
+
+fn print(architecture: &str, kernels: &[KernelReport]) {
+    println!(
+        "{architecture:<32} {:>9} {:>9} {:>6} {:>6} {:>9} {:>6}",
+        "arguments", "registers", "shared", "stack", "spilled", "tensor"
+    );
+    for k in kernels {
+        println!(
+            "  {:<30} {:>9} {:>9} {:>6} {:>6} {:>9} {:>6}",
+            k.entry,
+            k.arguments,
+            k.registers,
+            k.shared,
+            k.stack,
+            k.spill_stores + k.spill_loads,
+            k.tensor
+        );
+    }
+}
+
+#[test]
+fn every_kernel_compiles_without_spills() {
+    for architecture in ["sm_75", "sm_80", "sm_90a"] {
+        let kernels = match compile_report(architecture) {
+            Ok(kernels) => kernels,
+            Err(e) if e.to_string().contains("NVRTC is missing") && !required() => {
+                println!("skipped: {e}");
+                return;
+            }
+            Err(e) => panic!("{architecture}: {e}"),
+        };
+        print(architecture, &kernels);
+        assert!(!kernels.is_empty(), "{architecture}: no kernel");
+        for k in &kernels {
+            let spilled = k.spill_stores + k.spill_loads;
+            assert_eq!(spilled, 0, "{} for {architecture} spills: {k:?}", k.entry);
+            assert_eq!(
+                k.stack, 0,
+                "{} for {architecture} has arrays in local memory: {k:?}",
+                k.entry
+            );
+        }
+        // What multiplies bf16 matrices does so on tensor cores, in every kernel that says so by its name.
+        for k in kernels.iter().filter(|k| on_tensor_cores(&k.entry)) {
+            assert!(
+                k.tensor > 0,
+                "{} for {architecture} uses no tensor core: {k:?}",
+                k.entry
+            );
+        }
+    }
+}
+
+/// The kernels whose speed rests on tensor cores.
+fn on_tensor_cores(entry: &str) -> bool {
+    let products = ["attention", "conv2d"];
+    // One query an image makes no matrix product.
+    let pooling = entry.starts_with("attention_pool");
+    products.iter().any(|p| entry.starts_with(p)) && entry.ends_with("_bf16") && !pooling
+}
+
+#[test]
+fn an_unknown_architecture_is_an_error_and_no_crash() {
+    for architecture in ["sm_7", "compute", "", "sm_80 -x"] {
+        let error = compile_report(architecture).unwrap_err().to_string();
+        assert!(
+            error.contains("NVRTC") && !error.contains('\n'),
+            "{architecture}: {error}"
+        );
+    }
+}

@@ -1,0 +1,169 @@
+//! The similarity kernels where no loss of a test's size takes them: long features at the largest scale, and more
+//! tiles than a block takes at a time. Features and statistics are f32 in every precision.
+
+use check::backends;
+use clip_distill::backend::cpu::Cpu;
+use clip_distill::backend::{Backend, Pair, Relation, RowStats, Side};
+use clip_distill::tensor::Tensor;
+use oracle::{Array, normal};
+use std::sync::Arc;
+
+#[path = "common/check.rs"]
+mod check;
+mod oracle;
+#[path = "common/tolerance.rs"]
+mod tolerance;
+
+/// Unit rows, each value an f32.
+fn unit(mut a: Array) -> Array {
+    for row in a.data.chunks_mut(a.shape[1]) {
+        let norm = row.iter().map(|v| v * v).sum::<f64>().sqrt();
+        row.iter_mut()
+            .for_each(|v| *v = f64::from((*v / norm) as f32));
+    }
+    a
+}
+
+fn upload(backend: &dyn Backend, a: &Array) -> Tensor {
+    backend.upload(&a.shape, &a.to_f32()).expect("upload")
+}
+
+fn relation(backend: &dyn Backend, x: &Array, y: &Array, scale: f32) -> Relation {
+    Relation {
+        x: upload(backend, x),
+        y: upload(backend, y),
+        scale: backend.upload(&[1], &[scale]).expect("upload"),
+    }
+}
+
+fn values(backend: &dyn Backend, t: &Tensor) -> Vec<f32> {
+    backend.download(t).expect("download")
+}
+
+/// With one candidate, a row's log-sum-exp is its logit.
+#[test]
+fn a_logit_is_right_to_a_few_roundings() {
+    const SCALE: f64 = 100.0;
+    for width in [512, 1021] {
+        let y = unit(normal(&[1, width], 1));
+        let mut x = normal(&[200, width], 2);
+        for row in x.data.chunks_mut(width) {
+            for (x, y) in row.iter_mut().zip(&y.data) {
+                // Cosines from 0.7 up.
+                *x = y + *x / (width as f64).sqrt();
+            }
+        }
+        let x = unit(x);
+        for backend in backends(&["relation"]) {
+            let student = relation(&*backend, &x, &y, SCALE as f32);
+            let pair = Pair {
+                teacher: Some(student.clone()),
+                student,
+                skip_diagonal: false,
+            };
+            let stats = backend.relation(&pair).expect("forward");
+            let rows = values(&*backend, &stats.lse);
+            for (got, x) in rows.into_iter().zip(x.data.chunks(width)) {
+                let want = SCALE * x.iter().zip(&y.data).map(|(x, y)| x * y).sum::<f64>();
+                let off = (f64::from(got) - want).abs();
+                assert!(
+                    off <= SCALE * tolerance::COSINE,
+                    "width {width} on {}: {got} for {want}, off by {off:e}",
+                    backend.name()
+                );
+            }
+        }
+    }
+}
+
+/// Statistics, and gradients of the anchors and the scale.
+fn run(
+    backend: &dyn Backend,
+    pair: &Pair,
+    col: impl Fn(&RowStats) -> Option<RowStats>,
+) -> Vec<(&'static str, Vec<f32>)> {
+    let stats = backend.relation(pair).expect("forward");
+    let side = |stats: RowStats| {
+        let n = stats.lse.len();
+        let coef: Vec<f32> = (0..n).map(|i| 0.5 + i as f32 / n as f32).collect();
+        let coef = backend.upload(&[n], &coef).expect("upload");
+        Side { stats, coef }
+    };
+    let (row, col) = (side(stats.clone()), col(&stats).map(side));
+    let col = match &col {
+        // The same direction is the same side, as the intra-modal losses have it.
+        Some(_) if pair.skip_diagonal => Some(&row),
+        other => other.as_ref(),
+    };
+    let (mut dx, mut dscale) = (None, None);
+    backend
+        .relation_backward(pair, &row, col, Some(&mut dx), Some(&mut dscale))
+        .expect("backward");
+    let read = |t: &Tensor| values(backend, t);
+    vec![
+        ("log-sum-exp", read(&stats.lse)),
+        ("value", read(&stats.value)),
+        ("gradient", read(&dx.expect("dx"))),
+        ("scale's gradient", read(&dscale.expect("dscale"))),
+    ]
+}
+
+/// More than one tile of columns a block: the CPU, which the oracle holds to account, is the reference.
+#[test]
+fn many_rows_and_columns() {
+    let rows = |n: usize, seed| unit(normal(&[n, 6], seed));
+    let [x, y] = [1, 2].map(|seed| rows(2200, seed));
+    let cpu: Arc<dyn Backend> = Arc::new(Cpu::new());
+    let intra = |backend: &dyn Backend| {
+        let (student, teacher) = (
+            relation(backend, &x, &x, 20.0),
+            relation(backend, &y, &y, 30.0),
+        );
+        // Anchors are their own candidates: one tensor.
+        let own = |r: Relation| Relation {
+            y: r.x.clone(),
+            ..r
+        };
+        let pair = Pair {
+            student: own(student),
+            teacher: Some(own(teacher)),
+            skip_diagonal: true,
+        };
+        run(backend, &pair, |stats| Some(stats.clone()))
+    };
+    let [u, v] = [3, 4].map(|seed| rows(300, seed));
+    let [z, w] = [5, 6].map(|seed| rows(1281, seed));
+    let cross = |backend: &dyn Backend, teacher: bool| {
+        let teacher = |a, b| teacher.then(|| relation(backend, a, b, 30.0));
+        let pair = Pair {
+            student: relation(backend, &u, &z, 20.0),
+            teacher: teacher(&v, &w),
+            skip_diagonal: false,
+        };
+        let back = Pair {
+            student: relation(backend, &z, &u, 20.0),
+            teacher: teacher(&w, &v),
+            skip_diagonal: false,
+        };
+        run(backend, &pair, |_| {
+            let both = back.teacher.is_some();
+            both.then(|| backend.relation(&back).expect("forward"))
+        })
+    };
+    let all = |b: &dyn Backend| [intra(b), cross(b, true), cross(b, false)].concat();
+    let want = all(&*cpu);
+    for backend in backends(&["relation"]) {
+        for (k, ((what, got), (_, want))) in all(&*backend).iter().zip(&want).enumerate() {
+            let largest = want.iter().fold(0f32, |m, v| m.max(v.abs()));
+            assert!(largest > 0.0 && got.len() == want.len());
+            for (i, (got, want)) in got.iter().zip(want).enumerate() {
+                assert!(
+                    (got - want).abs() <= tolerance::PARAMETER_GRADIENT * largest,
+                    "{what} of case {} at {i} on {}: {got} for {want}",
+                    k / 4,
+                    backend.name()
+                );
+            }
+        }
+    }
+}
