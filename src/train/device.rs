@@ -2,9 +2,9 @@
 
 use super::error::{Result, input, usage};
 use super::flags::{Device, Precision};
+use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::Cuda;
-use crate::backend::{Backend, KERNELS};
 use std::sync::Arc;
 
 /// The device that the flags ask for, with one line that says which it is and why. `number` is that of a GPU,
@@ -41,15 +41,18 @@ pub fn open(
     Ok((backend, line))
 }
 
-/// CUDA for a run that did not ask for it: not in part. Otherwise why not, in short.
+/// Whether a GPU has passed the checks of `tests/`. Until then CUDA is for those who ask for it.
+const CUDA_CHECKED_ON_A_GPU: bool = false;
+
+/// CUDA for a run that did not ask for it. Otherwise why not, in short.
 fn auto(number: usize, precision: Precision) -> Result<Arc<dyn Backend>, String> {
     let found = cuda(number, precision).map_err(|e| {
         // What to do about it is for those who asked for CUDA.
         e.split(';').next().unwrap_or_default().to_owned()
     })?;
-    match KERNELS.iter().find(|k| !found.coverage().contains(k)) {
-        Some(kernel) => Err(format!("cuda lacks kernels yet, first of all {kernel}")),
-        None => Ok(found),
+    match CUDA_CHECKED_ON_A_GPU {
+        true => Ok(found),
+        false => Err("there is a GPU, which --backend cuda takes; unchecked so far".to_owned()),
     }
 }
 
