@@ -18,6 +18,10 @@ pub(super) fn encode(
     ends: &[usize],
 ) -> Result<Var> {
     let t = &config.text_cfg;
+    if ends.len() > texts.len() {
+        let (index, detail) = (texts.len(), format!("{} ends", ends.len()));
+        return Err(Error::Text { index, detail });
+    }
     for (index, text) in texts.iter().enumerate() {
         if text.is_empty() || text.len() > t.context_length {
             let detail = format!("{} tokens, where 1 to {} fit", text.len(), t.context_length);
