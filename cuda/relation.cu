@@ -1,5 +1,5 @@
-// Rows of logits a_ij = α x_i·y_j, never stored: each row's log-sum-exp, and its divergence from a teacher's row or
-// its cross-entropy.
+// Rows of logits a_ij = α x_i·y_j, never stored: each row's softmax, and its divergence from a teacher's row or its
+// cross-entropy.
 //
 // A block takes 128 rows and runs along some of their tiles of 64 columns; each tile's part of a row is merged into
 // what is known of that row, and a second kernel merges the blocks' shares, from left to right. Columns are split
@@ -145,9 +145,10 @@ KERNEL(relation_teacher_f32, RelationArguments, TILE_THREADS) { relation<true>(a
 
 struct RelationFinishArguments {
   const Partial* partials;
-  float* lse;
+  // [2, n]: each row's largest logit, and 1 / Σ exp(a − max).
+  float* softmax;
   // Null without a teacher.
-  float* teacher_lse;
+  float* teacher_softmax;
   // Without a teacher, a_ii before.
   float* value;
   int n;
@@ -161,17 +162,19 @@ KERNEL(relation_finish_f32, RelationFinishArguments, 256) {
   for (int split = 0; split < a.splits; split++) row = merge(row, a.partials[static_cast<long long>(split) * a.n + i]);
   // A row without candidates (a lone anchor without its diagonal) knows nothing.
   if (row.sum == 0.) {
-    a.lse[i] = a.value[i] = 0.f;
-    if (a.teacher_lse) a.teacher_lse[i] = 0.f;
+    a.softmax[i] = a.softmax[a.n + i] = a.value[i] = 0.f;
+    if (a.teacher_softmax) a.teacher_softmax[i] = a.teacher_softmax[a.n + i] = 0.f;
     return;
   }
   const double log_sum = log(row.sum);
-  a.lse[i] = static_cast<float>(row.max + log_sum);
-  if (a.teacher_lse) {
+  a.softmax[i] = row.max;
+  a.softmax[a.n + i] = static_cast<float>(1. / row.sum);
+  if (a.teacher_softmax) {
     // KL(q ‖ p) = Σ q (b − a) − B + A, from which both maxima cancel before anything is rounded.
     const double teacher_log_sum = log(row.teacher_sum);
     const double divergence = row.cross / row.teacher_sum + (log_sum - teacher_log_sum);
-    a.teacher_lse[i] = static_cast<float>(row.teacher_max + teacher_log_sum);
+    a.teacher_softmax[i] = row.teacher_max;
+    a.teacher_softmax[a.n + i] = static_cast<float>(1. / row.teacher_sum);
     a.value[i] = divergence < 0. ? 0.f : static_cast<float>(divergence);  // no fmax: a NaN must stay one
   } else {
     // A − a_ii with the large parts subtracted first.

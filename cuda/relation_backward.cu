@@ -3,7 +3,7 @@
 //   C_ij = k_i (P_ij − T_ij) + k'_j (P'_ji − T'_ji),    ∂L/∂x_i = α Σ_j C_ij y_j,
 //   ∂L/∂α = Σ_ij k_i (P_ij − T_ij) x_i·y_j,
 //
-// with P_ij = exp(a_ij − A_i) and the target T_ij (the teacher's softmax, or class i); primed, along columns. One tile
+// with P_ij = exp(a_ij − max_i) / Σ_i and the target T_ij (the teacher's softmax, or class i); primed, along columns. One tile
 // of a serves both terms. α C goes to a panel of at most 4096 × 4096, whose product with y is a matrix product
 // like any other: so every tile is a block of its own and the GPU is full at any batch, where a block that kept its
 // rows of ∂L/∂x would have to be one of few; nothing is added atomically, and the panel's size is constant.
@@ -18,10 +18,12 @@
 #include "similarity.cuh"
 
 struct Side {
-  const float* lse;
-  const float* teacher_lse;
-  // k.
+  // [2, n]: each row's largest logit, and 1 / Σ exp(a − max).
+  const float* softmax;
+  const float* teacher_softmax;
+  // k, [n].
   const float* coef;
+  long long n;
 };
 
 struct RelationBackwardArguments {
@@ -43,24 +45,29 @@ struct RelationBackwardArguments {
 
 // One direction at one of its anchors.
 struct Anchor {
-  float lse, teacher_lse, coef;
-  // c₀ = A/α. Both softmaxes sum to 1, so Σ (P − T)(c − c₀) is the same for any c₀; this one keeps the rounding of
-  // A, which scales a whole row of P, from multiplying cosines near 1.
+  float max, inverse, teacher_max, teacher_inverse, coef;
+  // c₀ = max/α. Both softmaxes sum to 1, so Σ (P − T)(c − c₀) is the same for any c₀; this one, the largest cosine,
+  // keeps the rounding of the softmaxes' sums from multiplying cosines near 1.
   float center;
 };
 
 template <bool TEACHER>
 __device__ __forceinline__ Anchor anchor(const Side& side, int i, bool there, float inverse) {
-  if (!there) return {0.f, 0.f, 0.f, 0.f};
-  const float lse = side.lse[i];
-  return {lse, TEACHER ? side.teacher_lse[i] : 0.f, side.coef[i], lse * inverse};
+  if (!there) return {};
+  const float max = side.softmax[i];
+  return {max,
+          side.softmax[side.n + i],
+          TEACHER ? side.teacher_softmax[i] : 0.f,
+          TEACHER ? side.teacher_softmax[side.n + i] : 0.f,
+          side.coef[i],
+          max * inverse};
 }
 
 // P − T of one element; `own`: of an anchor with its own class.
 template <bool TEACHER>
 __device__ __forceinline__ float difference(float a, float b, const Anchor& anchor, bool kept, bool own) {
-  const float p = kept ? expf(a - anchor.lse) : 0.f;
-  if (TEACHER) return kept ? p - expf(b - anchor.teacher_lse) : 0.f;
+  const float p = kept ? expf(a - anchor.max) * anchor.inverse : 0.f;
+  if (TEACHER) return kept ? p - expf(b - anchor.teacher_max) * anchor.teacher_inverse : 0.f;
   return own ? p - 1.f : p;
 }
 

@@ -247,13 +247,7 @@ fn check(loss: Loss, case: &Case) {
     let (features, scale) = slopes.split_at(count - 1);
     let largest = features.iter().fold(0.0f64, |m, g| m.max(g.abs()));
     let alpha = case.x[count - 1];
-    // A cross-entropy is right to ε α, so a weight ℓ/Σℓ to that over Σℓ.
-    let blur: f64 = match loss {
-        Loss::Intra(Clip, _) => 1.0 / known(case).min(1.0),
-        _ => 1.0,
-    };
-    let rounding = tolerance::LOSS_GRADIENT_PER_SCALE * alpha.max(1.0)
-        + tolerance::LOSS_GRADIENT_PER_SQUARED_SCALE * alpha * alpha;
+    let rounding = tolerance::LOSS_GRADIENT_PER_SCALE * alpha.max(1.0);
     for tenant in tenants() {
         let what = format!(
             "{loss:?} n={} d={}/{} on {}",
@@ -270,11 +264,11 @@ fn check(loss: Loss, case: &Case) {
         );
         for (k, &want) in features.iter().enumerate() {
             let what = format!("{what} feature {k}");
-            close(&what, gradient[k], want, largest, rounding * blur);
+            close(&what, gradient[k], want, largest, rounding);
         }
         // ∂L/∂α collects cosines where ∂L/∂x collects α: smaller by that.
         let what = format!("{what} scale");
-        let rounding = tolerance::LOSS_GRADIENT_PER_SCALE * blur;
+        let rounding = tolerance::LOSS_GRADIENT_PER_SCALE;
         close(
             &what,
             gradient[count - 1],

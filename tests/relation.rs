@@ -40,7 +40,7 @@ fn values(backend: &dyn Backend, t: &Tensor) -> Vec<f32> {
     backend.download(t).expect("download")
 }
 
-/// With one candidate, a row's log-sum-exp is its logit.
+/// With one candidate, a row's largest logit is its logit.
 #[test]
 fn a_logit_is_right_to_a_few_roundings() {
     const SCALE: f64 = 100.0;
@@ -62,7 +62,7 @@ fn a_logit_is_right_to_a_few_roundings() {
                 skip_diagonal: false,
             };
             let stats = backend.relation(&pair).expect("forward");
-            let rows = values(&*backend, &stats.lse);
+            let rows = values(&*backend, &stats.softmax);
             for (got, x) in rows.into_iter().zip(x.data.chunks(width)) {
                 let want = SCALE * x.iter().zip(&y.data).map(|(x, y)| x * y).sum::<f64>();
                 let off = (f64::from(got) - want).abs();
@@ -84,7 +84,7 @@ fn run(
 ) -> Vec<(&'static str, Vec<f32>)> {
     let stats = backend.relation(pair).expect("forward");
     let side = |stats: RowStats| {
-        let n = stats.lse.len();
+        let n = stats.value.len();
         let coef: Vec<f32> = (0..n).map(|i| 0.5 + i as f32 / n as f32).collect();
         let coef = backend.upload(&[n], &coef).expect("upload");
         Side { stats, coef }
@@ -101,7 +101,7 @@ fn run(
         .expect("backward");
     let read = |t: &Tensor| values(backend, t);
     vec![
-        ("log-sum-exp", read(&stats.lse)),
+        ("softmax", read(&stats.softmax)),
         ("value", read(&stats.value)),
         ("gradient", read(&dx.expect("dx"))),
         ("scale's gradient", read(&dscale.expect("dscale"))),

@@ -27,10 +27,14 @@ pub struct Pair {
 /// What one streaming pass over the rows of a [`Pair`] yields.
 #[derive(Clone, Debug)]
 pub struct RowStats {
-    /// A_i = ln Σ_j exp a_ij of the student, `[n]`.
-    pub lse: Tensor,
-    /// B_i of the teacher, `[n]`.
-    pub teacher_lse: Option<Tensor>,
+    /// Of the student, `[2, n]`: the largest logit of each row, max_i, and behind those
+    /// 1 / Σ_j exp(a_ij − max_i), so that p_ij = exp(a_ij − max_i) times it.
+    ///
+    /// Kept apart because their one number A_i = ln Σ_j exp a_ij, of size up to α, would be rounded by
+    /// ε α: a factor on the whole row of p, which where it cancels against q is all that is left.
+    pub softmax: Tensor,
+    /// The same of the teacher.
+    pub teacher_softmax: Option<Tensor>,
     /// With a teacher, KL(q_i ‖ p_i); without, the cross-entropy A_i − a_ii. `[n]`
     pub value: Tensor,
 }

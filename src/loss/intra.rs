@@ -13,9 +13,9 @@
 //! α_T `[1]`, L `[1]`. The weights w are those of [`IntraWeights`]: by default w_i = d_i/Σd, so the
 //! anchor whose neighbourhood the student misreads most weighs most.
 //!
-//! Forward streams the tiles of a and b with an online log-sum-exp and keeps A_i, B_i and d_i;
-//! backward computes each tile again. Memory is O(n·d), where a materialised version keeps at least
-//! four n×n matrices per modality.
+//! Forward streams the tiles of a and b with an online log-sum-exp and keeps d_i and, of each row's two
+//! softmaxes, the largest logit and the sum; backward computes each tile again. Memory is O(n·d), where
+//! a materialised version keeps at least four n×n matrices per modality.
 
 use super::{
     CrossModal, Features, TeacherFeatures, check_student, check_teacher, relation_of, send_back,

@@ -10,7 +10,7 @@
 //! | a cosine | 8 u = 4.8e-7 | – | u = 2⁻²⁴; a sum over the width rounds by 2 u in the mean where 16 products are summed at a time (`cuda/similarity.cuh`), the worst of some hundred by four times that |
 //! | a loss's value | 1e-5 | max(0.1, expected) | a logit is right to ε α, 6e-6 at α = 100, and averages over rows only lessen that |
 //! | a tower's or a loss's gradient | 1e-4 | the tensor's largest entry | entries far below the largest are differences of sums of its size |
-//! | a loss's gradient at drawn shapes | 1e-4, 2e-7 α and 3e-8 α² | the largest entry; –; – | a logit is right to ε α and the gradient multiplies softmaxes by α again: where student's and teacher's softmaxes cancel, that is all left. A row's log-sum-exp is kept in f32, of size up to α: its rounding moves the whole row's softmax, by half ε α in the mean. Weights ℓ/Σℓ divide both by Σℓ < 1 |
+//! | a loss's gradient at drawn shapes | 1e-4 and 2e-7 α | the largest entry; – | a logit is right to ε α and the gradient multiplies softmaxes by α again: where student's and teacher's softmaxes cancel, that is all left |
 //! | a tower's or a loss's gradient that is zero | 1e-7 | – | the attention's key bias moves all logits of a row alike: what is left is rounding, ε times entries of size 1 |
 //! | a term of the loss over twenty AdamW steps | 1e-4 | max(1, expected) | the gradient's tolerance, carried on: a step moves along m/√v, whose error is the gradient's |
 //! | a directional derivative of a channel's normalisation | 1e-4 | max(1, Σ of its terms' sizes) | the gradient's own tolerance |
@@ -42,8 +42,6 @@ pub const COSINE: f64 = 8.0 / 16_777_216.0;
 pub const SMALL_LOSS: f64 = 0.1;
 /// What rounding leaves of a loss's gradient, in units of the scale α.
 pub const LOSS_GRADIENT_PER_SCALE: f64 = 2e-7;
-/// What the rounding of a log-sum-exp leaves of it, in units of α².
-pub const LOSS_GRADIENT_PER_SQUARED_SCALE: f64 = 3e-8;
 /// The value of a tower or a loss.
 pub const OUTPUT: f32 = 1e-5;
 /// A gradient of a tower or a loss, relative to its tensor's largest entry.

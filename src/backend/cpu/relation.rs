@@ -1,5 +1,5 @@
 //! Streaming similarity losses: logits a_ij = α x_i·y_j exist one tile at a time, and each row keeps
-//! only its log-sum-exp. Memory is O(n·width) for any number of rows; see [`Pair`] and [`RowStats`].
+//! only its largest logit and the sum of exponentials beside it. Memory is O(n·width) for any number of rows; see [`Pair`] and [`RowStats`].
 //!
 //! Tasks are blocks of rows, cut by the shape alone, and a row's tiles are met from left to right,
 //! so every sum has one order whatever the number of threads.
@@ -131,8 +131,9 @@ impl LogSum {
         shrink
     }
 
-    fn value(self) -> f64 {
-        f64::from(self.max) + self.sum.ln()
+    /// Of a row's [`RowStats::softmax`].
+    fn softmax(self) -> [f32; 2] {
+        [self.max, (1.0 / self.sum) as f32]
     }
 }
 
@@ -246,8 +247,8 @@ fn absorb_tile(
 pub(super) fn forward(pair: &Pair) -> Result<RowStats> {
     let (student, teacher) = operands(pair)?;
     let (n, m, skip) = (student.n, student.m, pair.skip_diagonal);
-    // Per row: A, B, value.
-    let mut stats = vec![[0.0f32; 3]; n];
+    // Per row: the student's softmax, the teacher's, the value.
+    let mut stats = vec![[0.0f32; 5]; n];
     let block = row_block(n);
     // A row without candidates (a lone anchor without its diagonal) knows nothing: all zero.
     let candidates = if skip && n <= m {
@@ -282,25 +283,25 @@ pub(super) fn forward(pair: &Pair) -> Result<RowStats> {
                     );
                 }
                 for (out, row) in out.iter_mut().zip(&state) {
-                    let lse = row.student.value();
+                    let [max, inverse] = row.student.softmax();
                     *out = if teacher.is_some() {
-                        [
-                            lse as f32,
-                            row.teacher.value() as f32,
-                            row.divergence() as f32,
-                        ]
+                        let [teacher_max, teacher_inverse] = row.teacher.softmax();
+                        let value = row.divergence() as f32;
+                        [max, inverse, teacher_max, teacher_inverse, value]
                     } else {
                         // A − a_ii with the large parts subtracted first.
                         let ce = f64::from(row.student.max) - f64::from(row.own);
-                        [lse as f32, 0.0, (ce + row.student.sum.ln()) as f32]
+                        let value = (ce + row.student.sum.ln()) as f32;
+                        [max, inverse, 0.0, 0.0, value]
                     };
                 }
             });
     }
-    let column = |c: usize| tensor(&[n], stats.iter().map(|s| s[c]).collect::<Vec<_>>());
+    let column = |c: usize| stats.iter().map(move |s| s[c]);
+    let both = |c: usize| tensor(&[2, n], column(c).chain(column(c + 1)).collect::<Vec<_>>());
     Ok(RowStats {
-        lse: column(0),
-        teacher_lse: teacher.map(|_| column(1)),
-        value: column(2),
+        softmax: both(0),
+        teacher_softmax: teacher.map(|_| both(2)),
+        value: tensor(&[n], column(4).collect::<Vec<_>>()),
     })
 }

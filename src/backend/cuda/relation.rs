@@ -146,8 +146,8 @@ struct Forward {
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Finish {
     partials: Address,
-    lse: Address,
-    teacher_lse: Address,
+    softmax: Address,
+    teacher_softmax: Address,
     value: Address,
     n: i32,
     splits: i32,
@@ -167,11 +167,11 @@ pub(super) fn forward(cuda: &Cuda, pair: &Pair) -> Result<RowStats> {
     let (student, teacher) = operands.arguments();
     let (splits, tiles) = split(n, m);
     let partials = cuda.allocate(splits * n * PARTIAL)?;
-    let (lse, lse_at) = cuda.empty(&[n], DType::F32)?;
+    let (softmax, softmax_at) = cuda.empty(&[2, n], DType::F32)?;
     let (value, value_at) = cuda.empty(&[n], DType::F32)?;
-    let (teacher_lse, teacher_lse_at) = match &pair.teacher {
+    let (teacher_softmax, teacher_softmax_at) = match &pair.teacher {
         Some(_) => {
-            let (tensor, at) = cuda.empty(&[n], DType::F32)?;
+            let (tensor, at) = cuda.empty(&[2, n], DType::F32)?;
             (Some(tensor), at)
         }
         None => (None, 0),
@@ -199,8 +199,8 @@ pub(super) fn forward(cuda: &Cuda, pair: &Pair) -> Result<RowStats> {
     cuda.launch(kernel(entry), launch, &arguments)?;
     let arguments = Finish {
         partials: partials.at(),
-        lse: lse_at,
-        teacher_lse: teacher_lse_at,
+        softmax: softmax_at,
+        teacher_softmax: teacher_softmax_at,
         value: value_at,
         n: n as i32,
         splits: splits as i32,
@@ -212,8 +212,8 @@ pub(super) fn forward(cuda: &Cuda, pair: &Pair) -> Result<RowStats> {
     };
     cuda.launch(kernel("relation_finish_f32"), launch, &arguments)?;
     Ok(RowStats {
-        lse,
-        teacher_lse,
+        softmax,
+        teacher_softmax,
         value,
     })
 }

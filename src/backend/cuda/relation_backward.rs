@@ -15,44 +15,52 @@ const PANEL: usize = 4096;
 
 /// A [`Side`]'s memory.
 struct Direction<'a> {
-    lse: Operand<'a>,
-    teacher_lse: Option<Operand<'a>>,
+    softmax: Operand<'a>,
+    teacher_softmax: Option<Operand<'a>>,
     coef: Operand<'a>,
+    rows: usize,
 }
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable, PartialEq)]
 struct Direct {
-    lse: Address,
-    teacher_lse: Address,
+    softmax: Address,
+    teacher_softmax: Address,
     coef: Address,
+    n: i64,
 }
 
 impl<'a> Direction<'a> {
     /// `rows` is the number of this direction's anchors.
     fn new(cuda: &Cuda, side: &'a Side, rows: usize, teacher: bool) -> Result<Self> {
-        let teacher_lse = side.stats.teacher_lse.as_ref().filter(|_| teacher);
-        if teacher && teacher_lse.is_none() {
+        let teacher_softmax = side.stats.teacher_softmax.as_ref().filter(|_| teacher);
+        if teacher && teacher_softmax.is_none() {
             return shape_error(OP, "no teacher statistics for the backward");
         }
-        let all = [Some(&side.stats.lse), teacher_lse, Some(&side.coef)];
-        if let Some(wrong) = all.into_iter().flatten().find(|t| t.len() != rows) {
-            let detail = format!("{:?} for the statistics of {rows} rows", wrong.shape());
+        let all = [Some(&side.stats.softmax), teacher_softmax];
+        if let Some(wrong) = all.into_iter().flatten().find(|t| t.shape() != [2, rows]) {
+            let detail = format!("statistics {:?} for {rows} rows", wrong.shape());
+            return shape_error(OP, detail);
+        }
+        if side.coef.len() != rows {
+            let detail = format!("{} coefficients for {rows} rows", side.coef.len());
             return shape_error(OP, detail);
         }
         let read = |t| cuda.read(OP, t, DType::F32);
         Ok(Self {
-            lse: read(&side.stats.lse)?,
-            teacher_lse: teacher_lse.map(read).transpose()?,
+            softmax: read(&side.stats.softmax)?,
+            teacher_softmax: teacher_softmax.map(read).transpose()?,
             coef: read(&side.coef)?,
+            rows,
         })
     }
 
     fn argument(&self) -> Direct {
         Direct {
-            lse: self.lse.at(),
-            teacher_lse: optional(&self.teacher_lse),
+            softmax: self.softmax.at(),
+            teacher_softmax: optional(&self.teacher_softmax),
             coef: self.coef.at(),
+            n: self.rows as i64,
         }
     }
 }

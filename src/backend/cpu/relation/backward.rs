@@ -8,43 +8,75 @@ use crate::backend::cpu::memory::Memory;
 use crate::backend::cpu::parallel::vectorised;
 use crate::backend::cpu::storage::{accumulator, f32s, target};
 use crate::backend::{Pair, Result, Side, Slot, shape_error};
+use crate::tensor::Tensor;
 use rayon::prelude::*;
 use std::ops::Range;
+
+/// Of each row, its largest logit and the factor of exp(a − max); see `RowStats::softmax`.
+#[derive(Clone, Copy)]
+struct Softmax<'a> {
+    max: &'a [f32],
+    inverse: &'a [f32],
+}
+
+impl<'a> Softmax<'a> {
+    fn new(stats: &'a Tensor, rows: usize) -> Result<Self> {
+        if stats.shape() != [2, rows] {
+            let detail = format!("statistics {:?} for {rows} rows", stats.shape());
+            return shape_error(OP, detail);
+        }
+        let (max, inverse) = f32s(OP, stats)?.split_at(rows);
+        Ok(Self { max, inverse })
+    }
+
+    #[inline(always)]
+    fn slice(self, range: Range<usize>) -> Self {
+        Self {
+            max: &self.max[range.clone()],
+            inverse: &self.inverse[range],
+        }
+    }
+
+    /// The probability of the logit `a` in row `i`.
+    #[inline(always)]
+    fn at(self, i: usize, a: f32) -> f32 {
+        exp(a - self.max[i]) * self.inverse[i]
+    }
+}
 
 /// A [`Side`]'s memory.
 #[derive(Clone, Copy)]
 struct Direction<'a> {
-    lse: &'a [f32],
-    teacher_lse: &'a [f32],
+    student: Softmax<'a>,
+    teacher: Softmax<'a>,
     coef: &'a [f32],
 }
 
 impl<'a> Direction<'a> {
-    /// `rows` is the number of this direction's anchors. Without a teacher its log-sum-exps are
-    /// never read; the student's stand in for the length.
+    /// `rows` is the number of this direction's anchors. Without a teacher its statistics are never
+    /// read; the student's stand in for the length.
     fn new(side: &'a Side, rows: usize, teacher: bool) -> Result<Self> {
-        let lse = f32s(OP, &side.stats.lse)?;
-        let teacher_lse = match &side.stats.teacher_lse {
-            Some(t) => f32s(OP, t)?,
+        let student = Softmax::new(&side.stats.softmax, rows)?;
+        let teacher = match &side.stats.teacher_softmax {
+            Some(t) => Softmax::new(t, rows)?,
             None if teacher => return shape_error(OP, "no teacher statistics for the backward"),
-            None => lse,
+            None => student,
         };
         let coef = f32s(OP, &side.coef)?;
-        if [lse.len(), teacher_lse.len(), coef.len()] != [rows; 3] {
-            let detail = format!("statistics {}, coefficients {}", lse.len(), coef.len());
-            return shape_error(OP, format!("{detail} for {rows} rows"));
+        if coef.len() != rows {
+            return shape_error(OP, format!("{} coefficients for {rows} rows", coef.len()));
         }
         Ok(Self {
-            lse,
-            teacher_lse,
+            student,
+            teacher,
             coef,
         })
     }
 
     fn slice(self, range: Range<usize>) -> Self {
         Self {
-            lse: &self.lse[range.clone()],
-            teacher_lse: &self.teacher_lse[range.clone()],
+            student: self.student.slice(range.clone()),
+            teacher: self.teacher.slice(range.clone()),
             coef: &self.coef[range],
         }
     }
@@ -54,8 +86,8 @@ impl<'a> Direction<'a> {
 /// it; `row` holds the anchor alone, `col` the part's columns. Returns Σ_j (P_ij − T_ij) (c_ij − c₀)
 /// where T is the teacher's softmax, or nothing without a teacher.
 ///
-/// Both softmaxes sum to 1, so any c₀ gives the same sum; c₀ = A_i/α keeps the rounding of A_i, which
-/// scales a whole row of P, from multiplying cosines near 1.
+/// Both softmaxes sum to 1, so any c₀ gives the same sum; c₀ = max_i/α, the row's largest cosine, keeps
+/// the rounding of the softmaxes' sums from multiplying cosines near 1.
 #[inline(always)]
 fn coefficients<const TEACHER: bool, const COL: bool>(
     c: &mut [f32],
@@ -68,28 +100,24 @@ fn coefficients<const TEACHER: bool, const COL: bool>(
 ) -> f32 {
     let len = c.len();
     let t = if TEACHER { &t[..len] } else { t };
-    let (lse, teacher_lse, coef) = if COL {
-        (&col.lse[..len], &col.teacher_lse[..len], &col.coef[..len])
-    } else {
-        (col.lse, col.teacher_lse, col.coef)
-    };
+    let col = if COL { col.slice(0..len) } else { col };
+    let row = row.slice(0..1);
     let work = &mut work[..len];
-    let (row_lse, row_teacher, row_coef) = (row.lse[0], row.teacher_lse[0], row.coef[0]);
     for j in 0..len {
         let a = scales.0 * c[j];
         let b = if TEACHER { scales.1 * t[j] } else { 0.0 };
-        let mut p = exp(a - row_lse);
+        let mut p = row.student.at(0, a);
         if TEACHER {
-            p -= exp(b - row_teacher);
+            p -= row.teacher.at(0, b);
         }
         work[j] = p * (c[j] - center);
-        let mut out = row_coef * p;
+        let mut out = row.coef[0] * p;
         if COL {
-            let mut p = exp(a - lse[j]);
+            let mut p = col.student.at(j, a);
             if TEACHER {
-                p -= exp(b - teacher_lse[j]);
+                p -= col.teacher.at(j, b);
             }
-            out += coef[j] * p;
+            out += col.coef[j] * p;
         }
         c[j] = out;
     }
@@ -126,7 +154,7 @@ impl Backward<'_> {
             let c = &mut c[line.clone()];
             let t = if TEACHER { &t[line] } else { t };
             let anchor = self.row.slice(i..i + 1);
-            let center = anchor.lse[0] * inverse;
+            let center = anchor.student.max[0] * inverse;
             let own = cols.contains(&i).then(|| i - cols.start);
             let own_cosine = own.map_or(0.0, |k| c[k]);
             let mut slope = 0.0f64;
