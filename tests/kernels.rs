@@ -391,6 +391,35 @@ fn gradients_meet() {
     }
 }
 
+/// Hidden values that are made again on the way back are those of the way there.
+#[test]
+fn an_activation_is_made_again_to_the_bit() {
+    for tenant in tenants_with(&["linear"]) {
+        let backend = &*tenant.backend;
+        for (rows, out) in [(1, 1), (37, 51), (130, 264)] {
+            let [x, w, b] = [[rows, 19], [out, 19], [1, out]].map(|shape| normal(&shape, 1));
+            let (x, w, b) = (
+                upload(backend, &x),
+                upload(backend, &w),
+                upload(backend, &b),
+            );
+            let b = b.reshaped(&[out]).expect("the same elements");
+            for act in [Activation::Gelu, Activation::QuickGelu] {
+                let there = backend.linear(&x, &w, Some(&b), None, act, true);
+                let there = there.expect("linear");
+                let again = backend.activate(&there.pre.expect("kept"), act);
+                let read = |t: &Tensor| backend.download(t).expect("download");
+                assert_eq!(
+                    read(&again.expect("activate")),
+                    read(&there.y),
+                    "{}",
+                    tenant.name()
+                );
+            }
+        }
+    }
+}
+
 /// The same bits, whatever ran before.
 #[test]
 fn a_second_run_gives_the_same_bits() {

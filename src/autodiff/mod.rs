@@ -5,59 +5,15 @@
 //! [`Tape::checkpoint`] keeps only the inputs of a part and runs it again on the way back.
 
 mod error;
+mod var;
 
 pub use error::{Error, Result};
+pub use var::{Kept, Tracked, Var};
 
 use crate::backend::{Backend, Grad};
 use crate::tensor::Tensor;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
-
-/// A value on the tape. Cloning shares the value.
-#[derive(Clone, Debug)]
-pub struct Var {
-    value: Tensor,
-    id: Option<usize>,
-}
-
-impl Var {
-    /// A value without gradient.
-    pub fn constant(value: Tensor) -> Self {
-        Self { value, id: None }
-    }
-
-    /// The value.
-    pub fn value(&self) -> &Tensor {
-        &self.value
-    }
-
-    /// Sizes of the value's dimensions.
-    pub fn shape(&self) -> &[usize] {
-        self.value.shape()
-    }
-
-    /// Whether a gradient flows to this value.
-    pub fn is_tracked(&self) -> bool {
-        self.id.is_some()
-    }
-
-    /// The same value, cut off from the tape: a stop-gradient.
-    pub fn detach(&self) -> Self {
-        Self::constant(self.value.clone())
-    }
-
-    /// The value for a computation that has no backward.
-    ///
-    /// # Errors
-    /// If the variable is tracked: its gradient would silently be missing.
-    pub fn untracked(&self, op: &'static str) -> Result<&Tensor> {
-        if self.is_tracked() {
-            Err(Error::NoBackward { op })
-        } else {
-            Ok(&self.value)
-        }
-    }
-}
 
 type Backward = Box<dyn FnOnce(&Tape, &mut Grads, Tensor) -> Result<()>>;
 
@@ -82,8 +38,8 @@ pub struct Grads {
 impl Grads {
     /// Takes what `var` has gathered so far, to hand to a kernel; `None` if `var` wants none.
     /// Follow with [`Grads::put`].
-    pub fn take(&mut self, var: &Var) -> Option<Grad> {
-        let id = var.id?;
+    pub fn take(&mut self, var: &impl Tracked) -> Option<Grad> {
+        let id = var.id()?;
         if self.slots.len() <= id {
             self.slots.resize(id + 1, None);
         }
@@ -91,8 +47,8 @@ impl Grads {
     }
 
     /// Puts back what [`Grads::take`] gave, after the kernel added to it.
-    pub fn put(&mut self, var: &Var, grad: Option<Grad>) {
-        if let (Some(id), Some(grad)) = (var.id, grad) {
+    pub fn put(&mut self, var: &impl Tracked, grad: Option<Grad>) {
+        if let (Some(id), Some(grad)) = (var.id(), grad) {
             if self.slots.len() <= id {
                 self.slots.resize(id + 1, None);
             }
@@ -101,7 +57,7 @@ impl Grads {
     }
 
     /// Adds `value` to the gradient of `var`, moving it in if it is the first.
-    pub fn add(&mut self, backend: &dyn Backend, var: &Var, value: Tensor) -> Result<()> {
+    pub fn add(&mut self, backend: &dyn Backend, var: &impl Tracked, value: Tensor) -> Result<()> {
         if let Some(mut slot) = self.take(var) {
             backend.accumulate(&mut slot, value)?;
             self.put(var, Some(slot));
@@ -111,12 +67,12 @@ impl Grads {
 
     /// The gradient of a leaf after [`Tape::backward`]; `None` if it did not take part.
     pub fn get(&self, var: &Var) -> Option<&Tensor> {
-        self.slots.get(var.id?)?.as_ref()
+        self.slots.get(var.id()?)?.as_ref()
     }
 
     /// As [`Grads::get`], moving the gradient out.
     pub fn remove(&mut self, var: &Var) -> Option<Tensor> {
-        self.slots.get_mut(var.id?)?.take()
+        self.slots.get_mut(var.id()?)?.take()
     }
 }
 
@@ -177,7 +133,7 @@ impl Tape {
     /// A variable whose gradient is wanted: a parameter.
     pub fn leaf(&self, value: Tensor) -> Var {
         let id = self.is_recording().then(|| self.push(Step::Leaf));
-        Var { value, id }
+        Var::new(value, id)
     }
 
     /// A new variable computed from `inputs`; `backward` gets the tape, the gradients to add to,
@@ -191,7 +147,7 @@ impl Tape {
         let id = self
             .tracks(inputs)
             .then(|| self.push(Step::Op(Box::new(backward))));
-        Var { value, id }
+        Var::new(value, id)
     }
 
     /// Runs `part` keeping only its inputs, and runs it again during backward (activation
@@ -212,7 +168,7 @@ impl Tape {
         self.recording.set(false);
         let first = part(self);
         self.recording.set(true);
-        let value = first?.value;
+        let value = first?.into_value();
         Ok(self.record(value, inputs, move |tape, grads, dy| {
             // The replayed nodes go on top of the stack that backward is walking down, so it
             // meets them next; every later node is gone already.
@@ -226,7 +182,7 @@ impl Tape {
     /// # Errors
     /// If `loss` has more than one element or was not recorded here.
     pub fn backward(&self, loss: &Var) -> Result<Grads> {
-        if loss.value.len() != 1 {
+        if loss.value().len() != 1 {
             return Err(Error::NotScalar {
                 shape: loss.shape().to_vec(),
             });
@@ -246,7 +202,7 @@ impl Tape {
             if !var.is_tracked() {
                 return Err(Error::NotRecorded);
             }
-            grads.add(self.backend(), var, seed.clone())?;
+            grads.add(self.backend(), *var, seed.clone())?;
         }
         loop {
             let node = self.nodes.borrow_mut().pop();

@@ -203,6 +203,9 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
         db: Slot,
     ) -> Result<()>;
 
+    /// act(pre), the bits that [`Backend::linear`] gave without a residual.
+    fn activate(&self, pre: &Tensor, act: Activation) -> Result<Tensor>;
+
     /// y = x P. x `[rows, in]`, p `[in, out]`.
     fn matmul(&self, x: &Tensor, p: &Tensor) -> Result<Tensor>;
 

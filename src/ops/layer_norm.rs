@@ -26,23 +26,27 @@ pub fn layer_norm(tape: &Tape, x: &Var, gamma: &Var, beta: &Var, eps: f32) -> Re
     // row, which subtracts from s its mean and its component along n:
     //   dx = r (s − mean(s) − n · mean(s ∘ n)),   dγ = Σ_rows dy ∘ n,   dβ = Σ_rows dy.
     let (xc, g, b) = (x.clone(), gamma.clone(), beta.clone());
-    Ok(
-        tape.record(out.y, &[x, gamma, beta], move |tape, grads, dy| {
-            let (mut dx, mut dg, mut db) = (grads.take(&xc), grads.take(&g), grads.take(&b));
-            tape.backend().layer_norm_backward(
-                &dy,
-                xc.value(),
-                g.value(),
-                &out.mean,
-                &out.rstd,
-                slot(&mut dx),
-                slot(&mut dg),
-                slot(&mut db),
-            )?;
-            grads.put(&xc, dx);
-            grads.put(&g, dg);
-            grads.put(&b, db);
-            Ok(())
-        }),
-    )
+    let y = tape.record(out.y, &[x, gamma, beta], move |tape, grads, dy| {
+        let (mut dx, mut dg, mut db) = (grads.take(&xc), grads.take(&g), grads.take(&b));
+        tape.backend().layer_norm_backward(
+            &dy,
+            xc.value(),
+            g.value(),
+            &out.mean,
+            &out.rstd,
+            slot(&mut dx),
+            slot(&mut dg),
+            slot(&mut db),
+        )?;
+        grads.put(&xc, dx);
+        grads.put(&g, dg);
+        grads.put(&b, db);
+        Ok(())
+    });
+    let (x, gamma, beta) = (
+        x.value().clone(),
+        gamma.value().clone(),
+        beta.value().clone(),
+    );
+    Ok(y.made_by(move |backend| Ok(backend.layer_norm(&x, &gamma, &beta, eps)?.y)))
 }

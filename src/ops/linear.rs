@@ -50,14 +50,14 @@ pub fn linear(
     )?;
     // With z = x Wᵀ + b and dz = dy ∘ act′(z):  dx = dz W,  dW = dzᵀ x,  db = Σ_rows dz,  dr = dy.
     // dr comes last, because dy itself becomes the residual's gradient without being copied.
-    let (xc, wc, bc, rc) = (x.clone(), w.clone(), b.cloned(), residual.cloned());
-    let pre = result.pre;
-    Ok(tape.record(result.y, &inputs, move |tape, grads, dy| {
+    let (xc, wc, bc, rc) = (x.keep(), w.clone(), b.cloned(), residual.cloned());
+    let pre = result.pre.clone();
+    let y = tape.record(result.y, &inputs, move |tape, grads, dy| {
         let (mut dx, mut dw) = (grads.take(&xc), grads.take(&wc));
         let mut db = bc.as_ref().and_then(|b| grads.take(b));
         tape.backend().linear_backward(
             &dy,
-            xc.value(),
+            &xc.value(tape.backend())?,
             wc.value(),
             pre.as_ref(),
             act,
@@ -74,5 +74,10 @@ pub fn linear(
             Some(r) => grads.add(tape.backend(), r, dy),
             None => Ok(()),
         }
-    }))
+    });
+    // Of an MLP's hidden values, half of what a block would keep, the backward pass needs z alone.
+    Ok(match (result.pre, residual) {
+        (Some(pre), None) => y.made_by(move |backend| Ok(backend.activate(&pre, act)?)),
+        _ => y,
+    })
 }

@@ -1,8 +1,9 @@
 //! What a step costs: floating-point operations and memory, from the configurations alone.
 //!
 //! Memory is counted as the operations keep it. A block of width w and MLP width m keeps for each token
-//! the outputs of both LayerNorms, q, k, v, attention's output, the sum before the second LayerNorm and
-//! the block's output (8 w), and the MLP's hidden values before and after its activation (2 m).
+//! q, k, v, attention's output, the sum before the second LayerNorm and the block's output (6 w), and the
+//! MLP's hidden values before their activation (m); those behind it and the LayerNorms' outputs are made
+//! again on the way back.
 
 use crate::model::{ClipConfig, ConvLayer, VisionConfig, convolutions};
 
@@ -40,19 +41,20 @@ impl Tower {
 /// `tokens` of `width` through `layers`, with an MLP of `mlp`.
 fn transformer(tokens: usize, width: usize, layers: usize, mlp: usize) -> Tower {
     let (t, w, l, m) = (tokens as f64, width as f64, layers as f64, mlp as f64);
-    let block = t * (8.0 * w + 2.0 * m);
+    let block = t * (6.0 * w + m);
     let attention = t * (2.0 * 3.0 * w * w + 4.0 * t * w);
     let rest = 2.0 * (w * w + 2.0 * w * m);
     Tower {
         // in_proj 3w² and the two products of attention; then out_proj w² and two MLP products wm each,
         // in the last block for one token alone, which then keeps nothing behind its attention.
         flops: l * attention + ((l - 1.0) * t + 1.0) * rest,
-        kept: (l - 1.0) * block + t * 5.0 * w,
+        kept: (l - 1.0) * block + t * 4.0 * w,
         inputs: l * t * w,
         block,
         // The sum and its normalised copy beside q, k, v and attention's output, or the hidden values.
         passing: t * (2.0 * w + (4.0 * w).max(m)),
-        // The MLP: gradients of its output, hidden values and pre-activation, and one packed operand.
+        // The MLP: gradients of its output and hidden values, those values or the gradient of their
+        // pre-activation, and one packed operand.
         returning: t * (2.0 * w + 3.0 * m),
     }
 }

@@ -117,6 +117,21 @@ pub(super) fn forward(
     })
 }
 
+pub(super) fn activate(pre: &Tensor, act: Activation) -> Result<Tensor> {
+    let x = f32s(OP, pre)?;
+    let mut y = Memory::stale(x.len());
+    over_rows(
+        &mut y,
+        pre.width(),
+        #[inline(always)]
+        |first, y| {
+            y.copy_from_slice(&x[first * pre.width()..][..y.len()]);
+            activate_in_place(act, y);
+        },
+    );
+    Ok(tensor(pre.shape(), y))
+}
+
 pub(super) fn backward(
     products: Products,
     dy: &Tensor,

@@ -150,6 +150,10 @@ impl Backend for Cpu {
         linear::backward(self.products, dy, x, w, pre, act, dx, dw, db)
     }
 
+    fn activate(&self, pre: &Tensor, act: Activation) -> Result<Tensor> {
+        linear::activate(pre, act)
+    }
+
     fn matmul(&self, x: &Tensor, p: &Tensor) -> Result<Tensor> {
         linear::matmul(self.products, x, p)
     }

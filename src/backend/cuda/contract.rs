@@ -87,6 +87,10 @@ impl Backend for Cuda {
         linear::backward(self, dy, x, w, pre, act, dx, dw, db)
     }
 
+    fn activate(&self, pre: &Tensor, act: Activation) -> Result<Tensor> {
+        linear::activate(self, pre, act)
+    }
+
     fn matmul(&self, x: &Tensor, p: &Tensor) -> Result<Tensor> {
         linear::matmul(self, x, p)
     }

@@ -79,22 +79,45 @@ pub(super) fn forward(
         bias: bias.as_ref().map(|b| b.at()),
     })?;
     if act != Activation::None {
-        let arguments = Activate {
-            pre: pre_at,
-            residual: optional(&residual),
-            y: y_at,
-            n: (rows * out) as i64,
-            activation: number(act),
-            padding: 0,
-        };
-        let launch = Launch {
-            grid: spread(rows * out, 256 * 16 / dtype.size()),
-            block: 256,
-            shared: 0,
-        };
-        cuda.launch(instance!("linear", "activate", dtype), launch, &arguments)?;
+        let n = rows * out;
+        launch_activate(cuda, pre_at, optional(&residual), y_at, n, act)?;
     }
     Ok(Linear { y, pre })
+}
+
+/// y = act(pre) + residual, of `n` elements; without a residual its address is 0.
+fn launch_activate(
+    cuda: &Cuda,
+    pre: Address,
+    residual: Address,
+    y: Address,
+    n: usize,
+    act: Activation,
+) -> Result<()> {
+    let dtype = cuda.activations();
+    let arguments = Activate {
+        pre,
+        residual,
+        y,
+        n: n as i64,
+        activation: number(act),
+        padding: 0,
+    };
+    let launch = Launch {
+        grid: spread(n, 256 * 16 / dtype.size()),
+        block: 256,
+        shared: 0,
+    };
+    cuda.launch(instance!("linear", "activate", dtype), launch, &arguments)
+}
+
+pub(super) fn activate(cuda: &Cuda, pre: &Tensor, act: Activation) -> Result<Tensor> {
+    let dtype = cuda.activations();
+    let (y, y_at) = cuda.empty(pre.shape(), dtype)?;
+    let n = pre.len();
+    let pre = cuda.read(OP, pre, dtype)?;
+    launch_activate(cuda, pre.at(), 0, y_at, n, act)?;
+    Ok(y)
 }
 
 #[repr(C)]
