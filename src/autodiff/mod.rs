@@ -2,7 +2,8 @@
 //!
 //! A [`Tape`] records one closure per operation, which captures just what its backward reads. A
 //! tape made by [`Tape::frozen`] records nothing, so a teacher's activations are freed as it goes.
-//! [`Tape::checkpoint`] keeps only the inputs of a part and runs it again on the way back.
+//! [`Tape::checkpoint`] keeps only the inputs of a part and runs it again on the way back, and what
+//! [`Var::made_by`] can make again at little cost is not kept at all.
 
 mod error;
 mod var;
@@ -168,7 +169,7 @@ impl Tape {
         self.recording.set(false);
         let first = part(self);
         self.recording.set(true);
-        let value = first?.into_value();
+        let value = first?.value().clone();
         Ok(self.record(value, inputs, move |tape, grads, dy| {
             // The replayed nodes go on top of the stack that backward is walking down, so it
             // meets them next; every later node is gone already.

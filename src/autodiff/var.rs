@@ -36,21 +36,13 @@ impl Var {
         self,
         recipe: impl Fn(&dyn Backend) -> Result<Tensor> + Send + Sync + 'static,
     ) -> Self {
-        let recipe: Option<Arc<Recipe>> = match self.id {
-            Some(_) => Some(Arc::new(recipe)),
-            None => None,
-        };
+        let recipe = self.id.map(|_| Arc::new(recipe) as Arc<Recipe>);
         Self { recipe, ..self }
     }
 
     /// The value.
     pub fn value(&self) -> &Tensor {
         &self.value
-    }
-
-    /// The value's owner, where nothing else is wanted of the variable.
-    pub(super) fn into_value(self) -> Tensor {
-        self.value
     }
 
     /// Sizes of the value's dimensions.
@@ -102,14 +94,12 @@ impl std::fmt::Debug for Var {
     }
 }
 
-#[derive(Clone)]
 enum Value {
     Ready(Tensor),
     Recipe(Arc<Recipe>),
 }
 
 /// A variable on its way to the backward pass; see [`Var::keep`].
-#[derive(Clone)]
 pub struct Kept {
     id: Option<usize>,
     value: Value,
