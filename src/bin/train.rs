@@ -1,7 +1,7 @@
 //! `train`: distils CLIP models. Parses, calls the library, prints.
 
 use clip_distill::train::command_line::{Request, parse};
-use clip_distill::train::{demo, dry_run, error::Error, interrupt, run};
+use clip_distill::train::{ablation, demo, dry_run, error::Error, interrupt, run};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -20,6 +20,10 @@ fn work() -> Result<(), Error> {
         Request::Demo => {
             interrupt::install();
             println!("{}", demo::run()?);
+        }
+        Request::Ablation(plan) => {
+            interrupt::install();
+            println!("{}", ablation::run(&plan)?);
         }
         Request::Run(config, call) if call.dry_run => println!("{}", dry_run::dry_run(&config)?),
         Request::Run(config, call) => {

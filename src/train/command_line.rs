@@ -1,9 +1,10 @@
 //! Reading a command line, and the file of its `--config`.
 
+use super::ablation::Plan;
 use super::config::{Call, Config};
-use super::error::{Error, Result, unreadable, usage};
+use super::error::{Error, Result, failed, unreadable, usage};
 use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
 use std::ffi::OsString;
 use std::path::Path;
 
@@ -26,6 +27,8 @@ pub enum Request {
     Print(String),
     /// A run.
     Run(Box<Config>, Call),
+    /// Many runs and one table.
+    Ablation(Box<Plan>),
 }
 
 /// Reads a command line (with the program's name first) and the file of its `--config`.
@@ -44,6 +47,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
     };
     let line = CommandLine::from_arg_matches(&matches)
         .map_err(|e| Error::Usage(clap_line(&e.to_string())))?;
+    if let Some(source) = &line.call.ablation {
+        let plan = Plan::load(source, given(&line.config, &matches)?)?;
+        return Ok(Request::Ablation(Box::new(plan)));
+    }
     let config = match &line.call.config {
         Some(path) => overlay(&line.config, &matches, path)?,
         None => line.config,
@@ -84,41 +91,51 @@ pub fn clap_line(message: &str) -> String {
 /// The file's keys over the defaults, under the flags that were given.
 fn overlay(flags: &Config, matches: &ArgMatches, path: &Path) -> Result<Config> {
     let text = std::fs::read_to_string(path).map_err(|e| unreadable(path, &e))?;
-    let bad = |e: &dyn std::fmt::Display| {
-        Error::Usage(format!("{}: {}", path.display(), clap_line(&e.to_string())))
-    };
-    let file: toml::Table = text
-        .parse()
-        .map_err(|e: toml::de::Error| bad(&toml_line(&e)))?;
-    let mut merged = toml::Table::try_from(flags).map_err(|e| bad(&e))?;
+    let file = text.parse().map_err(|e| Error::Usage(toml_line(&e)));
+    file.and_then(canonical)
+        .and_then(|file| Config::over([file, given(flags, matches)?]))
+        .map_err(|e| Error::Usage(format!("{}: {}", path.display(), clap_line(&e.to_string()))))
+}
+
+/// The flags that the command line itself has, of all in `flags`.
+fn given(flags: &Config, matches: &ArgMatches) -> Result<toml::Table> {
+    let all = toml::Table::try_from(flags).map_err(failed)?;
     let command = CommandLine::command();
-    for (key, value) in file {
+    let said = |key: &str| {
+        let arg = command.get_arguments().find(|a| a.get_long() == Some(key));
+        let source = arg.and_then(|a| matches.value_source(a.get_id().as_str()));
+        source == Some(ValueSource::CommandLine)
+    };
+    Ok(all.into_iter().filter(|(key, _)| said(key)).collect())
+}
+
+/// A file's keys by the flags' first names: `_` and aliases are taken, too.
+///
+/// # Errors
+/// If a key is no flag of a run.
+pub(super) fn canonical(file: toml::Table) -> Result<toml::Table> {
+    let command = CommandLine::command();
+    let calls = Call::augment_args(clap::Command::new("call"));
+    let of_call = |arg: &clap::Arg| calls.get_arguments().any(|a| a.get_id() == arg.get_id());
+    let named = |(key, value): (String, toml::Value)| {
         let name = key.replace('_', "-");
         let arg = command.get_arguments().find(|a| {
             a.get_long() == Some(&name)
                 || a.get_all_aliases()
                     .is_some_and(|all| all.contains(&name.as_str()))
         });
-        let known = arg.filter(|a| {
-            !["config", "resume", "dry-run", "help", "version"]
-                .contains(&a.get_long().unwrap_or_default())
-        });
-        let Some(arg) = known else {
-            return Err(bad(&format!(
+        match arg.filter(|a| !of_call(a)).and_then(clap::Arg::get_long) {
+            Some(long) => Ok((long.to_string(), value)),
+            None => usage(format!(
                 "unknown key `{key}`: see train --help for the names"
-            )));
-        };
-        if matches.value_source(arg.get_id().as_str()) != Some(ValueSource::CommandLine) {
-            let long = arg.get_long().unwrap_or_default().to_string();
-            merged.insert(long, value);
+            )),
         }
-    }
-    merged
-        .try_into()
-        .map_err(|e: toml::de::Error| bad(&toml_line(&e)))
+    };
+    file.into_iter().map(named).collect()
 }
 
-fn toml_line(e: &toml::de::Error) -> String {
+/// What is wrong with a file, on one line.
+pub(super) fn toml_line(e: &toml::de::Error) -> String {
     e.to_string()
         .lines()
         .map(str::trim)
@@ -139,12 +156,14 @@ impl Config {
 
     /// A configuration from the text of a file, over the defaults.
     pub fn from_toml(text: &str) -> Result<Self> {
-        let bad = |e: toml::de::Error| Error::Usage(toml_line(&e));
-        let file: toml::Table = text.parse().map_err(bad)?;
-        let mut merged =
-            toml::Table::try_from(Self::new()).map_err(|e| Error::Usage(e.to_string()))?;
-        merged.extend(file);
-        merged.try_into().map_err(bad)
+        Self::over([text.parse().map_err(|e| Error::Usage(toml_line(&e)))?])
+    }
+
+    /// The defaults, under one layer of keys after the other.
+    pub(super) fn over(layers: impl IntoIterator<Item = toml::Table>) -> Result<Self> {
+        let mut merged = toml::Table::try_from(Self::new()).map_err(failed)?;
+        merged.extend(layers.into_iter().flatten());
+        merged.try_into().map_err(|e| Error::Usage(toml_line(&e)))
     }
 }
 

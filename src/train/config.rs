@@ -256,7 +256,7 @@ pub struct Config {
 }
 
 /// Flags that speak about one call of the program rather than about the run.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct Call {
     /// A file of the same keys as the flags; a flag wins over it.
     #[arg(long, value_name = "FILE.toml", help_heading = "Run")]
@@ -267,6 +267,15 @@ pub struct Call {
     /// Prints parameters, steps and memory needed, and exits.
     #[arg(long, help_heading = "Run")]
     pub dry_run: bool,
+    /// Runs every row of a file with every seed and writes one table; what is done is not done again.
+    /// `poster` is inside this program. Flags beside it hold for all rows.
+    #[arg(
+        long,
+        value_name = "FILE.toml|poster",
+        conflicts_with_all = ["config", "resume", "dry_run"],
+        help_heading = "Run"
+    )]
+    pub ablation: Option<String>,
 }
 
 impl Config {

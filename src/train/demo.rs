@@ -84,11 +84,7 @@ pub fn run() -> Result<String> {
 /// As [`run`] with another configuration of the distillation.
 pub fn run_with(distilled: Config) -> Result<String> {
     let started = Instant::now();
-    let call = Call {
-        config: None,
-        resume: None,
-        dry_run: false,
-    };
+    let call = Call::default();
     let stamp = timestamp();
     let distilled = Config {
         name: Some(format!("demo-{stamp}-intra-kd")),

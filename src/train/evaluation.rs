@@ -6,6 +6,7 @@ use super::error::Result;
 use super::step::Trainer;
 use crate::eval::{self, EvalSet, Evaluator, Loading, Model, Protocols};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// What a run evaluates on, and when.
 pub(super) struct Evaluations {
@@ -25,28 +26,48 @@ pub(super) struct Found {
     pub words: Vec<String>,
 }
 
+/// The sets that the flags name, or the demonstration's.
+fn sets(config: &Config) -> Result<Vec<EvalSet>> {
+    match config.eval.is_empty() {
+        true => Ok(eval::demo_sets(Protocols::First)?),
+        false => Ok(config.eval.open(&config.csv)?),
+    }
+}
+
+fn loading(config: &Config) -> Loading {
+    let usual = Loading::default();
+    Loading {
+        batch_size: config.batch_size.min(usual.batch_size),
+        workers: config.workers,
+        ..usual
+    }
+}
+
+/// All metrics of `model` on the sets of `config`, or the demonstration's if it names none; by open_clip's
+/// names, as shares of 1.
+pub(super) fn metrics(config: &Config, model: Model) -> Result<BTreeMap<String, f64>> {
+    let mut evaluator = Evaluator::new(model, loading(config));
+    let mut found = BTreeMap::new();
+    for set in sets(config)? {
+        found.extend(eval::report::metrics(&evaluator.run(&set)?));
+    }
+    Ok(found)
+}
+
 impl Evaluations {
     /// Opens the sets, before the first step: a wrong path must not cost any training.
     pub fn open(config: &Config, position: Position) -> Result<Self> {
         let named = !config.eval.is_empty();
-        let sets = if named {
-            config.eval.open(&config.csv)?
-        } else if config.eval_every.is_some() {
-            eval::demo_sets(Protocols::First)?
-        } else {
-            Vec::new()
+        let sets = match named || config.eval_every.is_some() {
+            true => sets(config)?,
+            false => Vec::new(),
         };
-        let usual = Loading::default();
         Ok(Self {
             sets,
             named,
             zeroshot_frequency: config.zeroshot_frequency,
             val_frequency: config.val_frequency,
-            loading: Loading {
-                batch_size: config.batch_size.min(usual.batch_size),
-                workers: config.workers,
-                ..usual
-            },
+            loading: loading(config),
             done: position.step,
         })
     }

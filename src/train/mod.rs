@@ -3,6 +3,7 @@
 //! [`command_line::parse`] reads a command line, [`run::train`] does what it says, [`demo::run`] is what
 //! happens without one. A run is a folder: its configuration, its logs, its checkpoints.
 
+pub mod ablation;
 pub mod checkpoint;
 pub mod command_line;
 pub mod config;

@@ -3,7 +3,7 @@
 use super::checkpoint::{self, TrainState};
 use super::config::{Call, Config};
 use super::device;
-use super::error::{Result, input, usage};
+use super::error::{Result, failed, input, usage};
 use super::flags;
 use super::source::{DEMO, Source};
 use super::step::Recipe;
@@ -13,6 +13,7 @@ use crate::eval::flags::EvalFlags;
 use crate::loss::{Intra, IntraScale, Method, Modality, Objective};
 use crate::model::{Clip, ClipConfig};
 use crate::optim::{AdamWConfig, Schedule, ScheduleKind};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -171,8 +172,8 @@ pub(super) fn total_steps(config: &Config, source: &Source) -> Result<u64> {
     }
 }
 
-/// Keys that say nothing about the result, beside those of evaluation data.
-const NEUTRAL: [&str; 15] = [
+/// Keys that say nothing about the result.
+const NEUTRAL: [&str; 13] = [
     "grad-checkpointing",
     "logs",
     "name",
@@ -186,9 +187,9 @@ const NEUTRAL: [&str; 15] = [
     "workers",
     "backend",
     "device",
-    "init",
-    "teacher-checkpoint",
 ];
+/// Weights that a checkpoint already holds, or that only their content identifies.
+const STARTING: [&str; 2] = ["init", "teacher-checkpoint"];
 /// Keys that say what batch N of an epoch is.
 const DATA: [&str; 7] = [
     "train-data",
@@ -200,20 +201,47 @@ const DATA: [&str; 7] = [
     "train-data-upsampling-factors",
 ];
 
+/// The settings in `config` except `kind`'s and those that say nothing about the result.
+fn without(config: toml::Table, kind: impl Fn(&str) -> bool) -> toml::Table {
+    let neutral = |key: &str| NEUTRAL.contains(&key) || kind(key);
+    config
+        .into_iter()
+        .filter(|(key, _)| !neutral(key))
+        .collect()
+}
+
+/// The settings that decide a run's result and what it is evaluated on.
+pub(super) fn decisive(config: &Config) -> Result<toml::Table> {
+    Ok(without(
+        toml::Table::try_from(config).map_err(failed)?,
+        |_| false,
+    ))
+}
+
+/// In what `new` differs from `old`, in words.
+pub(super) fn changes(old: &toml::Table, new: &toml::Table) -> Vec<String> {
+    let show = |v: Option<&toml::Value>| v.map_or("unset".into(), ToString::to_string);
+    let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    keys.into_iter()
+        .filter_map(|key| {
+            let (a, b) = (old.get(key), new.get(key));
+            (a != b).then(|| format!("--{key} was {}, is {}", show(a), show(b)))
+        })
+        .collect()
+}
+
 /// Says what has changed since the checkpoint was written.
 ///
 /// # Errors
 /// If the data changed in the middle of an epoch: the position would point elsewhere.
 pub(super) fn compare(config: &Config, saved: &TrainState, dir: &Path) -> Result<()> {
-    let parse = |text: &str| text.parse::<toml::Table>().unwrap_or_default();
-    let (old, new) = (parse(&saved.config), parse(&config.to_toml()?));
-    let show = |v: Option<&toml::Value>| v.map_or("unset".into(), ToString::to_string);
-    let changed = |key: &str| {
-        let (a, b) = (old.get(key), new.get(key));
-        (a != b).then(|| format!("--{key} was {}, is {}", show(a), show(b)))
-    };
+    let evaluation = EvalFlags::keys();
+    let aside = |key: &str| STARTING.contains(&key) || evaluation.iter().any(|k| k == key);
+    let old = without(saved.config.parse().unwrap_or_default(), aside);
+    let new = without(toml::Table::try_from(config).map_err(failed)?, aside);
     if saved.position.batch != 0 {
-        let moved: Vec<String> = DATA.iter().filter_map(|key| changed(key)).collect();
+        let data = |all: &toml::Table| without(all.clone(), |key| !DATA.contains(&key));
+        let moved = changes(&data(&old), &data(&new));
         if !moved.is_empty() {
             return usage(format!(
                 "{} lies within an epoch, whose rest other data cannot give: {}",
@@ -222,13 +250,8 @@ pub(super) fn compare(config: &Config, saved: &TrainState, dir: &Path) -> Result
             ));
         }
     }
-    let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-    let evaluation = EvalFlags::keys();
-    let neutral = |key: &String| NEUTRAL.contains(&key.as_str()) || evaluation.contains(key);
-    for key in keys.into_iter().filter(|k| !neutral(k)) {
-        if let Some(line) = changed(key) {
-            eprintln!("changed since the checkpoint: {line}");
-        }
+    for change in changes(&old, &new) {
+        eprintln!("changed since the checkpoint: {change}");
     }
     Ok(())
 }

@@ -1,0 +1,177 @@
+//! `--ablation`: the same run in several variants, with several seeds each, and one table.
+//!
+//! A [`Plan`] names the rows (flags that differ), the seeds and the metrics. Each row with each seed is
+//! an ordinary run in a folder of its own, which also holds its result; so a second call does what is
+//! left, goes on where a run was stopped, and repeats nothing.
+
+mod page;
+mod plan;
+mod record;
+mod table;
+
+pub use plan::Plan;
+
+use super::checkpoint;
+use super::config::Call;
+use super::error::{Error, Result, file, usage};
+use super::evaluation;
+use super::interrupt;
+use super::log::span;
+use super::run;
+use super::setup;
+use crate::eval::Model;
+use plan::Run;
+use record::Record;
+use std::path::Path;
+use std::time::Instant;
+use table::Table;
+
+/// The table in a run's folder, for reading and for browsers.
+const MARKDOWN: &str = "ablation.md";
+const PAGE: &str = "ablation.html";
+
+/// Does what of `plan` is not done yet, and returns the table as text. After every run the table so far
+/// is written to the ablation's folder, as markdown and as a page.
+///
+/// # Errors
+/// [`Error::Usage`] if a run's folder holds a run of other settings, [`Error::Interrupted`] after
+/// Ctrl-C, [`Error::Failed`] if runs failed: all others are done nevertheless.
+pub fn run(plan: &Plan) -> Result<String> {
+    let started = Instant::now();
+    let runs = plan.runs();
+    let mut done: Vec<Option<Record>> = Vec::new();
+    for run in &runs {
+        done.push(Record::of(run)?);
+    }
+    let left = done.iter().filter(|d| d.is_none()).count();
+    eprintln!(
+        "{}: {} runs in {}; {} done already",
+        plan.title(),
+        runs.len(),
+        plan.folder().display(),
+        runs.len() - left
+    );
+    let mut failures = Vec::new();
+    for (i, run) in runs.iter().enumerate() {
+        if done[i].is_some() {
+            continue;
+        }
+        if interrupt::asked() {
+            return Err(stopped(plan));
+        }
+        let label = format!("[{}/{}] {}", i + 1, runs.len(), run.label());
+        match carry_out(run, &label) {
+            Ok(record) => done[i] = Some(record),
+            Err(Error::Interrupted(_)) => return Err(stopped(plan)),
+            // Wrong input is wrong for all that follow, too.
+            Err(error @ Error::Usage(_)) => return Err(error),
+            Err(error) => {
+                eprintln!("{label}: {error}");
+                failures.push(format!("{}: {error}", run.label()));
+            }
+        }
+        write(plan, &runs, &done)?;
+    }
+    write(plan, &runs, &done)?;
+    if !failures.is_empty() {
+        return Err(Error::Failed(format!(
+            "{} of {} runs failed, the others are in {}: {}",
+            failures.len(),
+            runs.len(),
+            plan.folder().join(MARKDOWN).display(),
+            failures.join("; ")
+        )));
+    }
+    let mut text = table::text(&Table::measured(plan, &runs, &done));
+    if let Some(reference) = plan.reference() {
+        text.push('\n');
+        text.push_str(&table::text(&Table::reference(plan, reference)));
+    }
+    text.push_str(&format!(
+        "\n{}; {}; took {}",
+        plan.folder().join(MARKDOWN).display(),
+        plan.folder().join(PAGE).display(),
+        span(started.elapsed().as_secs_f64())
+    ));
+    Ok(text)
+}
+
+fn stopped(plan: &Plan) -> Error {
+    Error::Interrupted(format!(
+        "stopped; the same command goes on with what is left of {}",
+        plan.folder().display()
+    ))
+}
+
+/// Trains and evaluates one run, from its last checkpoint if it has one.
+fn carry_out(run: &Run, label: &str) -> Result<Record> {
+    let config = &run.config;
+    let metrics = match run.seed {
+        None => {
+            let (backend, _) = setup::device(config)?;
+            let Some(teacher) = setup::teacher(config, backend.as_ref())? else {
+                return usage("a row of the teacher needs losses that read one");
+            };
+            eprintln!("{label}: evaluating");
+            let model = Model {
+                backend: &backend,
+                clip: teacher.clip(),
+                parameters: teacher.parameters(),
+            };
+            evaluation::metrics(config, model)?
+        }
+        Some(_) => {
+            let checkpoints = run.folder().join("checkpoints");
+            let resume = checkpoint::latest(&checkpoints)?.map(|_| "latest".to_string());
+            if resume.is_none() {
+                clear(&run.folder())?;
+            }
+            let call = Call {
+                resume,
+                ..Call::default()
+            };
+            let done = run::train(config, &call, label)?;
+            let model = Model {
+                backend: done.trainer.backend(),
+                clip: done.trainer.clip(),
+                parameters: done.trainer.parameters(),
+            };
+            evaluation::metrics(config, model)?
+        }
+    };
+    let record = Record::new(config, metrics)?;
+    record.write(&run.folder())?;
+    Ok(record)
+}
+
+/// A run that broke off before its first checkpoint starts anew: its lines would be in the way.
+fn clear(folder: &Path) -> Result<()> {
+    for name in ["metrics.jsonl", "results.jsonl"] {
+        let path = folder.join(name);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(file("remove", &path, &e));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn write(plan: &Plan, runs: &[Run], done: &[Option<Record>]) -> Result<()> {
+    let measured = Table::measured(plan, runs, done);
+    let reference = plan.reference().map(|r| Table::reference(plan, r));
+    let folder = plan.folder();
+    std::fs::create_dir_all(&folder).map_err(|e| file("create", &folder, &e))?;
+    for (name, text) in [
+        (
+            MARKDOWN,
+            table::markdown(plan, &measured, reference.as_ref()),
+        ),
+        (PAGE, page::html(plan, &measured, reference.as_ref())),
+    ] {
+        let path = folder.join(name);
+        std::fs::write(&path, text).map_err(|e| file("write", &path, &e))?;
+    }
+    Ok(())
+}
