@@ -7,7 +7,7 @@
 use clip_distill::autodiff::Tape;
 use clip_distill::backend::Backend;
 use clip_distill::backend::cpu::Cpu;
-use clip_distill::loss::{Features, Intra, TeacherFeatures, clip, crd, icl, intra};
+use clip_distill::loss::{Features, Intra, TeacherFeatures, affinity, clip, crd, gd, icl, intra};
 use clip_distill::tensor::Tensor;
 use clip_distill::tensor::rng::{Philox, Purpose};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -52,6 +52,8 @@ fn step(name: &str, batch: &Batch) {
         "clip" => clip(&tape, &student, &scale),
         "crd" => crd(&tape, &student, &scale, &batch.teacher),
         "icl" => icl(&tape, &student, &scale, &batch.teacher),
+        "affinity" => affinity(&tape, &student, &scale, &batch.teacher),
+        "gd" => gd(&tape, &student, &scale, &batch.teacher),
         _ => intra(
             &tape,
             &student,
@@ -109,7 +111,7 @@ fn times(c: &mut Criterion) {
         let batch = batch(n);
         // Elements: pairs of the batch.
         group.throughput(Throughput::Elements(n as u64));
-        for name in ["intra", "clip", "crd", "icl"] {
+        for name in ["intra", "clip", "crd", "icl", "affinity", "gd"] {
             group.bench_function(BenchmarkId::new(name, n), |b| b.iter(|| step(name, &batch)));
         }
     }

@@ -142,11 +142,10 @@ fn main() {
             let scale = |name| ops::exp(&tape, bound.var(name).expect("scale")).expect("exp");
             let bound_heads = heads.is_some().then(|| bind_heads(&bound));
             let inputs = Inputs {
-                student: &features,
-                scale: &scale("logit_scale"),
                 teacher: teacher_features.as_ref(),
                 heads: bound_heads.as_ref(),
                 icl_scale: Some(&scale("heads.icl_logit_scale")),
+                ..Inputs::new(&features, &scale("logit_scale"))
             };
             let total = objective.evaluate(&tape, &inputs).expect("loss").total;
             marks.push(Instant::now());

@@ -44,18 +44,6 @@ __device__ __forceinline__ Partial merge(const Partial& p, const Partial& q) {
   return both;
 }
 
-// The maximum and the sum over the 16 lanes that share rows.
-__device__ __forceinline__ float row_max(float v) {
-#pragma unroll
-  for (int mask = 8; mask > 0; mask >>= 1) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, mask));
-  return v;
-}
-__device__ __forceinline__ float row_sum(float v) {
-#pragma unroll
-  for (int mask = 8; mask > 0; mask >>= 1) v += __shfl_xor_sync(0xffffffffu, v, mask);
-  return v;
-}
-
 // What a tile says of one of its rows, the same in all of the row's lanes; `kept` says which of a thread's columns
 // take part.
 template <bool TEACHER>

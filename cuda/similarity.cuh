@@ -66,13 +66,16 @@ __device__ __forceinline__ void stage(Stages& s, int buffer, const Fetched& f) {
   }
 }
 
-// The cosines of a thread in the tile at (row, column), 0 beyond the ends. `buffer` goes on from tile to tile: the
-// last barrier has freed the one that is filled first.
+// The cosines of a thread in the tile at (row, column), 0 beyond the ends; with ADD, added to what is there. `buffer`
+// goes on from tile to tile: the last barrier has freed the one that is filled first.
+template <bool ADD = false>
 __device__ __forceinline__ void cosines(float (&c)[ROWS][COLUMNS], const Relation& r, int row, int row_end, int column,
                                         int column_end, Stages& s, int& buffer) {
   const int i = threadIdx.x / 16 * ROWS, j = threadIdx.x % 16 * COLUMNS;
+  if (!ADD) {
 #pragma unroll
-  for (int k = 0; k < ROWS * COLUMNS; k++) c[k / COLUMNS][k % COLUMNS] = 0.f;
+    for (int k = 0; k < ROWS * COLUMNS; k++) c[k / COLUMNS][k % COLUMNS] = 0.f;
+  }
   Fetched f;
   fetch(f, r, row, row_end, column, column_end, 0);
   stage(s, buffer, f);
@@ -95,6 +98,18 @@ __device__ __forceinline__ void cosines(float (&c)[ROWS][COLUMNS], const Relatio
     buffer ^= 1;
     if (more) stage(s, buffer, f);
   }
+}
+
+// The maximum and the sum over the 16 lanes that share rows.
+__device__ __forceinline__ float row_max(float v) {
+#pragma unroll
+  for (int mask = 8; mask > 0; mask >>= 1) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, mask));
+  return v;
+}
+__device__ __forceinline__ float row_sum(float v) {
+#pragma unroll
+  for (int mask = 8; mask > 0; mask >>= 1) v += __shfl_xor_sync(0xffffffffu, v, mask);
+  return v;
 }
 
 // α c, rounded once wherever it is made: equal cosines and scales give equal logits.

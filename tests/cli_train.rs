@@ -62,6 +62,7 @@ impl Place {
 /// A distillation of 12 steps that uses every loss, heads, and a teacher with its own vocabulary.
 const RUN: &str = "--train-data demo --model student.json --teacher teacher.json \
     --teacher-checkpoint logs/teacher/checkpoints/step_2/model.safetensors --method intra-kd \
+    --alpha-affinity 1 --alpha-cross-kd 1 --alpha-mfd 50 --alpha-gd 10 --alpha-afd 1 \
     --batch-size 24 --steps 12 --warmup 3 --augment affine --log-every 1 --workers 2 --threads 2 \
     --grad-clip-norm 1 --save-every-steps 1";
 
@@ -191,6 +192,11 @@ fn memory_savers_change_nothing() {
             "loss_crd",
             "loss_fd",
             "loss_icl",
+            "loss_cross_kd",
+            "loss_mfd",
+            "loss_gd",
+            "loss_afd",
+            "loss_affinity",
             "loss_intra",
         ] {
             let (got, want) = (part[term].as_f64().unwrap(), whole[term].as_f64().unwrap());
@@ -406,6 +412,16 @@ fn wrong_input_is_one_clear_line() {
     bad("--resume logs/none", &["logs/none"]);
     bad("--method intra-kd", &["--teacher"]);
     bad("--alpha-crd nan", &["--alpha-crd"]);
+    bad("--alpha_gd_loss -1", &["--alpha-gd"]);
+    bad("--mask-ratio 1", &["--mask-ratio"]);
+    bad("--method tinyclip", &["--teacher"]);
+    let masked = "--teacher demo --alpha-mfd 1";
+    let none_left = format!("{masked} --mask-ratio 0.95");
+    bad(&none_left, &["--mask-ratio 0.95", "16 patches"]);
+    std::fs::write(place.path("resnet.json"), RESNET).unwrap();
+    let resnet = format!("{masked} --model resnet.json");
+    bad(&resnet, &["--alpha-mfd", "ResNet"]);
+    bad(&format!("{resnet} --dry-run"), &["--alpha-mfd", "ResNet"]);
     // A teacher that no loss reads is no error, but it is said.
     let unread = base.replace("--name x", "--name unread --teacher demo");
     let said = expect(place.train(&unread), 0).stderr;
@@ -492,6 +508,13 @@ fn help_and_dry_run() {
     let text = String::from_utf8(expect(place.train(args), 0).stdout).unwrap();
     assert!(
         text.contains("parameters") && text.contains("epochs"),
+        "{text}"
+    );
+    let args = "--train-data demo --model student.json --teacher demo --method tinyclip --alpha-mfd 1 \
+                --alpha-afd 1 --batch-size 8 --epochs 2 --clip-kd-compat --dry-run";
+    let text = String::from_utf8(expect(place.train(args), 0).stdout).unwrap();
+    assert!(
+        text.contains("student masked image") && text.contains("heads"),
         "{text}"
     );
     assert!(!place.path("logs").exists());

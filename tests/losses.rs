@@ -20,7 +20,13 @@ const MODALITIES: [Modality; 3] = [Modality::Both, Modality::Image, Modality::Te
 
 /// Who can compute all losses.
 fn tenants() -> Vec<Tenant> {
-    tenants_with(&["relation", "intra_weights", "mse", "weighted_sum"])
+    tenants_with(&[
+        "relation",
+        "relation_curvature",
+        "intra_weights",
+        "mse",
+        "weighted_sum",
+    ])
 }
 
 /// For what takes long: those in f32, in bf16 the launches are the same ones. The CPU's tiles are the largest, so
@@ -37,13 +43,24 @@ fn tenants_in_f32(cpu: usize, others: usize) -> impl Iterator<Item = (Tenant, us
 enum Loss {
     Clip,
     Crd,
+    Affinity,
     Fd,
     Icl,
+    CrossKd,
+    Gd,
     Intra(IntraWeights, Modality),
 }
 
+impl Loss {
+    /// Whether it compares features themselves, which then have one width.
+    fn wants_one_width(self) -> bool {
+        matches!(self, Self::Fd | Self::Icl | Self::CrossKd | Self::Gd)
+    }
+}
+
 fn all_losses() -> Vec<Loss> {
-    let mut all = vec![Loss::Clip, Loss::Crd, Loss::Fd, Loss::Icl];
+    use Loss::{Affinity, Clip, Crd, CrossKd, Fd, Gd, Icl};
+    let mut all = vec![Clip, Crd, Affinity, Fd, Icl, CrossKd, Gd];
     for weights in WEIGHTS {
         all.extend(MODALITIES.map(|modality| Loss::Intra(weights, modality)));
     }
@@ -143,8 +160,11 @@ fn oracle(loss: Loss, case: &Case, frozen: &Case) -> f64 {
     match loss {
         Loss::Clip => oracle::losses::clip(&moved),
         Loss::Crd => oracle::losses::crd(&moved, &teacher),
+        Loss::Affinity => oracle::losses::affinity(&moved, &teacher),
         Loss::Fd => oracle::losses::fd(&moved, &teacher),
         Loss::Icl => oracle::losses::icl(&moved, &teacher),
+        Loss::CrossKd => oracle::losses::cross_kd(&moved, &teacher),
+        Loss::Gd => oracle::losses::gd(&moved, &teacher),
         Loss::Intra(weights, modality) => {
             let weights = match weights {
                 Divergence => intra::Weights::Divergence,
@@ -201,8 +221,11 @@ fn engine(tenant: &Tenant, loss: Loss, case: &Case) -> (f32, Vec<f32>) {
     let value = match loss {
         Loss::Clip => loss::clip(&tape, &student, &scale),
         Loss::Crd => loss::crd(&tape, &student, &scale, &teacher),
+        Loss::Affinity => loss::affinity(&tape, &student, &scale, &teacher),
         Loss::Fd => loss::fd(&tape, &student, &teacher),
         Loss::Icl => loss::icl(&tape, &student, &scale, &teacher),
+        Loss::CrossKd => loss::cross_kd(&tape, &student, &scale, &teacher),
+        Loss::Gd => loss::gd(&tape, &student, &scale, &teacher),
         Loss::Intra(weights, modality) => {
             let options = Intra { weights, modality };
             loss::intra(&tape, &student, &scale, &teacher, &options, &scale)
@@ -282,7 +305,7 @@ fn check(loss: Loss, case: &Case) {
 #[test]
 fn every_loss_matches_its_formula() {
     for loss in all_losses() {
-        let widths = if matches!(loss, Loss::Fd | Loss::Icl) {
+        let widths = if loss.wants_one_width() {
             (7, 7)
         } else {
             (6, 9)
@@ -308,12 +331,11 @@ proptest! {
         teacher_width in 2usize..19,
         alpha in 1.0f32..30.0,
         teacher_alpha in 1.0f32..30.0,
-        which in 0usize..19,
+        which in 0usize..22,
         seed in any::<u64>(),
     ) {
         let loss = all_losses()[which];
-        let same = matches!(loss, Loss::Fd | Loss::Icl);
-        let width = if same { teacher_width } else { width };
+        let width = if loss.wants_one_width() { teacher_width } else { width };
         let case = Case::new(n, width, teacher_width, (alpha, teacher_alpha), seed);
         // Weights ℓ/Σℓ are as badly conditioned as Σℓ is small: unlearnable noise, not an error.
         prop_assume!(!matches!(loss, Loss::Intra(Clip, _)) || known(&case) > 0.1);
@@ -335,11 +357,7 @@ fn many_tiles() {
             ) {
                 continue; // the same tiles as the others
             }
-            let case = if matches!(loss, Loss::Fd | Loss::Icl) {
-                &same
-            } else {
-                &case
-            };
+            let case = if loss.wants_one_width() { &same } else { &case };
             let (value, gradient) = engine(&tenant, loss, case);
             let want = oracle(loss, case, case);
             assert!(
@@ -375,7 +393,8 @@ fn a_student_equal_to_its_teacher_has_nothing_to_learn() {
     let check = |tenant: &Tenant, n, scale| {
         let case = Case::new(n, 17, 17, (1.0, scale), 4).equal();
         for loss in all_losses() {
-            if !matches!(loss, Loss::Clip | Loss::Icl) {
+            // Nor does affinity have a gradient then, but its value is the teacher's entropy.
+            if !matches!(loss, Loss::Clip | Loss::Icl | Loss::Affinity) {
                 nothing_to_learn(tenant, loss, &case);
             }
         }

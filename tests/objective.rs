@@ -3,8 +3,10 @@
 use clip_distill::autodiff::{Tape, Var};
 use clip_distill::backend::cpu::Cpu;
 use clip_distill::loss::{
-    Features, Head, Heads, Inputs, IntraScale, Method, Objective, TeacherFeatures, Weights,
+    Features, Fusion, FusionHead, Head, Heads, Inputs, IntraScale, Method, Objective,
+    ObjectiveValue, TeacherFeatures, Weights,
 };
+use clip_distill::tensor::Tensor;
 use clip_distill::tensor::rng::{Philox, Purpose};
 use std::sync::Arc;
 
@@ -18,6 +20,10 @@ struct World {
     scale: Var,
     icl_scale: Var,
     heads: Heads,
+    masked_image: Var,
+    fusion: Fusion,
+    afd_scale: Var,
+    inverse_scales: (Var, Tensor),
     teacher: TeacherFeatures,
 }
 
@@ -42,30 +48,69 @@ fn world() -> World {
         image: head(),
         text: head(),
     };
+    let masked_image = tape.leaf(random(&[N, STUDENT]));
+    let mut fusion_head = || FusionHead {
+        student: tape.leaf(random(&[STUDENT, STUDENT])),
+        teacher: tape.leaf(random(&[STUDENT, TEACHER])),
+        bias: tape.leaf(random(&[STUDENT])),
+    };
+    let fusion = Fusion {
+        image: fusion_head(),
+        text: fusion_head(),
+    };
     let teacher = TeacherFeatures {
         image: unit(random(&[N, TEACHER])),
         text: unit(random(&[N, TEACHER])),
         scale: number(20.0),
     };
     let (scale, icl_scale) = (tape.leaf(number(14.3)), tape.leaf(number(10.0)));
+    let afd_scale = tape.leaf(number(5.0));
+    let inverse_scales = (tape.leaf(number(1.0 / 14.3)), number(1.0 / 20.0));
     World {
         tape,
         student,
         scale,
         icl_scale,
         heads,
+        masked_image,
+        fusion,
+        afd_scale,
+        inverse_scales,
         teacher,
+    }
+}
+
+/// Every loss, each with another weight.
+fn every_loss(clip_kd_compat: bool) -> Objective {
+    Objective {
+        weights: Weights {
+            clip: 1.0,
+            crd: 2.0,
+            fd: 3.0,
+            icl: 4.0,
+            cross_kd: 5.0,
+            mfd: 6.0,
+            gd: 7.0,
+            afd: 8.0,
+            affinity: 9.0,
+            intra: 10.0,
+        },
+        clip_kd_compat,
+        ..Objective::from(Method::Clip)
     }
 }
 
 impl World {
     fn inputs(&self) -> Inputs<'_> {
         Inputs {
-            student: &self.student,
-            scale: &self.scale,
             teacher: Some(&self.teacher),
             heads: Some(&self.heads),
             icl_scale: Some(&self.icl_scale),
+            masked_image: Some(&self.masked_image),
+            fusion: Some(&self.fusion),
+            afd_scale: Some(&self.afd_scale),
+            inverse_scales: Some((&self.inverse_scales.0, &self.inverse_scales.1)),
+            ..Inputs::new(&self.student, &self.scale)
         }
     }
 
@@ -79,6 +124,7 @@ fn the_total_is_the_weighted_sum_of_the_terms() {
     let names = [
         (Method::Clip, &["clip"][..]),
         (Method::ClipKd, &["clip", "crd", "fd", "icl"]),
+        (Method::TinyClip, &["affinity"]),
         (Method::IntraKd, &["clip", "crd", "fd", "icl", "intra"]),
     ];
     for (method, names) in names {
@@ -89,28 +135,40 @@ fn the_total_is_the_weighted_sum_of_the_terms() {
         let got: Vec<_> = value.terms.iter().map(|(name, _)| *name).collect();
         assert_eq!(got, names);
         let weight = |name: &str| if name == "fd" { 2000.0 } else { 1.0 };
-        let want: f32 = value
-            .terms
-            .iter()
-            .map(|(name, x)| weight(name) * w.number(x))
-            .sum();
-        let total = w.number(&value.total);
-        assert!(
-            (total - want).abs() <= 1e-5 * want,
-            "{method:?}: {total} for {want}"
-        );
+        adds_up(&w, &value, weight);
     }
+    let w = world();
+    let value = every_loss(false).evaluate(&w.tape, &w.inputs()).unwrap();
+    let names = [
+        "clip", "crd", "fd", "icl", "cross_kd", "mfd", "gd", "afd", "affinity", "intra",
+    ];
+    assert_eq!(value.terms.len(), names.len());
+    adds_up(&w, &value, |name| {
+        1.0 + names.iter().position(|n| *n == name).unwrap() as f32
+    });
+}
+
+fn adds_up(w: &World, value: &ObjectiveValue, weight: impl Fn(&str) -> f32) {
+    let terms = value.terms.iter();
+    let want: f32 = terms.map(|(name, x)| weight(name) * w.number(x)).sum();
+    let total = w.number(&value.total);
+    assert!((total - want).abs() <= 1e-5 * want, "{total} for {want}");
 }
 
 #[test]
-fn every_parameter_that_a_method_uses_gets_a_gradient() {
+fn every_parameter_that_a_loss_uses_gets_a_gradient() {
     let w = world();
-    let value = Objective::from(Method::IntraKd)
-        .evaluate(&w.tape, &w.inputs())
-        .unwrap();
+    let value = every_loss(true).evaluate(&w.tape, &w.inputs()).unwrap();
     let grads = w.tape.backward(&value.total).unwrap();
     let (image, text) = (&w.heads.image, &w.heads.text);
+    let fused = &w.fusion.text;
     for (name, x) in [
+        ("masked image", &w.masked_image),
+        ("fusion of student", &fused.student),
+        ("fusion of teacher", &fused.teacher),
+        ("fusion bias", &fused.bias),
+        ("afd scale", &w.afd_scale),
+        ("1/α", &w.inverse_scales.0),
         ("image", &w.student.image),
         ("text", &w.student.text),
         ("scale", &w.scale),
@@ -150,6 +208,33 @@ fn the_intra_scale_says_whether_the_scale_learns() {
     assert_eq!((shared.0, shared.1, detached.1), (detached.0, true, false));
     assert_eq!(run(IntraScale::Fixed(14.3)), detached);
     assert_ne!(run(IntraScale::Fixed(30.0)).0, shared.0);
+}
+
+#[test]
+fn compatible_gd_divides_by_the_scales() {
+    let only = |gd, clip_kd_compat| Objective {
+        weights: Weights {
+            gd,
+            ..Weights::default()
+        },
+        clip_kd_compat,
+        ..Objective::from(Method::Clip)
+    };
+    let w = world();
+    let value = only(1.0, true).evaluate(&w.tape, &w.inputs()).unwrap();
+    let teacher = TeacherFeatures {
+        scale: w.inverse_scales.1.clone(),
+        ..w.teacher.clone()
+    };
+    let divided = Inputs {
+        teacher: Some(&teacher),
+        scale: &w.inverse_scales.0,
+        ..w.inputs()
+    };
+    let same = only(1.0, false).evaluate(&w.tape, &divided).unwrap();
+    let multiplied = only(1.0, false).evaluate(&w.tape, &w.inputs()).unwrap();
+    assert_eq!(w.number(&value.total), w.number(&same.total));
+    assert!(w.number(&value.total) < 1e-3 * w.number(&multiplied.total));
 }
 
 #[test]
@@ -196,4 +281,24 @@ fn what_is_missing_is_named() {
         "{text}"
     );
     assert!(message(Weights::default(), &no).contains("every weight is 0"));
+    let bare = Inputs {
+        teacher: no.teacher,
+        heads: no.heads,
+        ..Inputs::new(&w.student, &w.scale)
+    };
+    let zero = Weights::default();
+    for (weights, what) in [
+        (Weights { mfd: 1.0, ..zero }, "masked images"),
+        (Weights { afd: 1.0, ..zero }, "afd"),
+        (
+            Weights {
+                cross_kd: 1.0,
+                ..zero
+            },
+            "scale of its own",
+        ),
+    ] {
+        let text = message(weights, &bare);
+        assert!(text.contains(what), "{text}");
+    }
 }

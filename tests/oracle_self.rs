@@ -421,6 +421,39 @@ fn losses_by_hand() {
     assert_near(losses::crd(&student, &teacher), affinity - entropy, 1e-14);
     // Images agree; every one of the four text values is off by one.
     assert_near(losses::fd(&student, &teacher), 1.0, 1e-15);
+    // The teacher gives 1/4 to the first and 3/4 to the second. Image rows meet swapped texts, with logits 0
+    // and 2; text rows the images as they are, with 2 and 0.
+    let to_text = 0.25 * (right + 2.0) + 0.75 * right;
+    let to_image = 0.25 * right + 0.75 * (right + 2.0);
+    let crossed = 0.5 * (to_text + to_image) - entropy;
+    assert_near(losses::cross_kd(&student, &teacher), crossed, 1e-14);
+}
+
+/// The gradients that `gd` compares are those of the cross-entropies, and it is their squared distance.
+#[test]
+fn gradient_distillation_compares_gradients() {
+    let (student, teacher) = models(5, 4, 14.0, 9.0);
+    let contrast = |inputs: &[Array]| {
+        let rows = logits(&inputs[0], &inputs[1], 14.0);
+        let sum = |(i, row): (usize, &Vec<f64>)| losses::cross_entropy(row, i);
+        Array::scalar(rows.iter().enumerate().map(sum).sum::<f64>() / 5.0)
+    };
+    let sides = [student.image.clone(), student.text.clone()];
+    let numeric = numeric_gradients(&sides, contrast, &Array::scalar(1.0));
+    let closed = losses::contrast_gradients(&student.image, &student.text, 14.0);
+    for (numeric, closed) in numeric.iter().zip(&closed) {
+        assert_arrays_near(numeric, closed, GRADIENT);
+    }
+    assert_eq!(losses::gd(&teacher, &teacher), 0.0);
+    // Against a teacher that pulls at nothing, what is left is the student's own pull.
+    let still = Features {
+        scale: 0.0,
+        ..teacher
+    };
+    let square = |a: &Array| a.data.iter().map(|x| x * x).sum::<f64>() / a.data.len() as f64;
+    let back = losses::contrast_gradients(&student.text, &student.image, 14.0);
+    let own: f64 = closed.iter().chain(&back).map(square).sum();
+    assert_near(losses::gd(&student, &still), own, 1e-14);
 }
 
 #[test]

@@ -154,6 +154,97 @@ fn running_statistics_agree(
     }
 }
 
+/// Images that show some of their patches, of each another number, against open_clip's modules called one image
+/// at a time; checkpointed or not.
+#[test]
+fn masked_images_agree_with_open_clip() {
+    let masked = io::read(&fixture("vit_gelu_masked.safetensors")).expect("fixture");
+    let kept = masked.get("input.kept").expect("kept patches");
+    let Data::I32(ids) = &kept.data else {
+        panic!("kept patches are i32")
+    };
+    let rows = ids.chunks_exact(kept.shape[1]);
+    let kept: Vec<Vec<usize>> = rows
+        .map(|row| {
+            row.iter()
+                .filter(|&&p| p >= 0)
+                .map(|&p| p as usize)
+                .collect()
+        })
+        .collect();
+    for backend in check::backends(KERNELS) {
+        for recompute in [false, true] {
+            let Case {
+                file,
+                clip,
+                parameters,
+                backend,
+            } = case_on("vit_gelu", backend.clone());
+            let clip = clip.with_grad_checkpointing(recompute);
+            let tape = Tape::new(backend.clone());
+            let bound = parameters.bind_training(&tape);
+            let (shape, pixels) = channels_last(file.get("input.image").expect("images"));
+            let images = backend.upload(&shape, &pixels).expect("upload");
+            let features = clip
+                .encode_image_masked(&tape, &bound, &images, &kept)
+                .expect("image tower");
+            let want = values(&masked, "output.image_features");
+            let got = backend.download(features.value()).expect("download");
+            let allowed = tolerance::OUTPUT * max_abs(want).max(1.0);
+            assert_close("masked features", &got, want, allowed);
+
+            let upstream = values(&masked, "input.upstream");
+            let upstream = backend.upload(features.shape(), upstream).expect("upload");
+            let grads = tape
+                .backward_from(&[(&features, upstream)])
+                .expect("backward");
+            let gradients = masked
+                .entries
+                .iter()
+                .filter(|e| e.name.starts_with("grad."));
+            let mut compared = 0;
+            for entry in gradients {
+                let name = entry.name.trim_start_matches("grad.");
+                let var = bound.var(name).expect("parameter");
+                let got = backend
+                    .download(grads.get(var).expect("gradient"))
+                    .expect("download");
+                let want = match name {
+                    "visual.conv1.weight" => channels_last(entry).1,
+                    _ => values(&masked, &entry.name).to_vec(),
+                };
+                let allowed = tolerance::PARAMETER_GRADIENT * max_abs(&want);
+                let allowed = allowed.max(tolerance::ZERO_GRADIENT);
+                assert_close(name, &got, &want, allowed);
+                compared += 1;
+            }
+            let shapes = clip.parameter_shapes();
+            let tower = shapes
+                .iter()
+                .filter(|(name, _)| name.starts_with("visual."));
+            assert_eq!(compared, tower.count(), "every parameter of the tower");
+        }
+    }
+    let error = |kept: &[Vec<usize>], name: &str| {
+        let Case {
+            file,
+            clip,
+            parameters,
+            backend,
+        } = case(name);
+        let tape = Tape::frozen(backend.clone());
+        let bound = parameters.bind(&tape);
+        let (shape, pixels) = channels_last(file.get("input.image").expect("images"));
+        let images = backend.upload(&shape, &pixels).expect("upload");
+        let refused = clip.encode_image_masked(&tape, &bound, &images, kept);
+        refused.expect_err("an error").to_string()
+    };
+    assert!(error(&kept[1..], "vit_gelu").contains("4 images"));
+    let outside = vec![vec![16]; kept.len()];
+    assert!(error(&outside, "vit_gelu").contains("no patch 16"));
+    assert!(error(&kept, "resnet").contains("ResNet"));
+}
+
 #[test]
 fn gelu_towers_agree_with_open_clip() {
     towers_agree("vit_gelu", false);

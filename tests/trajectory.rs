@@ -124,11 +124,10 @@ fn follows_pytorch(backend: Arc<dyn Backend>) {
             text: head(&bound, "text"),
         };
         let inputs = Inputs {
-            student: &features,
-            scale: &scale("logit_scale"),
             teacher: Some(&teacher_features),
             heads: Some(&heads),
             icl_scale: Some(&scale("heads.icl_logit_scale")),
+            ..Inputs::new(&features, &scale("logit_scale"))
         };
         let ObjectiveValue { total, terms } = objective.evaluate(&tape, &inputs).expect("loss");
         let check = |name: &str, got: f32| {

@@ -133,6 +133,7 @@ pub const KERNELS: &[&str] = &[
     "exp",
     "weighted_sum",
     "relation",
+    "relation_curvature",
     "intra_weights",
     "mse",
     "adamw",
@@ -454,6 +455,24 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
         row: &Side,
         col: Option<&Side>,
         dx: Slot,
+        dscale: Slot,
+    ) -> Result<()>;
+
+    /// Gradient of φ = ⟨u, ∂ℓ/∂x⟩ + ⟨z, ∂ℓ/∂y⟩ with respect to the relation's x, y and scale, where
+    /// ℓ = coef Σ_i CE(a_i:, i) and `tangent` = (u `[n, width]`, z `[m, width]`) is constant: ℓ's second
+    /// derivative applied to (u, z). `softmax` is the relation's of [`RowStats`]; tiles are made again.
+    ///
+    /// With E_ij = P_ij − [i=j], w_ij = u_i·y_j + x_i·z_j, r_i = Σ_j P_ij w_ij and
+    /// D_ij = coef α P_ij (w_ij − r_i): dx_i += α Σ_j (D_ij y_j + coef E_ij z_j),
+    /// dy_j += α Σ_i (D_ij x_i + coef E_ij u_i), dscale += Σ_ij D_ij x_i·y_j + coef Σ_ij E_ij w_ij.
+    fn relation_curvature(
+        &self,
+        relation: &Relation,
+        softmax: &Tensor,
+        tangent: (&Tensor, &Tensor),
+        coef: f32,
+        dx: Slot,
+        dy: Slot,
         dscale: Slot,
     ) -> Result<()>;
 

@@ -13,32 +13,47 @@ use super::{
     send_back,
 };
 use crate::autodiff::{Result, Tape, Var};
-use crate::backend::{Pair, Side};
+use crate::backend::{Pair, Relation, Side};
 
 /// ½ mean_i [CE(c v_i·T_:, i) + CE(c s_i·V_:, i)], a scalar `[1]`; `scale` is c `[1]`.
 ///
 /// # Errors
 /// If a modality's shape differs between student and teacher or the scale is no scalar.
 pub fn icl(tape: &Tape, student: &Features, scale: &Var, teacher: &TeacherFeatures) -> Result<Var> {
-    let n = check_student("icl", student, scale)?;
-    rows("icl", student.image.shape(), teacher.text.shape(), true)?;
-    rows("icl", student.text.shape(), teacher.image.shape(), true)?;
-    let pair = |x: &Var, y| Pair {
+    interactive("icl", tape, student, scale, teacher, [None, None])
+}
+
+/// The loss whose anchors are the student's and whose candidates the teacher's. `targets` are the
+/// relations, image→text and text→image, whose softmax rows are aimed at: then a row's value is the
+/// divergence from them; without, its cross-entropy against its own class.
+pub(super) fn interactive(
+    op: &'static str,
+    tape: &Tape,
+    student: &Features,
+    scale: &Var,
+    teacher: &TeacherFeatures,
+    targets: [Option<Relation>; 2],
+) -> Result<Var> {
+    let n = check_student(op, student, scale)?;
+    rows(op, student.image.shape(), teacher.text.shape(), true)?;
+    rows(op, student.text.shape(), teacher.image.shape(), true)?;
+    let pair = |x: &Var, y, teacher| Pair {
         student: relation_of(x, y, scale),
-        teacher: None,
+        teacher,
         skip_diagonal: false,
     };
-    let image = pair(&student.image, &teacher.text);
-    let text = pair(&student.text, &teacher.image);
+    let [image_target, text_target] = targets;
+    let image = pair(&student.image, &teacher.text, image_target);
+    let text = pair(&student.text, &teacher.image, text_target);
     let image_stats = tape.backend().relation(&image)?;
     let text_stats = tape.backend().relation(&text)?;
-    let value = mean_of_both(tape, &image_stats, &text_stats, n)?;
+    let value = mean_of_both(tape, &image_stats.value, &text_stats.value, n)?;
     let (student, scale) = (student.clone(), scale.clone());
     let inputs = [student.image.clone(), student.text.clone(), scale.clone()];
-    // The candidates are constants, so each anchor has its own row alone: with k = ḡ/(2n) and
-    // p_ij = exp(a_ij − A_i)
+    // The candidates are constants, so each anchor has its own row alone: with k = ḡ/(2n),
+    // p_ij = exp(a_ij − A_i) and the target t_ij, which is [i=j] or the softmax aimed at,
     //
-    //   C_ij = ∂L/∂a_ij = k (p_ij − [i=j]),
+    //   C_ij = ∂L/∂a_ij = k (p_ij − t_ij),
     //   ∂L/∂v_i = c Σ_j C_ij T_j,    ∂L/∂c = Σ_ij C_ij v_i·T_j + the same of the texts.
     Ok(
         tape.record(value, &inputs.each_ref(), move |tape, grads, dy| {

@@ -4,19 +4,31 @@
 //! All of them read unit features in f32 and stream their similarities: nothing of size n×n exists,
 //! forward or backward.
 
+mod afd;
+mod affinity;
 mod clip;
 mod crd;
+mod cross_kd;
 mod fd;
+mod gd;
 mod icl;
+mod inputs;
 mod intra;
 mod objective;
+mod weights;
 
+pub use afd::{Fusion, FusionHead, afd};
+pub use affinity::affinity;
 pub use clip::clip;
 pub use crd::crd;
+pub use cross_kd::cross_kd;
 pub use fd::fd;
+pub use gd::gd;
 pub use icl::icl;
+pub use inputs::{Head, Heads, Inputs};
 pub use intra::{Intra, Modality, intra};
-pub use objective::{Head, Heads, Inputs, IntraScale, Method, Objective, ObjectiveValue, Weights};
+pub use objective::{IntraScale, Objective, ObjectiveValue};
+pub use weights::{Method, Weights};
 
 use crate::autodiff::{Grads, Result, Tape, Var};
 use crate::backend::{Pair, Relation, RowStats, Side, shape_error};
@@ -143,7 +155,7 @@ impl CrossModal {
 
     /// ½ (mean_i value_i of image→text + the same of text→image).
     fn mean(&self, tape: &Tape, n: usize) -> Result<Tensor> {
-        mean_of_both(tape, &self.image_stats, &self.text_stats, n)
+        mean_of_both(tape, &self.image_stats.value, &self.text_stats.value, n)
     }
 
     /// Sends ∂L/∂value_i of both directions, `[n]` each, back to both features and the scale. Each
@@ -195,9 +207,9 @@ fn relation_of(x: &Var, y: &Tensor, scale: &Var) -> Relation {
 }
 
 /// ½ (mean of one direction's values + mean of the other's), `[1]`.
-fn mean_of_both(tape: &Tape, a: &RowStats, b: &RowStats, n: usize) -> Result<Tensor> {
+fn mean_of_both(tape: &Tape, a: &Tensor, b: &Tensor, n: usize) -> Result<Tensor> {
     let (backend, half) = (tape.backend(), 0.5 / n.max(1) as f32);
-    let (a, b) = (backend.sum(&a.value, half)?, backend.sum(&b.value, half)?);
+    let (a, b) = (backend.sum(a, half)?, backend.sum(b, half)?);
     Ok(backend.weighted_sum(&[(&a, 1.0), (&b, 1.0)])?)
 }
 

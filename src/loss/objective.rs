@@ -1,72 +1,13 @@
 //! What a run minimises: a named weighted sum of the losses.
 
-use super::{Features, Intra, TeacherFeatures, clip, crd, fd, icl, intra, rows, scalar};
+use super::inputs::{needed, project};
+use super::{
+    Features, Inputs, Intra, Method, TeacherFeatures, Weights, afd, affinity, clip, crd, cross_kd,
+    fd, gd, icl, intra, rows, scalar,
+};
 use crate::autodiff::{Result, Tape, Var};
-use crate::backend::{Activation, shape_error};
+use crate::backend::shape_error;
 use crate::ops;
-
-/// Named choices of weights; `--method`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Method {
-    /// The contrastive loss alone: no teacher.
-    Clip,
-    /// CLIP-KD: contrastive, relational and feature distillation, interactive contrastive learning.
-    ClipKd,
-    /// CLIP-KD and the intra-modal loss.
-    IntraKd,
-}
-
-/// The factor of each loss in the sum; a loss of weight 0 is not computed.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Weights {
-    /// Of [`clip`](super::clip()).
-    pub clip: f32,
-    /// Of [`crd`](super::crd()).
-    pub crd: f32,
-    /// Of [`fd`](super::fd()).
-    pub fd: f32,
-    /// Of [`icl`](super::icl()).
-    pub icl: f32,
-    /// Of [`intra`](super::intra()).
-    pub intra: f32,
-}
-
-impl From<Method> for Weights {
-    fn from(method: Method) -> Self {
-        let clip = Self {
-            clip: 1.0,
-            ..Self::default()
-        };
-        let clip_kd = Self {
-            crd: 1.0,
-            fd: 2000.0,
-            icl: 1.0,
-            ..clip
-        };
-        match method {
-            Method::Clip => clip,
-            Method::ClipKd => clip_kd,
-            Method::IntraKd => Self {
-                intra: 1.0,
-                ..clip_kd
-            },
-        }
-    }
-}
-
-impl Weights {
-    /// Whether any loss reads the teacher.
-    pub fn need_teacher(&self) -> bool {
-        [self.crd, self.fd, self.icl, self.intra]
-            .iter()
-            .any(|&w| w != 0.0)
-    }
-
-    /// Whether any loss compares features themselves, which then must have the teacher's width.
-    pub fn need_projection(&self) -> bool {
-        self.fd != 0.0 || self.icl != 0.0
-    }
-}
 
 /// Which α the intra-modal loss uses for the student; `--intra-scale`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -78,39 +19,6 @@ pub enum IntraScale {
     Detached,
     /// A constant.
     Fixed(f32),
-}
-
-/// A learned Linear(d_S → d_T).
-#[derive(Clone, Debug)]
-pub struct Head {
-    /// `[d_T, d_S]`.
-    pub weight: Var,
-    /// `[d_T]`.
-    pub bias: Var,
-}
-
-/// The heads that take a student to its teacher's width for `fd` and `icl`.
-#[derive(Clone, Debug)]
-pub struct Heads {
-    /// For the image features.
-    pub image: Head,
-    /// For the text features.
-    pub text: Head,
-}
-
-/// What one evaluation of an [`Objective`] reads.
-#[derive(Clone, Debug)]
-pub struct Inputs<'a> {
-    /// The student's features as its towers give them, *not* normalised.
-    pub student: &'a Features,
-    /// α of the student, `[1]`, already exponentiated.
-    pub scale: &'a Var,
-    /// The teacher, if any loss reads it.
-    pub teacher: Option<&'a TeacherFeatures>,
-    /// Needed by `fd` and `icl` where the widths differ; used by them whenever given.
-    pub heads: Option<&'a Heads>,
-    /// c of `icl`, `[1]`, already exponentiated.
-    pub icl_scale: Option<&'a Var>,
 }
 
 /// The value of an [`Objective`].
@@ -131,6 +39,12 @@ pub struct Objective {
     pub intra: Intra,
     /// Its scale.
     pub intra_scale: IntraScale,
+    /// Share of an image's patches that `mfd` leaves out.
+    pub mask_ratio: f64,
+    /// Follows CLIP-KD's code where it differs from its paper; `--clip-kd-compat`. Of the formulas it
+    /// changes one: `gd` divides its logits by the scale, where the paper multiplies. The learned scales
+    /// of `icl`, `cross_kd` and `afd` are used without exp, which is for whoever gives them.
+    pub clip_kd_compat: bool,
 }
 
 impl From<Method> for Objective {
@@ -139,6 +53,8 @@ impl From<Method> for Objective {
             weights: method.into(),
             intra: Intra::default(),
             intra_scale: IntraScale::default(),
+            mask_ratio: 0.75,
+            clip_kd_compat: false,
         }
     }
 }
@@ -167,27 +83,24 @@ impl Objective {
             terms.push(("clip", weights.clip, clip(tape, &student, inputs.scale)?));
         }
         if weights.need_teacher() {
-            let Some(teacher) = inputs.teacher else {
-                return Ok(shape_error(
-                    "objective",
-                    "distillation needs a teacher's features",
-                )?);
-            };
+            let what = "distillation needs a teacher's features";
+            let teacher = needed(inputs.teacher, what)?;
             if weights.crd != 0.0 {
                 let value = crd(tape, &student, inputs.scale, teacher)?;
                 terms.push(("crd", weights.crd, value));
             }
+            if weights.affinity != 0.0 {
+                let value = affinity(tape, &student, inputs.scale, teacher)?;
+                terms.push(("affinity", weights.affinity, value));
+            }
             if weights.need_projection() {
-                let projected = project(tape, &student, inputs, teacher)?;
-                if weights.fd != 0.0 {
-                    terms.push(("fd", weights.fd, fd(tape, &projected, teacher)?));
-                }
-                if weights.icl != 0.0 {
-                    let Some(scale) = inputs.icl_scale else {
-                        return Ok(shape_error("objective", "icl needs a scale of its own")?);
-                    };
-                    terms.push(("icl", weights.icl, icl(tape, &projected, scale, teacher)?));
-                }
+                terms.extend(self.projected(tape, &student, inputs, teacher)?);
+            }
+            if weights.afd != 0.0 {
+                let fusion = needed(inputs.fusion, "afd needs heads of its own")?;
+                let scale = needed(inputs.afd_scale, "afd needs a scale of its own")?;
+                let value = afd(tape, &student, scale, teacher, fusion)?;
+                terms.push(("afd", weights.afd, value));
             }
             if weights.intra != 0.0 {
                 let clip_scale = inputs.scale;
@@ -217,31 +130,61 @@ impl Objective {
             .collect();
         Ok(ObjectiveValue { total, terms })
     }
-}
 
-/// The student's unit features at the teacher's width: through the heads, applied *before*
-/// normalisation, or as they are.
-fn project(
-    tape: &Tape,
-    unit: &Features,
-    inputs: &Inputs,
-    teacher: &TeacherFeatures,
-) -> Result<Features> {
-    let (own, wanted) = (unit.image.value().width(), teacher.image.width());
-    let Some(heads) = inputs.heads else {
-        if own != wanted {
-            let detail = format!("student width {own}, teacher width {wanted}: needs heads");
-            return Ok(shape_error("objective", detail)?);
+    /// Name, weight and value of the terms that compare features of the teacher's width.
+    fn projected(
+        &self,
+        tape: &Tape,
+        unit: &Features,
+        inputs: &Inputs,
+        teacher: &TeacherFeatures,
+    ) -> Result<Vec<(&'static str, f32, Var)>> {
+        let weights = &self.weights;
+        let (raw, heads) = (inputs.student, inputs.heads);
+        let width = teacher.image.width();
+        let image_head = heads.map(|h| &h.image);
+        let text_head = heads.map(|h| &h.text);
+        let student = Features {
+            image: project(tape, &raw.image, &unit.image, image_head, width)?,
+            text: project(tape, &raw.text, &unit.text, text_head, width)?,
+        };
+        let mut terms = Vec::new();
+        if weights.fd != 0.0 {
+            terms.push(("fd", weights.fd, fd(tape, &student, teacher)?));
         }
-        return Ok(unit.clone());
-    };
-    let through = |x: &Var, head: &Head| {
-        let bias = Some(&head.bias);
-        let y = ops::linear(tape, x, &head.weight, bias, None, Activation::None)?;
-        ops::l2_normalize(tape, &y)
-    };
-    Ok(Features {
-        image: through(&inputs.student.image, &heads.image)?,
-        text: through(&inputs.student.text, &heads.text)?,
-    })
+        if weights.need_interactive_scale() {
+            let scale = needed(inputs.icl_scale, "icl needs a scale of its own")?;
+            if weights.icl != 0.0 {
+                let value = icl(tape, &student, scale, teacher)?;
+                terms.push(("icl", weights.icl, value));
+            }
+            if weights.cross_kd != 0.0 {
+                let value = cross_kd(tape, &student, scale, teacher)?;
+                terms.push(("cross_kd", weights.cross_kd, value));
+            }
+        }
+        if weights.mfd != 0.0 {
+            let raw = needed(inputs.masked_image, "mfd needs features of masked images")?;
+            let unit = ops::l2_normalize(tape, raw)?;
+            let masked = Features {
+                image: project(tape, raw, &unit, image_head, width)?,
+                text: student.text.clone(),
+            };
+            terms.push(("mfd", weights.mfd, fd(tape, &masked, teacher)?));
+        }
+        if weights.gd != 0.0 {
+            let value = if self.clip_kd_compat {
+                let inverse = needed(inputs.inverse_scales, "gd needs the scales' inverses")?;
+                let teacher = TeacherFeatures {
+                    scale: inverse.1.clone(),
+                    ..teacher.clone()
+                };
+                gd(tape, &student, inverse.0, &teacher)?
+            } else {
+                gd(tape, &student, inputs.scale, teacher)?
+            };
+            terms.push(("gd", weights.gd, value));
+        }
+        Ok(terms)
+    }
 }

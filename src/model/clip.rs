@@ -100,7 +100,24 @@ impl Clip {
     /// # Errors
     /// If the images do not fit the model.
     pub fn encode_image(&self, tape: &Tape, bound: &Bound, images: &Tensor) -> Result<Var> {
-        vision::encode(&self.config, self.blocks(), tape, bound, images)
+        vision::encode(&self.config, self.blocks(), tape, bound, images, None)
+    }
+
+    /// As [`Clip::encode_image`] of a ViT that sees the class token and, of image i, the patches `kept[i]`
+    /// alone, row-major over the grid. Patches keep their positions; those left out cost nothing behind
+    /// the embedding of patches.
+    ///
+    /// # Errors
+    /// As [`Clip::encode_image`], and if the model is no ViT, `kept` are not as many as the images or name
+    /// a patch that is not there.
+    pub fn encode_image_masked(
+        &self,
+        tape: &Tape,
+        bound: &Bound,
+        images: &Tensor,
+        kept: &[Vec<usize>],
+    ) -> Result<Var> {
+        vision::encode(&self.config, self.blocks(), tape, bound, images, Some(kept))
     }
 
     /// Text features `[texts, embed_dim]`, not normalised. Each text is its tokens up to and

@@ -41,6 +41,9 @@ pub enum Error {
         /// What is wrong.
         detail: String,
     },
+    /// Images that cannot be masked as asked.
+    #[error("masked images: {0}")]
+    Mask(String),
 }
 
 impl From<crate::backend::Error> for Error {

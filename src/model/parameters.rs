@@ -36,6 +36,8 @@ pub struct Parameter {
     /// Whether weight decay applies: not to biases, norms, scales, or anything of fewer than two
     /// dimensions.
     pub decay: bool,
+    /// Weight decay of its own instead of the run's.
+    pub own_decay: Option<f32>,
 }
 
 /// The running statistics of a BatchNorm.
@@ -117,6 +119,7 @@ impl Parameters {
             name,
             tensor,
             decay,
+            own_decay: None,
         });
     }
 

@@ -85,7 +85,8 @@ impl AdamW {
             .zip(grads)
             .zip(self.m.iter_mut().zip(&mut self.v))
             .filter_map(|((p, grad), (m, v))| {
-                let weight_decay = if p.decay { decay } else { 0.0 };
+                let usual = if p.decay { decay } else { 0.0 };
+                let weight_decay = p.own_decay.unwrap_or(usual);
                 let grad = grad.as_ref()?;
                 Some(AdamWTensor {
                     param: &mut p.tensor,

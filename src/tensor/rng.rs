@@ -21,6 +21,8 @@ pub enum Purpose {
     Caption = 5,
     /// Data made for tests and benchmarks.
     Test = 6,
+    /// Patches of one image that masked feature distillation keeps.
+    Mask = 7,
 }
 
 /// A Philox4x32-10 stream: 2⁶⁶ draws of 32 bits, addressed by a 64-bit key and a 128-bit counter.

@@ -74,6 +74,58 @@ pub struct Config {
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha_icl: Option<f64>,
+    /// Weight of the distillation of interactive logits.
+    #[arg(
+        long,
+        alias = "alpha-cross-kd-loss",
+        value_name = "WEIGHT",
+        help_heading = "Losses"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpha_cross_kd: Option<f64>,
+    /// Weight of masked feature distillation; 2000 weighs it as clip-kd weighs --alpha-fd.
+    #[arg(
+        long,
+        alias = "alpha-mfd-loss",
+        value_name = "WEIGHT",
+        help_heading = "Losses"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpha_mfd: Option<f64>,
+    /// Share of an image's patches that masked feature distillation leaves out.
+    #[arg(
+        long,
+        default_value_t = 0.75,
+        value_name = "SHARE",
+        help_heading = "Losses"
+    )]
+    pub mask_ratio: f64,
+    /// Weight of gradient distillation; CLIP-KD takes 1e8.
+    #[arg(
+        long,
+        alias = "alpha-gd-loss",
+        value_name = "WEIGHT",
+        help_heading = "Losses"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpha_gd: Option<f64>,
+    /// Weight of augmented feature distillation.
+    #[arg(
+        long,
+        alias = "alpha-afd-loss",
+        value_name = "WEIGHT",
+        help_heading = "Losses"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpha_afd: Option<f64>,
+    /// Weight of TinyCLIP's affinity mimicking.
+    #[arg(long, value_name = "WEIGHT", help_heading = "Losses")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpha_affinity: Option<f64>,
+    /// Follows CLIP-KD's published code where it differs from its paper: the scales of icl, cross-kd and
+    /// afd are used without exp, gd divides by the scale, loss heads decay by 0.01.
+    #[arg(long, help_heading = "Losses")]
+    pub clip_kd_compat: bool,
     /// Weight of the intra-modal divergence-weighted loss.
     #[arg(long, value_name = "WEIGHT", help_heading = "Losses")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -299,6 +351,7 @@ impl Config {
             let method = String::from(match self.method {
                 Method::Clip => "clip",
                 Method::ClipKd => "clip-kd",
+                Method::TinyClip => "tinyclip",
                 Method::IntraKd => "intra-kd",
             });
             format!("{}-{model}-{method}", super::log::timestamp())
@@ -317,17 +370,18 @@ impl Config {
             ("--alpha-crd", self.alpha_crd),
             ("--alpha-fd", self.alpha_fd),
             ("--alpha-icl", self.alpha_icl),
+            ("--alpha-cross-kd", self.alpha_cross_kd),
+            ("--alpha-mfd", self.alpha_mfd),
+            ("--alpha-gd", self.alpha_gd),
+            ("--alpha-afd", self.alpha_afd),
+            ("--alpha-affinity", self.alpha_affinity),
             ("--alpha-intra", self.alpha_intra),
         ] {
             if value.is_some_and(|a| !a.is_finite() || a < 0.0) {
                 return usage(format!("{flag} must be a number of at least 0"));
             }
         }
-        let w = objective(self).weights;
-        if [w.clip, w.crd, w.fd, w.icl, w.intra]
-            .iter()
-            .all(|&x| x == 0.0)
-        {
+        if objective(self).weights.are_zero() {
             return usage("every loss has weight 0: nothing to minimise");
         }
         let unit = |x: f64| (0.0..1.0).contains(&x);
@@ -337,6 +391,7 @@ impl Config {
                 "--batch-size must be at least 2: a pair needs negatives",
             ),
             (self.accum_freq > 0, "--accum-freq must be at least 1"),
+            (unit(self.mask_ratio), "--mask-ratio must be in [0, 1)"),
             (self.epochs > 0, "--epochs must be at least 1"),
             (self.steps != Some(0), "--steps must be at least 1"),
             (

@@ -86,7 +86,13 @@ pub(super) fn vision(v: &VisionConfig, embed_dim: usize) -> Tower {
             returning: 1.5 * largest,
         };
     }
-    let patches = (v.cell() * v.cell() * 3 * (tokens - 1)) as f64;
+    masked_vision(v, tokens - 1)
+}
+
+/// A ViT that sees `kept` of an image's patches; all are embedded.
+pub(super) fn masked_vision(v: &VisionConfig, kept: usize) -> Tower {
+    let patches = (v.cell() * v.cell() * 3 * v.grid() * v.grid()) as f64;
+    let tokens = 1 + kept;
     let tower = transformer(tokens, v.width, v.layers.blocks(), v.mlp_width());
     // The patches, and the tokens before and after the first LayerNorm.
     let first = patches + 2.0 * (tokens * v.width) as f64;
@@ -111,13 +117,25 @@ pub(super) fn pixels(config: &ClipConfig) -> f64 {
     3.0 * side * side
 }
 
-/// Floating-point operations of the losses over `n` pairs: each of `clip`, `crd`, `icl` and `intra` makes
-/// the n×n similarities in both directions or modalities, makes them again on the way back and multiplies
-/// them into the gradient; where a teacher's similarities are read, they are made twice as well.
+/// Floating-point operations of the losses over `n` pairs: each of `clip`, `crd`, `affinity`, `icl`,
+/// `cross-kd`, `afd` and `intra` makes the n×n similarities in both directions or modalities, makes them
+/// again on the way back and multiplies them into the gradient; where a teacher's similarities are read,
+/// they are made twice as well, and by `affinity` once more for their entropy.
+///
+/// `gd` makes in each direction, of student and teacher, the similarities, and two gradients in two products
+/// each; its way back makes similarities and two tiles of features with tangents three times over, and
+/// multiplies them into four gradients.
 pub(super) fn losses(weights: &crate::loss::Weights, n: f64, width: f64, teacher: f64) -> f64 {
-    let own = |weight: f32| if weight == 0.0 { 0.0 } else { 2.0 * 3.0 };
-    let both = |weight: f32| if weight == 0.0 { 0.0 } else { 2.0 * 2.0 };
-    let student = own(weights.clip) + own(weights.crd) + own(weights.icl) + own(weights.intra);
-    let teachers = both(weights.crd) + both(weights.intra);
-    2.0 * n * n * (student * width + teachers * teacher)
+    let own = |weight: f32, products: f64| if weight == 0.0 { 0.0 } else { 2.0 * products };
+    let w = weights;
+    let student = [w.clip, w.crd, w.affinity, w.afd, w.intra].map(|w| own(w, 3.0));
+    let projected = [
+        own(w.icl, 3.0),
+        own(w.cross_kd, 5.0),
+        own(w.gd, 5.0 + 5.0 + 13.0),
+    ];
+    let teachers = [own(w.crd, 2.0), own(w.intra, 2.0), own(w.affinity, 3.0)];
+    let sum = |parts: &[f64]| parts.iter().sum::<f64>();
+    let of_teacher = sum(&projected) + sum(&teachers);
+    2.0 * n * n * (sum(&student) * width + of_teacher * teacher)
 }

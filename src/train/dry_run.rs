@@ -3,6 +3,7 @@
 use super::config::Config;
 use super::cost::{self, CAPTION_TOKENS};
 use super::error::{Result, input};
+use super::heads::LossHeads;
 use super::setup;
 use super::source::{DEMO, Source};
 use crate::model::{Clip, ClipConfig};
@@ -37,7 +38,8 @@ pub fn dry_run(config: &Config) -> Result<String> {
     };
     let known = config.steps.is_some() || config.train_num_samples.is_some();
     let source = Source::open(config, student.config(), !known)?;
-    let weights = setup::objective(config).weights;
+    let objective = setup::objective(config);
+    let weights = objective.weights;
     let own = student.config();
     let part = config.batch_size as f64;
     let device = setup::device(config);
@@ -55,11 +57,13 @@ pub fn dry_run(config: &Config) -> Result<String> {
     };
     let n = parameters(&student);
     lines.push(count("student", &config.model, n));
-    let mut heads = usize::from(weights.icl != 0.0);
+    let mut heads = 0;
     let (image, text) = (
         cost::vision(&own.vision_cfg, own.embed_dim),
         cost::text(own),
     );
+    let masked = setup::masking(config, own)?
+        .map(|masking| cost::masked_vision(&own.vision_cfg, masking.kept()));
     let again = if config.grad_checkpointing { 1.0 } else { 0.0 };
     // In parts every part goes forward twice; recomputed blocks once more.
     let passes = 2.0 + again + if config.accum_freq > 1 { 2.0 } else { 1.0 };
@@ -67,6 +71,9 @@ pub fn dry_run(config: &Config) -> Result<String> {
         ("student image", pairs * image.flops * passes),
         ("student text", pairs * text.flops * passes),
     ];
+    if let Some(masked) = &masked {
+        flops.push(("student masked image", pairs * masked.flops * passes));
+    }
     let (mut teacher_bytes, mut teacher_passing, mut teacher_width) = (0.0, 0.0, 0.0);
     if let Some(config_of_teacher) = teacher {
         let clip = Clip::new(config_of_teacher);
@@ -74,9 +81,7 @@ pub fn dry_run(config: &Config) -> Result<String> {
         let m = parameters(&clip);
         let name = config.teacher.as_deref().unwrap_or_default();
         lines.push(count("teacher", name, m));
-        if weights.need_projection() && c.embed_dim != own.embed_dim {
-            heads += 2 * c.embed_dim * (own.embed_dim + 1);
-        }
+        heads = LossHeads::new(&objective, own.embed_dim, c.embed_dim).elements();
         let (image, text) = (cost::vision(&c.vision_cfg, c.embed_dim), cost::text(c));
         flops.insert(0, ("teacher image", pairs * image.flops));
         flops.insert(1, ("teacher text", pairs * text.flops));
@@ -121,8 +126,11 @@ pub fn dry_run(config: &Config) -> Result<String> {
     // blocks seldom have a gradient's size.
     let (fixed, gradients) = (3.0 * values + teacher_bytes, values);
     let pixels = cost::pixels(own);
-    let on_the_way =
-        image.training(config.grad_checkpointing) + text.training(config.grad_checkpointing);
+    let on_the_way: f64 = [Some(image), Some(text), masked]
+        .iter()
+        .flatten()
+        .map(|tower| tower.training(config.grad_checkpointing))
+        .sum();
     let per_pair = 4.0 * (pixels + on_the_way);
     // The pool seldom reuses the teacher's blocks for the student's.
     let fixed = fixed + 4.0 * teacher_passing;

@@ -13,6 +13,10 @@ pub enum Method {
     Clip,
     /// CLIP-KD: clip + crd + fd + icl.
     ClipKd,
+    /// TinyCLIP: affinity mimicking alone.
+    #[value(name = "tinyclip", alias = "tiny-clip")]
+    #[serde(rename = "tinyclip")]
+    TinyClip,
     /// CLIP-KD and the intra-modal divergence-weighted loss.
     #[default]
     IntraKd,

@@ -9,14 +9,15 @@
 //! in open_clip.
 
 use super::error::{Result, failed};
+use super::heads::LossHeads;
+use super::masking::Masking;
 use super::rows::{Rows, row_index};
-use super::step::{ICL_SCALE, StepBatch};
+use super::step::StepBatch;
 use super::teacher::Teacher;
 use crate::autodiff::{Grads, Tape, Var};
 use crate::backend::Backend;
-use crate::loss::{Features, Head, Heads, Inputs, Objective, TeacherFeatures};
+use crate::loss::{Features, Objective, TeacherFeatures};
 use crate::model::{Bound, Clip, Observations, Parameters};
-use crate::ops;
 use crate::optim::collect;
 use crate::tensor::Tensor;
 use std::ops::Range;
@@ -29,8 +30,17 @@ pub(super) struct Student<'a> {
     pub(super) parameters: &'a Parameters,
     pub(super) teacher: Option<&'a Teacher>,
     pub(super) objective: &'a Objective,
-    /// Whether the student has heads to its teacher's width.
-    pub(super) projects: bool,
+    pub(super) heads: LossHeads,
+    /// If the losses read features of masked images as well.
+    pub(super) masking: Option<Masking>,
+    pub(super) seed: u64,
+}
+
+/// The student's features of some pairs, not normalised.
+struct Seen {
+    features: Features,
+    /// Of the same images masked, if the losses read them.
+    masked: Option<Var>,
 }
 
 /// The losses of a batch, and the gradient of their sum.
@@ -63,8 +73,8 @@ impl Student<'_> {
         };
         let tape = Tape::new(self.backend.clone());
         let bound = self.parameters.bind_training(&tape);
-        let features = self.features(&tape, &bound, &images, batch.texts)?;
-        let (mut losses, mut grads) = self.losses(&tape, &bound, &features, teacher.as_ref())?;
+        let seen = self.features(&tape, &bound, &images, batch, &all)?;
+        let (mut losses, mut grads) = self.losses(&tape, &bound, &seen, teacher.as_ref())?;
         if losses.total.is_finite() {
             losses.grads = collect(self.parameters, &bound, &mut grads);
             losses.seen.push(bound.observations());
@@ -75,7 +85,7 @@ impl Student<'_> {
     fn in_parts(&self, batch: StepBatch, size: usize) -> Result<Gradients> {
         let n = batch.texts.len();
         let parts: Vec<Range<usize>> = (0..n).step_by(size).map(|i| i..n.min(i + size)).collect();
-        let (mut image, mut text) = (Rows::new(n), Rows::new(n));
+        let (mut image, mut text, mut masked) = (Rows::new(n), Rows::new(n), Rows::new(n));
         let (mut teacher_image, mut teacher_text) = (Rows::new(n), Rows::new(n));
         let mut teacher_scale = None;
         for part in &parts {
@@ -89,9 +99,12 @@ impl Student<'_> {
             }
             let tape = Tape::frozen(self.backend.clone());
             let bound = self.parameters.bind_training(&tape);
-            let features = self.features(&tape, &bound, &images, &batch.texts[part.clone()])?;
-            image.put(self.backend.as_ref(), part, features.image.value())?;
-            text.put(self.backend.as_ref(), part, features.text.value())?;
+            let seen = self.features(&tape, &bound, &images, batch, part)?;
+            image.put(self.backend.as_ref(), part, seen.features.image.value())?;
+            text.put(self.backend.as_ref(), part, seen.features.text.value())?;
+            if let Some(of_part) = &seen.masked {
+                masked.put(self.backend.as_ref(), part, of_part.value())?;
+            }
         }
         let teacher = match teacher_scale {
             Some(scale) => Some(TeacherFeatures {
@@ -101,28 +114,35 @@ impl Student<'_> {
             }),
             None => None,
         };
-        let (mut losses, d_image, d_text);
+        let (mut losses, d_image, d_text, d_masked);
         {
             let tape = Tape::new(self.backend.clone());
             let bound = self.parameters.bind(&tape);
-            let features = Features {
-                image: tape.leaf(image.all()?),
-                text: tape.leaf(text.all()?),
+            let seen = Seen {
+                features: Features {
+                    image: tape.leaf(image.all()?),
+                    text: tape.leaf(text.all()?),
+                },
+                masked: match self.masking {
+                    Some(_) => Some(tape.leaf(masked.all()?)),
+                    None => None,
+                },
             };
             let mut grads;
-            (losses, grads) = self.losses(&tape, &bound, &features, teacher.as_ref())?;
+            (losses, grads) = self.losses(&tape, &bound, &seen, teacher.as_ref())?;
             if !losses.total.is_finite() {
                 return Ok(losses);
             }
-            d_image = grads.remove(&features.image);
-            d_text = grads.remove(&features.text);
+            d_image = grads.remove(&seen.features.image);
+            d_text = grads.remove(&seen.features.text);
+            d_masked = seen.masked.as_ref().and_then(|v| grads.remove(v));
             losses.grads = collect(self.parameters, &bound, &mut grads);
         }
         for part in &parts {
             let images = self.images(batch, part)?;
             let tape = Tape::new(self.backend.clone());
             let bound = self.parameters.bind_training(&tape);
-            let features = self.features(&tape, &bound, &images, &batch.texts[part.clone()])?;
+            let seen = self.features(&tape, &bound, &images, batch, part)?;
             // What earlier parts gathered lies in the slots already: the kernels add to it.
             let mut grads = Grads::default();
             for (p, grad) in self.parameters.iter().zip(&mut losses.grads) {
@@ -136,8 +156,12 @@ impl Student<'_> {
                     .map_err(failed)
             };
             let mut seeds = Vec::new();
-            for (var, d) in [(&features.image, &d_image), (&features.text, &d_text)] {
-                seeds.extend(seed(d)?.map(|d| (var, d)));
+            for (var, d) in [
+                (Some(&seen.features.image), &d_image),
+                (Some(&seen.features.text), &d_text),
+                (seen.masked.as_ref(), &d_masked),
+            ] {
+                seeds.extend(var.zip(seed(d)?));
             }
             let mut grads = tape.backward_onto(grads, &seeds).map_err(failed)?;
             losses.grads = collect(self.parameters, &bound, &mut grads);
@@ -155,19 +179,34 @@ impl Student<'_> {
         self.backend.upload(&shape, pixels).map_err(failed)
     }
 
-    /// The student's features, not normalised.
+    /// The student's features of `part`, whose images are `images`.
     fn features(
         &self,
         tape: &Tape,
         bound: &Bound,
         images: &Tensor,
-        texts: &[Vec<i32>],
-    ) -> Result<Features> {
+        batch: StepBatch,
+        part: &Range<usize>,
+    ) -> Result<Seen> {
         let image = self.clip.encode_image(tape, bound, images);
-        let text = self.clip.encode_text(tape, bound, texts);
-        Ok(Features {
-            image: image.map_err(failed)?,
-            text: text.map_err(failed)?,
+        let text = self
+            .clip
+            .encode_text(tape, bound, &batch.texts[part.clone()]);
+        let masked = match self.masking {
+            Some(masking) => {
+                let draw = |i| masking.draw(self.seed, batch.epoch, batch.first + i as u64);
+                let kept: Vec<Vec<usize>> = part.clone().map(draw).collect();
+                let masked = self.clip.encode_image_masked(tape, bound, images, &kept);
+                Some(masked.map_err(failed)?)
+            }
+            None => None,
+        };
+        Ok(Seen {
+            features: Features {
+                image: image.map_err(failed)?,
+                text: text.map_err(failed)?,
+            },
+            masked,
         })
     }
 
@@ -177,25 +216,12 @@ impl Student<'_> {
         &self,
         tape: &Tape,
         bound: &Bound,
-        features: &Features,
+        seen: &Seen,
         teacher: Option<&TeacherFeatures>,
     ) -> Result<(Gradients, Grads)> {
-        let scale = scale_of(tape, bound, "logit_scale")?;
-        let icl_scale = match self.parameters.get(ICL_SCALE) {
-            Some(_) => Some(scale_of(tape, bound, ICL_SCALE)?),
-            None => None,
-        };
-        let heads = match self.projects {
-            true => Some(bind_heads(bound)?),
-            false => None,
-        };
-        let inputs = Inputs {
-            student: features,
-            scale: &scale,
-            teacher,
-            heads: heads.as_ref(),
-            icl_scale: icl_scale.as_ref(),
-        };
+        let heads = self.heads.bind(tape, bound)?;
+        let teacher = teacher.zip(self.teacher.map(Teacher::inverse_scale));
+        let inputs = heads.inputs(&seen.features, seen.masked.as_ref(), teacher);
         let value = self.objective.evaluate(tape, &inputs).map_err(failed)?;
         let number_of = |v: &Var| -> Result<f32> {
             let values = self.backend.download(v.value()).map_err(failed)?;
@@ -208,7 +234,7 @@ impl Student<'_> {
         let losses = Gradients {
             terms: terms.collect::<Result<_>>()?,
             total: number_of(&value.total)?,
-            scale: number_of(&scale)?,
+            scale: number_of(&heads.scale)?,
             grads: Vec::new(),
             seen: Vec::new(),
         };
@@ -220,38 +246,45 @@ impl Student<'_> {
     }
 }
 
-fn bind_heads(bound: &Bound) -> Result<Heads> {
-    let head = |modality: &str| -> Result<Head> {
-        let var = |part: &str| bound.var(&format!("heads.{modality}.{part}")).cloned();
-        Ok(Head {
-            weight: var("weight").map_err(failed)?,
-            bias: var("bias").map_err(failed)?,
-        })
-    };
-    Ok(Heads {
-        image: head("image")?,
-        text: head("text")?,
-    })
-}
-
-/// exp of a learned log-scale, `[1]`.
-fn scale_of(tape: &Tape, bound: &Bound, name: &str) -> Result<Var> {
-    let log = bound.var(name).map_err(failed)?;
-    ops::exp(tape, log).map_err(failed)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::backend::cpu::Cpu;
-    use crate::loss::Method;
+    use crate::loss::{Method, Weights};
     use crate::model::ClipConfig;
     use crate::tensor::rng::{Philox, Purpose};
     use crate::train::setup;
 
+    /// Every loss, each with a gradient of about the same size.
+    fn every_loss(clip_kd_compat: bool) -> Objective {
+        Objective {
+            weights: Weights {
+                clip: 1.0,
+                crd: 1.0,
+                fd: 20.0,
+                icl: 1.0,
+                cross_kd: 1.0,
+                mfd: 20.0,
+                gd: 1.0,
+                afd: 1.0,
+                affinity: 1.0,
+                intra: 1.0,
+            },
+            mask_ratio: 0.5,
+            clip_kd_compat,
+            ..Objective::from(Method::IntraKd)
+        }
+    }
+
     /// The gradient of every parameter, with features that only the losses join.
     #[test]
     fn parts_give_the_gradient_of_the_whole() {
+        for compat in [false, true] {
+            parts_give_the_whole(every_loss(compat));
+        }
+    }
+
+    fn parts_give_the_whole(objective: Objective) {
         let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
         let config = |embed: usize| {
             let json = format!(
@@ -270,7 +303,7 @@ mod tests {
             backend.clone(),
             clip.clone(),
             clip.init(backend.as_ref(), 4).unwrap(),
-            Objective::from(Method::IntraKd),
+            objective,
             Some(teacher),
             recipe,
             5,
@@ -285,16 +318,21 @@ mod tests {
             images: &images,
             texts: &texts,
             teacher_texts: &texts,
+            epoch: 2,
+            first: 14,
         };
         let student = Student {
             backend: &backend,
             clip: &clip,
             parameters: trainer.parameters(),
             teacher: trainer.teacher(),
-            objective: &Objective::from(Method::IntraKd),
-            projects: true,
+            objective: &objective,
+            heads: LossHeads::new(&objective, 12, 20),
+            masking: Some(Masking::new(clip.config(), objective.mask_ratio).unwrap()),
+            seed: 5,
         };
         let whole = student.gradients(batch, 1).unwrap();
+        assert_eq!(whole.terms.len(), 10, "every loss takes part");
         // Parts of 3, 3 and 1; of 1 each.
         for parts in [2, 7] {
             let got = student.gradients(batch, parts).unwrap();

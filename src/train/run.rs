@@ -294,6 +294,8 @@ impl Run {
             images: &batch.images,
             texts: &batch.texts,
             teacher_texts: other.as_deref().unwrap_or(&batch.texts),
+            epoch: self.position.epoch,
+            first: self.position.batch * self.config.batch_size as u64,
         };
         let report = self.trainer.step(input)?;
         self.position.step += 1;

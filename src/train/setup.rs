@@ -5,6 +5,7 @@ use super::config::{Call, Config};
 use super::device;
 use super::error::{Result, failed, input, usage};
 use super::flags;
+use super::masking::Masking;
 use super::source::{DEMO, Source};
 use super::step::Recipe;
 use super::teacher::Teacher;
@@ -32,6 +33,7 @@ pub fn objective(config: &Config) -> Objective {
     let method = match config.method {
         flags::Method::Clip => Method::Clip,
         flags::Method::ClipKd => Method::ClipKd,
+        flags::Method::TinyClip => Method::TinyClip,
         flags::Method::IntraKd => Method::IntraKd,
     };
     let mut objective = Objective::from(method);
@@ -41,6 +43,11 @@ pub fn objective(config: &Config) -> Objective {
         (&mut weights.crd, config.alpha_crd),
         (&mut weights.fd, config.alpha_fd),
         (&mut weights.icl, config.alpha_icl),
+        (&mut weights.cross_kd, config.alpha_cross_kd),
+        (&mut weights.mfd, config.alpha_mfd),
+        (&mut weights.gd, config.alpha_gd),
+        (&mut weights.afd, config.alpha_afd),
+        (&mut weights.affinity, config.alpha_affinity),
         (&mut weights.intra, config.alpha_intra),
     ] {
         if let Some(x) = flag {
@@ -66,6 +73,8 @@ pub fn objective(config: &Config) -> Objective {
         flags::IntraScale::Detached => IntraScale::Detached,
         flags::IntraScale::Fixed(x) => IntraScale::Fixed(x as f32),
     };
+    objective.mask_ratio = config.mask_ratio;
+    objective.clip_kd_compat = config.clip_kd_compat;
     objective
 }
 
@@ -106,9 +115,22 @@ pub fn teacher(config: &Config, backend: &dyn Backend) -> Result<Option<Teacher>
 }
 
 /// The student's model: a name, a file, or `demo`.
+///
+/// # Errors
+/// If there is none of that name, or its images cannot be masked as the losses ask.
 pub fn student(config: &Config) -> Result<Clip> {
     let model = model_config(&config.model)?;
+    masking(config, &model)?;
     Ok(Clip::new(model).with_grad_checkpointing(config.grad_checkpointing))
+}
+
+/// How the losses want the student's images masked, if they do.
+pub(super) fn masking(config: &Config, model: &ClipConfig) -> Result<Option<Masking>> {
+    let objective = objective(config);
+    match objective.weights.mfd {
+        0.0 => Ok(None),
+        _ => Masking::new(model, objective.mask_ratio).map(Some),
+    }
 }
 
 /// The configuration that `--model` names: a built-in one, a file, or `demo`.

@@ -2,17 +2,17 @@
 
 use super::error::{Error, Result, failed, usage};
 use super::gradients::{Gradients, Student};
+use super::heads::LossHeads;
+use super::masking::Masking;
 use super::teacher::Teacher;
 use crate::backend::Backend;
 use crate::io::{Data, Entry, Pending};
 use crate::loss::Objective;
-use crate::model::{Clip, Parameters, Spec, draw};
+use crate::model::{Clip, Parameters};
 use crate::optim::{AdamW, AdamWConfig, Schedule};
 use crate::tensor::Tensor;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-pub(super) const ICL_SCALE: &str = "heads.icl_logit_scale";
 
 /// Learning rate, clipping and AdamW's constants.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +36,10 @@ pub struct StepBatch<'a> {
     pub texts: &'a [Vec<i32>],
     /// Tokens for the teacher, which may have another vocabulary or context.
     pub teacher_texts: &'a [Vec<i32>],
+    /// Whose pairs these are: with the position, what names a pair's random draws.
+    pub epoch: u32,
+    /// Position of the first pair in its epoch.
+    pub first: u64,
 }
 
 /// What a step tells.
@@ -64,7 +68,9 @@ pub struct Trainer {
     objective: Objective,
     teacher: Option<Teacher>,
     recipe: Recipe,
-    projects: bool,
+    heads: LossHeads,
+    masking: Option<Masking>,
+    seed: u64,
 }
 
 impl Trainer {
@@ -72,8 +78,8 @@ impl Trainer {
     /// initialised from `seed`.
     ///
     /// # Errors
-    /// If the objective needs a teacher and there is none, or teacher and student differ in image
-    /// size.
+    /// If the objective needs a teacher and there is none, teacher and student differ in image size, or
+    /// images of the student cannot be masked.
     pub fn new(
         backend: Arc<dyn Backend>,
         clip: Clip,
@@ -84,7 +90,7 @@ impl Trainer {
         seed: u64,
     ) -> Result<Self> {
         let student = clip.config();
-        let mut projects = false;
+        let mut teacher_width = student.embed_dim;
         if objective.weights.need_teacher() {
             let Some(teacher) = &teacher else {
                 return usage("the losses need a teacher");
@@ -96,22 +102,14 @@ impl Trainer {
                     "the teacher takes images of {theirs} px, the student of {ours} px: they must agree"
                 ));
             }
-            projects = objective.weights.need_projection() && student.embed_dim != other.embed_dim;
-            if projects {
-                add_heads(
-                    &backend,
-                    &mut parameters,
-                    student.embed_dim,
-                    other.embed_dim,
-                    seed,
-                )?;
-            }
-            if objective.weights.icl != 0.0 {
-                let log = Spec::Constant((1.0f32 / 0.07).ln());
-                let value = draw(seed, ICL_SCALE, 1, log);
-                parameters.push(ICL_SCALE, backend.upload(&[1], &value).map_err(failed)?);
-            }
+            teacher_width = other.embed_dim;
         }
+        let masking = match objective.weights.mfd {
+            0.0 => None,
+            _ => Some(Masking::new(student, objective.mask_ratio)?),
+        };
+        let heads = LossHeads::new(&objective, student.embed_dim, teacher_width);
+        heads.add(backend.as_ref(), &mut parameters, seed)?;
         let optimiser = AdamW::new(recipe.adamw, backend.as_ref(), &parameters).map_err(failed)?;
         Ok(Self {
             backend,
@@ -121,7 +119,9 @@ impl Trainer {
             objective,
             teacher,
             recipe,
-            projects,
+            heads,
+            masking,
+            seed,
         })
     }
 
@@ -163,7 +163,9 @@ impl Trainer {
             parameters: &self.parameters,
             teacher: self.teacher.as_ref(),
             objective: &self.objective,
-            projects: self.projects,
+            heads: self.heads,
+            masking: self.masking,
+            seed: self.seed,
         };
         let Gradients {
             terms,
@@ -265,25 +267,6 @@ impl Trainer {
         self.optimiser.steps = steps;
         Ok(())
     }
-}
-
-/// Two Linear(d_S → d_T), initialised as torch does: uniform in ±1/√d_S.
-fn add_heads(
-    backend: &Arc<dyn Backend>,
-    parameters: &mut Parameters,
-    from: usize,
-    to: usize,
-    seed: u64,
-) -> Result<()> {
-    let spec = Spec::Uniform((from as f32).sqrt().recip());
-    for modality in ["image", "text"] {
-        for (part, shape) in [("weight", vec![to, from]), ("bias", vec![to])] {
-            let name = format!("heads.{modality}.{part}");
-            let values = draw(seed, &name, shape.iter().product(), spec);
-            parameters.push(name, backend.upload(&shape, &values).map_err(failed)?);
-        }
-    }
-    Ok(())
 }
 
 fn diverged(step: u64, what: &str, value: f64, terms: &[(&'static str, f32)]) -> Error {

@@ -18,6 +18,7 @@ pub struct Teacher {
     clip: Clip,
     parameters: Parameters,
     scale: Tensor,
+    inverse_scale: Tensor,
 }
 
 impl Teacher {
@@ -27,10 +28,13 @@ impl Teacher {
             return usage("the teacher has no logit_scale");
         };
         let scale = backend.exp(&log.tensor).map_err(failed)?;
+        let negative = backend.weighted_sum(&[(&log.tensor, -1.0)]);
+        let inverse_scale = backend.exp(&negative.map_err(failed)?).map_err(failed)?;
         Ok(Self {
             clip,
             parameters,
             scale,
+            inverse_scale,
         })
     }
 
@@ -49,6 +53,11 @@ impl Teacher {
     /// Its weights.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
+    }
+
+    /// 1/α_T, `[1]`.
+    pub(super) fn inverse_scale(&self) -> &Tensor {
+        &self.inverse_scale
     }
 
     /// Unit features of a batch, on a tape that records nothing. Images go through the tower by

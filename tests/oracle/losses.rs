@@ -1,7 +1,7 @@
 //! The inter-modal losses, and what all losses share. Similarities, not normalisation: features
 //! are taken as they come, so that gradients are with respect to the features themselves.
 
-use super::{Array, STEP, dot, log_sum_exp, numeric_gradients_with_step};
+use super::{Array, STEP, dot, log_sum_exp, numeric_gradients_with_step, softmax};
 
 /// Image and text features [N, d] of one model, row i of each from pair i, and its scale α.
 #[derive(Clone, Debug)]
@@ -159,4 +159,53 @@ pub fn fd(student: &Features, teacher: &Features) -> f64 {
 pub fn icl(student: &Features, teacher: &Features) -> f64 {
     let c = student.scale;
     0.5 * (contrast(&student.image, &teacher.text, c) + contrast(&student.text, &teacher.image, c))
+}
+
+/// ½ mean_i [KL(softmax(α_T V_i·T_:) ‖ softmax(c v_i·T_:)) + KL(softmax(α_T T_i·V_:) ‖ softmax(c s_i·V_:))],
+/// c = `student.scale`.
+pub fn cross_kd(student: &Features, teacher: &Features) -> f64 {
+    let met = |x: &Array, y: &Array| logits(x, y, student.scale);
+    let own = |x: &Array, y: &Array| logits(x, y, teacher.scale);
+    let mean_of = |student: Vec<Vec<f64>>, teacher: Vec<Vec<f64>>| {
+        mean(teacher.iter().zip(&student).map(|(b, a)| divergence(b, a)))
+    };
+    let to_text = mean_of(
+        met(&student.image, &teacher.text),
+        own(&teacher.image, &teacher.text),
+    );
+    let to_image = mean_of(
+        met(&student.text, &teacher.image),
+        own(&teacher.text, &teacher.image),
+    );
+    0.5 * (to_text + to_image)
+}
+
+/// The gradients of mean_i CE(scale · x_i·y_:, i) with respect to x and y.
+pub fn contrast_gradients(x: &Array, y: &Array, scale: f64) -> [Array; 2] {
+    let (mut dx, mut dy) = (Array::zeros(&x.shape), Array::zeros(&y.shape));
+    let n = x.rows();
+    for (i, row) in logits(x, y, scale).iter().enumerate() {
+        for (j, p) in softmax(row).into_iter().enumerate() {
+            let g = scale * (p - f64::from(u8::from(i == j))) / n as f64;
+            for e in 0..x.width() {
+                dx.row_mut(i)[e] += g * y.row(j)[e];
+                dy.row_mut(j)[e] += g * x.row(i)[e];
+            }
+        }
+    }
+    [dx, dy]
+}
+
+/// The four mean squared differences between student's and teacher's gradients of both directions.
+pub fn gd(student: &Features, teacher: &Features) -> f64 {
+    let pulls = |of: &Features| {
+        let to_text = contrast_gradients(&of.image, &of.text, of.scale);
+        let to_image = contrast_gradients(&of.text, &of.image, of.scale);
+        [to_text, to_image].concat()
+    };
+    let (ours, theirs) = (pulls(student), pulls(teacher));
+    ours.iter()
+        .zip(&theirs)
+        .map(|(a, b)| mean_squared_difference(a, b))
+        .sum()
 }

@@ -28,7 +28,8 @@ mod tokens;
 
 use super::{
     Activation, AdamWStep, AdamWTensor, Backend, Convolution, Grad, IntraWeights, KERNELS,
-    LayerNorm, Linear, Moments, Pair, Result, RowStats, Segments, Side, Slot, shape_error,
+    LayerNorm, Linear, Moments, Pair, Relation, Result, RowStats, Segments, Side, Slot,
+    shape_error,
 };
 use crate::tensor::Tensor;
 use gemm::Products;
@@ -414,6 +415,19 @@ impl Backend for Cpu {
         dscale: Slot,
     ) -> Result<()> {
         relation::backward(pair, row, col, dx, dscale)
+    }
+
+    fn relation_curvature(
+        &self,
+        relation: &Relation,
+        softmax: &Tensor,
+        tangent: (&Tensor, &Tensor),
+        coef: f32,
+        dx: Slot,
+        dy: Slot,
+        dscale: Slot,
+    ) -> Result<()> {
+        relation::curvature(relation, softmax, tangent, coef, dx, dy, dscale)
     }
 
     fn intra_weights(

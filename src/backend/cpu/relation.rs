@@ -5,8 +5,10 @@
 //! so every sum has one order whatever the number of threads.
 
 mod backward;
+mod curvature;
 
 pub(super) use backward::backward;
+pub(super) use curvature::curvature;
 
 use super::gemm::{View, gemm_serial};
 use super::math::{exp, max, sum};

@@ -3,11 +3,12 @@
 use super::{
     Cuda, adamw, attention, attention_pool, avg_pool, batch_norm, conv2d, embedding, exp,
     grad_norm, intra_weights, l2_normalize, layer_norm, linear, mse, patchify, prepend_class,
-    prepend_mean, relation, relation_backward, select_rows, sum, weighted_sum,
+    prepend_mean, relation, relation_backward, relation_curvature, select_rows, sum, weighted_sum,
 };
 use crate::backend::{
     Activation, AdamWStep, AdamWTensor, Backend, Convolution, Grad, IntraWeights, KERNELS,
-    LayerNorm, Linear, Moments, Pair, Result, RowStats, Segments, Side, Slot, shape_error,
+    LayerNorm, Linear, Moments, Pair, Relation, Result, RowStats, Segments, Side, Slot,
+    shape_error,
 };
 use crate::tensor::{DType, Tensor};
 
@@ -350,6 +351,19 @@ impl Backend for Cuda {
         dscale: Slot,
     ) -> Result<()> {
         relation_backward::backward(self, pair, row, col, dx, dscale)
+    }
+
+    fn relation_curvature(
+        &self,
+        relation: &Relation,
+        softmax: &Tensor,
+        tangent: (&Tensor, &Tensor),
+        coef: f32,
+        dx: Slot,
+        dy: Slot,
+        dscale: Slot,
+    ) -> Result<()> {
+        relation_curvature::curvature(self, relation, softmax, tangent, coef, dx, dy, dscale)
     }
 
     fn intra_weights(

@@ -43,6 +43,7 @@ mod prepend_mean;
 mod product;
 mod relation;
 mod relation_backward;
+mod relation_curvature;
 mod report;
 mod select_rows;
 mod staging;

@@ -42,6 +42,7 @@ pub(super) const MODULES: &[Module] = modules![
     "prepend_mean",
     "relation",
     "relation_backward",
+    "relation_curvature",
     "select_rows",
     "storage",
     "sum",

@@ -30,18 +30,31 @@ pub(super) struct Argument {
     padding: u32,
 }
 
+impl Argument {
+    /// The products of two sets of features, under no scale.
+    pub(super) fn products(x: Address, y: Address, width: usize) -> Self {
+        Self {
+            x,
+            y,
+            scale: 0,
+            width: width as i32,
+            padding: 0,
+        }
+    }
+}
+
 /// A [`Relation`]'s memory.
-struct Features<'a> {
-    x: Operand<'a>,
-    y: Operand<'a>,
+pub(super) struct Features<'a> {
+    pub(super) x: Operand<'a>,
+    pub(super) y: Operand<'a>,
     scale: Operand<'a>,
-    n: usize,
-    m: usize,
-    width: usize,
+    pub(super) n: usize,
+    pub(super) m: usize,
+    pub(super) width: usize,
 }
 
 impl<'a> Features<'a> {
-    fn new(cuda: &Cuda, r: &'a Relation) -> Result<Self> {
+    pub(super) fn new(cuda: &Cuda, r: &'a Relation) -> Result<Self> {
         let (xs, ys) = (r.x.shape(), r.y.shape());
         if xs.len() != 2 || ys.len() != 2 || xs[1] != ys[1] || r.scale.len() != 1 {
             let detail = format!("x {xs:?}, y {ys:?}, scale {:?}", r.scale.shape());
@@ -57,13 +70,10 @@ impl<'a> Features<'a> {
         })
     }
 
-    fn argument(&self) -> Argument {
+    pub(super) fn argument(&self) -> Argument {
         Argument {
-            x: self.x.at(),
-            y: self.y.at(),
             scale: self.scale.at(),
-            width: self.width as i32,
-            padding: 0,
+            ..Argument::products(self.x.at(), self.y.at(), self.width)
         }
     }
 
@@ -154,7 +164,7 @@ struct Finish {
 }
 
 /// Into how many parts of how many tiles the columns are split.
-fn split(n: usize, m: usize) -> (usize, usize) {
+pub(super) fn split(n: usize, m: usize) -> (usize, usize) {
     let tiles = m.div_ceil(TILE_COLUMNS).max(1);
     let wanted = BLOCKS.div_ceil(n.div_ceil(TILE_ROWS).max(1));
     let each = tiles.div_ceil(wanted.min(tiles));

@@ -11,7 +11,7 @@ use bytemuck::{Pod, Zeroable};
 use std::ops::Range;
 
 /// Rows and columns of a panel: 64 MiB, which keep a GPU busy.
-const PANEL: usize = 4096;
+pub(super) const PANEL: usize = 4096;
 
 /// A [`Side`]'s memory.
 struct Direction<'a> {
@@ -85,14 +85,14 @@ struct Backward {
 }
 
 /// 0 to `n` in panels' lengths.
-fn panels(n: usize, side: usize) -> impl Iterator<Item = Range<usize>> {
+pub(super) fn panels(n: usize, side: usize) -> impl Iterator<Item = Range<usize>> {
     (0..n)
         .step_by(side)
         .map(move |start| start..n.min(start + side))
 }
 
 /// How many tiles a panel has.
-fn tiles(rows: &Range<usize>, columns: &Range<usize>) -> [usize; 2] {
+pub(super) fn tiles(rows: &Range<usize>, columns: &Range<usize>) -> [usize; 2] {
     [
         columns.len().div_ceil(TILE_COLUMNS),
         rows.len().div_ceil(TILE_ROWS),

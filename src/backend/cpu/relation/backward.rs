@@ -14,13 +14,13 @@ use std::ops::Range;
 
 /// Of each row, its largest logit and the factor of exp(a − max); see `RowStats::softmax`.
 #[derive(Clone, Copy)]
-struct Softmax<'a> {
-    max: &'a [f32],
+pub(super) struct Softmax<'a> {
+    pub(super) max: &'a [f32],
     inverse: &'a [f32],
 }
 
 impl<'a> Softmax<'a> {
-    fn new(stats: &'a Tensor, rows: usize) -> Result<Self> {
+    pub(super) fn new(stats: &'a Tensor, rows: usize) -> Result<Self> {
         if stats.shape() != [2, rows] {
             let detail = format!("statistics {:?} for {rows} rows", stats.shape());
             return shape_error(OP, detail);
@@ -30,7 +30,7 @@ impl<'a> Softmax<'a> {
     }
 
     #[inline(always)]
-    fn slice(self, range: Range<usize>) -> Self {
+    pub(super) fn slice(self, range: Range<usize>) -> Self {
         Self {
             max: &self.max[range.clone()],
             inverse: &self.inverse[range],
@@ -39,7 +39,7 @@ impl<'a> Softmax<'a> {
 
     /// The probability of the logit `a` in row `i`.
     #[inline(always)]
-    fn at(self, i: usize, a: f32) -> f32 {
+    pub(super) fn at(self, i: usize, a: f32) -> f32 {
         exp(a - self.max[i]) * self.inverse[i]
     }
 }
