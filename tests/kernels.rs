@@ -134,6 +134,22 @@ fn token_moves_of_wide_rows() {
         agree("select_rows", &[&[90, width]], |tape, v| {
             ops::select_rows(tape, &v[0], &index(tape, 70, &|r| r * r % 90))
         });
+        // Many rows, so that the columns' factors gather in several chunks.
+        agree(
+            "submatrix",
+            &[&[900, width], &[700], &[width - 3]],
+            |tape, v| {
+                let rows = index(tape, 700, &|r| (r * 7 + 5) % 900);
+                let columns = index(tape, width - 3, &|c| c + 2);
+                let cut = ops::Cut {
+                    rows: &rows,
+                    columns: &columns,
+                    row_gate: Some(&v[1]),
+                    column_gate: Some(&v[2]),
+                };
+                ops::submatrix(tape, &v[0], cut)
+            },
+        );
         let shapes: [&[usize]; 3] = [&[80 * 5, width], &[width], &[6, width]];
         agree("prepend_class", &shapes, |tape, v| {
             ops::prepend_class(tape, &v[0], &v[1], &v[2])

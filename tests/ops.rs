@@ -3,7 +3,7 @@
 use check::{check, check_on, coarse};
 use clip_distill::autodiff::{Grads, Tape, Var};
 use clip_distill::backend::{Activation, Backend, Convolution, Moments, Segments, cpu::Cpu};
-use clip_distill::ops::{self, Statistics, Tail};
+use clip_distill::ops::{self, Cut, Statistics, Tail};
 use clip_distill::tensor::Tensor;
 use oracle::linear::Activation as OracleActivation;
 use oracle::{Array, normal};
@@ -27,6 +27,10 @@ fn index(tape: &Tape, ids: &[usize]) -> Tensor {
     tape.backend()
         .upload_i32(&[ids.len()], &ids)
         .expect("upload")
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 const ACTIVATIONS: [(Activation, OracleActivation); 3] = [
@@ -115,6 +119,41 @@ proptest! {
         check("select_rows", &inputs, |tape, v| {
             ops::select_rows(tape, &v[0], &index(tape, &picked))
         }, |a| oracle::select_rows::select_rows(&a[0], &picked));
+    }
+
+    #[test]
+    fn submatrix(height in 1usize..40, width in size(), m in 1usize..40, n in 1usize..40, seed: u64) {
+        // As many as there are at most, not in order, none twice.
+        let some = |of: usize, n: usize| -> Vec<usize> {
+            let stride = (0..).map(|k| of / 2 + 1 + k).find(|&s| gcd(s, of) == 1);
+            (0..n.min(of)).map(|i| (seed as usize % of + i * stride.expect("a stride")) % of).collect()
+        };
+        let (rows, columns) = (some(height, m), some(width, n));
+        let inputs = [
+            normal(&[height, width], seed),
+            normal(&[rows.len()], seed ^ 1),
+            normal(&[columns.len()], seed ^ 2),
+        ];
+        let one = |n: usize| Array::filled(&[n], 1.0);
+        let cut = |tape: &Tape, x: &Var, r: Option<&Var>, c: Option<&Var>| {
+            let (rows, columns) = (index(tape, &rows), index(tape, &columns));
+            ops::submatrix(tape, x, Cut { rows: &rows, columns: &columns, row_gate: r, column_gate: c })
+        };
+        let reference = oracle::submatrix::submatrix;
+        check("submatrix", &inputs, |tape, v| cut(tape, &v[0], Some(&v[1]), Some(&v[2])),
+            |a| reference(&a[0], &rows, &columns, &a[1], &a[2]));
+        check("submatrix without gates", &inputs[..1], |tape, v| cut(tape, &v[0], None, None),
+            |a| reference(&a[0], &rows, &columns, &one(rows.len()), &one(columns.len())));
+        let vector = [normal(&[width], seed ^ 3), inputs[2].clone()];
+        check("submatrix of a vector", &vector, |tape, v| {
+            let (rows, columns) = (index(tape, &[0]), index(tape, &columns));
+            let cut = Cut { rows: &rows, columns: &columns, row_gate: None, column_gate: Some(&v[1]) };
+            ops::submatrix(tape, &v[0], cut)
+        }, |a| {
+            let x = Array::new(&[1, width], a[0].data.clone());
+            let y = reference(&x, &[0], &columns, &one(1), &a[1]);
+            Array::new(&[columns.len()], y.data)
+        });
     }
 
     #[test]
@@ -601,6 +640,23 @@ fn shape_errors_name_the_operation_and_both_shapes() {
     let bad = index(&tape, &[4]);
     let error = ops::select_rows(&tape, &table, &bad).expect_err("refused");
     assert_eq!(error.to_string(), "select_rows: index 4 outside 0..4");
+    let cut = Cut {
+        rows: &bad,
+        columns: &index(&tape, &[0]),
+        row_gate: None,
+        column_gate: None,
+    };
+    let error = ops::submatrix(&tape, &table, cut).expect_err("refused");
+    assert_eq!(error.to_string(), "submatrix: index 4 outside 0..4");
+    let gated = Cut {
+        column_gate: Some(&x),
+        ..cut
+    };
+    let error = ops::submatrix(&tape, &table, gated).expect_err("refused");
+    assert_eq!(
+        error.to_string(),
+        "submatrix: 1 rows with gates None and 1 columns with gates Some([2, 3]) of x [4, 3]"
+    );
     let image = tape.leaf(backend.zeros(&[1, 4, 5, 3]).expect("zeros"));
     let shape = Convolution {
         kernel: 3,

@@ -18,6 +18,7 @@ use oracle::linear::{Activation, erf, erfc, gelu, linear, quick_gelu};
 use oracle::losses::{self, FeatureGradients, Features, feature_gradients, logits};
 use oracle::patchify::patchify;
 use oracle::select_rows::select_rows;
+use oracle::submatrix::submatrix;
 use oracle::weighted_sum::weighted_sum;
 use oracle::{Array, dot, log_sum_exp, normal, numeric_gradients, softmax, worst_difference};
 
@@ -343,6 +344,11 @@ fn token_moves_by_hand() {
     assert_eq!(
         select_rows(&table, &[2, 2, 0]),
         array(&[3, 2], &[4.0, 5.0, 4.0, 5.0, 0.0, 1.0])
+    );
+    let (r, c) = (array(&[2], &[2.0, 3.0]), array(&[1], &[10.0]));
+    assert_eq!(
+        submatrix(&table, &[3, 1], &[1], &r, &c),
+        array(&[2, 1], &[140.0, 90.0])
     );
     let patches = counted(&[4, 1]); // two images of two patches
     let positions = array(&[3, 1], &[10.0, 20.0, 30.0]);

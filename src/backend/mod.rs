@@ -129,6 +129,7 @@ pub const KERNELS: &[&str] = &[
     "prepend_class",
     "prepend_mean",
     "select_rows",
+    "submatrix",
     "l2_normalize",
     "exp",
     "weighted_sum",
@@ -410,6 +411,34 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
         index: &Tensor,
         rows: usize,
         dx: Slot,
+    ) -> Result<()>;
+
+    // --- weight inheritance ------------------------------------------------------------------
+
+    /// y_ij = r_i c_j x[rows_i, columns_j] of a matrix x, or of a vector as one row: a vector then. rows
+    /// and columns are i32, each without repetition; an absent r or c is all ones.
+    fn submatrix(
+        &self,
+        x: &Tensor,
+        rows: &Tensor,
+        columns: &Tensor,
+        r: Option<&Tensor>,
+        c: Option<&Tensor>,
+    ) -> Result<Tensor>;
+
+    /// dx[rows_i, columns_j] += r_i c_j dy_ij, dr_i += Σ_j c_j dy_ij x[rows_i, columns_j], and dc_j
+    /// likewise over i.
+    fn submatrix_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        rows: &Tensor,
+        columns: &Tensor,
+        r: Option<&Tensor>,
+        c: Option<&Tensor>,
+        dx: Slot,
+        dr: Slot,
+        dc: Slot,
     ) -> Result<()>;
 
     // --- small elementwise -------------------------------------------------------------------

@@ -1,7 +1,7 @@
 //! `train`: distils CLIP models. Parses, calls the library, prints.
 
 use clip_distill::train::command_line::{Request, parse};
-use clip_distill::train::{ablation, demo, dry_run, error::Error, interrupt, run};
+use clip_distill::train::{ablation, demo, dry_run, error::Error, interrupt, stages};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -28,7 +28,7 @@ fn work() -> Result<(), Error> {
         Request::Run(config, call) if call.dry_run => println!("{}", dry_run::dry_run(&config)?),
         Request::Run(config, call) => {
             interrupt::install();
-            let done = run::train(&config, &call, "train")?;
+            let done = stages::train(&config, &call, "train")?;
             println!(
                 "{} steps; checkpoint: {}",
                 done.steps,

@@ -5,7 +5,7 @@ use crate::data::transform::{OPENAI_MEAN, OPENAI_STD};
 use crate::eval::Model;
 use crate::io;
 use crate::model::{Clip, ClipConfig, Parameters};
-use crate::train::checkpoint::{MODEL, MODEL_CONFIG};
+use crate::train::checkpoint::{HUB_MODEL, MODEL, MODEL_CONFIG, weights};
 use crate::train::demo;
 use crate::train::error::{Result, input, unreadable, usage};
 use crate::train::setup::model_config;
@@ -13,9 +13,6 @@ use crate::train::source::DEMO;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// The weights' name in folders downloaded from the Hugging Face hub.
-const HUB_MODEL: &str = "open_clip_model.safetensors";
 
 /// A trained model.
 #[derive(Debug)]
@@ -62,7 +59,7 @@ pub fn open(checkpoint: &str, model: Option<&str>, backend: &Arc<dyn Backend>) -
     if checkpoint == DEMO {
         return inside(model, backend);
     }
-    let weights = find(Path::new(checkpoint))?;
+    let weights = weights(Path::new(checkpoint))?;
     let beside = weights.with_file_name(MODEL_CONFIG);
     let (mut mean, mut std, mut config) = (OPENAI_MEAN, OPENAI_STD, None);
     if beside.is_file() {
@@ -115,58 +112,6 @@ fn inside(model: Option<&str>, backend: &Arc<dyn Backend>) -> Result<Trained> {
         mean: OPENAI_MEAN,
         std: OPENAI_STD,
     })
-}
-
-/// The file of weights that `path` means: itself, the one in it, or the newest checkpoint's below it.
-fn find(path: &Path) -> Result<PathBuf> {
-    if path.is_file() {
-        if path.extension().is_none_or(|e| e != "safetensors") {
-            return usage(format!(
-                "{}: only .safetensors files of weights can be read",
-                path.display()
-            ));
-        }
-        return Ok(path.to_path_buf());
-    }
-    if !path.is_dir() {
-        return usage(format!("no checkpoint at {}", path.display()));
-    }
-    for name in [MODEL, HUB_MODEL] {
-        let file = path.join(name);
-        if file.is_file() {
-            return Ok(file);
-        }
-    }
-    for folder in [path.join("checkpoints"), path.to_path_buf()] {
-        if let Some(newest) = newest(&folder)? {
-            return Ok(newest.join(MODEL));
-        }
-    }
-    usage(format!(
-        "{}: holds neither {MODEL} nor a run's checkpoints/step_N",
-        path.display()
-    ))
-}
-
-/// The `step_N` of the highest N in `folder` that is complete. A training run may be writing there, so
-/// nothing is tidied up, unlike when it resumes.
-fn newest(folder: &Path) -> Result<Option<PathBuf>> {
-    if !folder.is_dir() {
-        return Ok(None);
-    }
-    let mut best: Option<(u64, PathBuf)> = None;
-    for entry in std::fs::read_dir(folder).map_err(|e| unreadable(folder, &e))? {
-        let path = entry.map_err(|e| unreadable(folder, &e))?.path();
-        let name = path.file_name().and_then(|n| n.to_str());
-        let step = name.and_then(|n| n.strip_prefix("step_")?.parse().ok());
-        let complete = [MODEL, MODEL_CONFIG].iter().all(|f| path.join(f).is_file());
-        if let Some(step) = step.filter(|_| complete)
-            && best.as_ref().is_none_or(|(s, _)| step > *s)
-        {
-            best = Some((step, path));
-        }
-    }
-    Ok(best.map(|(_, path)| path))
 }
 
 /// `RUN/step_N` for a run's checkpoint, the folder's name for another, the file's name for a file that
@@ -245,12 +190,12 @@ mod tests {
         touch(&root.join(format!("run/checkpoints/step_11/{MODEL}")));
         let ten = root.join("run/checkpoints/step_10").join(MODEL);
         for place in ["run", "run/checkpoints", "run/checkpoints/step_10"] {
-            assert_eq!(find(&root.join(place)).unwrap(), ten);
+            assert_eq!(weights(&root.join(place)).unwrap(), ten);
         }
-        assert_eq!(find(&ten).unwrap(), ten);
+        assert_eq!(weights(&ten).unwrap(), ten);
         assert_eq!(short_name(&ten), "run/step_10");
         touch(&root.join("hub/open_clip_model.safetensors"));
-        let hub = find(&root.join("hub")).unwrap();
+        let hub = weights(&root.join("hub")).unwrap();
         assert_eq!(short_name(&hub), "hub");
         assert_eq!(short_name(Path::new("x/vit.safetensors")), "vit");
         touch(&root.join("weights.pt"));
@@ -260,7 +205,7 @@ mod tests {
             ("weights.pt", "only .safetensors"),
             ("empty", "holds neither"),
         ] {
-            let error = find(&root.join(place)).unwrap_err();
+            let error = weights(&root.join(place)).unwrap_err();
             assert!(error.to_string().contains(word), "{error}");
             assert_eq!(error.exit_code(), 2);
         }

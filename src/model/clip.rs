@@ -33,6 +33,14 @@ impl Clip {
         self
     }
 
+    /// The same with another configuration: that of its masked towers, in automatic weight inheritance.
+    pub(crate) fn with_config(&self, config: ClipConfig) -> Self {
+        Self {
+            config,
+            ..self.clone()
+        }
+    }
+
     /// Its configuration.
     pub fn config(&self) -> &ClipConfig {
         &self.config

@@ -30,6 +30,9 @@ pub enum Error {
     /// A configuration that describes no model.
     #[error("model configuration: {0}")]
     Config(String),
+    /// Two models of which one cannot inherit from the other.
+    #[error("weights cannot be inherited: {0}")]
+    Inherit(String),
     /// A parameter that the model needs and the store lacks.
     #[error("no parameter named {0}")]
     MissingParameter(String),

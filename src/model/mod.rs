@@ -3,6 +3,7 @@
 mod clip;
 mod config;
 mod error;
+pub mod inherit;
 mod init;
 mod parameters;
 mod resnet;

@@ -230,6 +230,16 @@ impl Bound {
             .ok_or_else(|| Error::MissingParameter(name.into()))
     }
 
+    /// The same pass with `vars` in place of those of their names, or beside them.
+    pub fn with(&self, vars: impl IntoIterator<Item = (String, Var)>) -> Self {
+        let mut all = HashMap::clone(&self.vars);
+        all.extend(vars);
+        Self {
+            vars: Arc::new(all),
+            ..self.clone()
+        }
+    }
+
     /// The variable called `prefix` + `name`.
     ///
     /// # Errors

@@ -44,7 +44,7 @@ pub(super) fn encode(
     let stack = Stack {
         prefix: "transformer.resblocks.",
         layers: t.layers,
-        heads: t.heads,
+        head_width: t.width / t.heads,
         causal: true,
         act,
         recompute,

@@ -15,7 +15,8 @@ pub(super) struct Stack {
     /// Name of the first block less its number: `visual.transformer.resblocks.`.
     pub prefix: &'static str,
     pub layers: usize,
-    pub heads: usize,
+    /// Width of a head; a masked block may have fewer heads than the others.
+    pub head_width: usize,
     pub causal: bool,
     pub act: Activation,
     /// Whether each block keeps its input alone and runs again in backward.
@@ -90,7 +91,8 @@ impl Stack {
         let h = layer_norm(tape, bound, &format!("{p}ln_1"), x)?;
         let in_proj = pair("attn.in_proj_weight", "attn.in_proj_bias");
         let qkv = linear(tape, bound, in_proj, &h, None, none)?;
-        let h = ops::attention(tape, &qkv, segments, self.heads, self.causal)?;
+        let heads = qkv.value().width() / (3 * self.head_width);
+        let h = ops::attention(tape, &qkv, segments, heads, self.causal)?;
         let (h, x) = match pooled {
             Some(rows) => (
                 ops::select_rows(tape, &h, rows)?,

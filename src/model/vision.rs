@@ -46,7 +46,7 @@ pub(super) fn encode(
     let stack = Stack {
         prefix: "visual.transformer.resblocks.",
         layers: v.layers.blocks(),
-        heads: v.heads(),
+        head_width: v.head_width,
         causal: false,
         act,
         recompute,

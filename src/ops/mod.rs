@@ -16,6 +16,7 @@ mod patch_embed;
 mod prepend_class;
 mod prepend_mean;
 mod select_rows;
+mod submatrix;
 mod weighted_sum;
 
 pub use crate::autodiff::{Error, Result};
@@ -34,6 +35,7 @@ pub use patch_embed::patchify;
 pub use prepend_class::prepend_class;
 pub use prepend_mean::prepend_mean;
 pub use select_rows::select_rows;
+pub use submatrix::{Cut, submatrix};
 pub use weighted_sum::{add, weighted_sum};
 
 use crate::backend::{self, Grad, Slot};

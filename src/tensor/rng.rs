@@ -23,6 +23,8 @@ pub enum Purpose {
     Test = 6,
     /// Patches of one image that masked feature distillation keeps.
     Mask = 7,
+    /// The gates of one step of automatic weight inheritance.
+    Gate = 8,
 }
 
 /// A Philox4x32-10 stream: 2⁶⁶ draws of 32 bits, addressed by a 64-bit key and a 128-bit counter.

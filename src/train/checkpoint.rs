@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 pub const MODEL: &str = "model.safetensors";
 /// open_clip's description of the model.
 pub const MODEL_CONFIG: &str = "open_clip_config.json";
+/// The weights' name in folders downloaded from the Hugging Face hub.
+pub const HUB_MODEL: &str = "open_clip_model.safetensors";
 /// What resuming needs beside the weights.
 pub const TRAIN_STATE: &str = "train_state.safetensors";
 
@@ -247,6 +249,61 @@ pub fn find(resume: &str, folder: &Path) -> Result<Option<PathBuf>> {
         ));
     }
     Ok(Some(dir))
+}
+
+/// The file of weights that `path` means: itself, the one in it, or the newest checkpoint's below it.
+///
+/// # Errors
+/// If there is none, or it is no safetensors file.
+pub fn weights(path: &Path) -> Result<PathBuf> {
+    if path.is_file() {
+        if path.extension().is_none_or(|e| e != "safetensors") {
+            return usage(format!(
+                "{}: only .safetensors files of weights can be read",
+                path.display()
+            ));
+        }
+        return Ok(path.to_path_buf());
+    }
+    if !path.is_dir() {
+        return usage(format!("no checkpoint at {}", path.display()));
+    }
+    for name in [MODEL, HUB_MODEL] {
+        let file = path.join(name);
+        if file.is_file() {
+            return Ok(file);
+        }
+    }
+    for folder in [path.join("checkpoints"), path.to_path_buf()] {
+        if let Some(newest) = newest(&folder)? {
+            return Ok(newest.join(MODEL));
+        }
+    }
+    usage(format!(
+        "{}: holds neither {MODEL} nor a run's checkpoints/step_N",
+        path.display()
+    ))
+}
+
+/// The `step_N` of the highest N in `folder` that is complete. A training run may be writing there, so
+/// nothing is tidied up, unlike when it resumes.
+fn newest(folder: &Path) -> Result<Option<PathBuf>> {
+    if !folder.is_dir() {
+        return Ok(None);
+    }
+    let mut best: Option<(u64, PathBuf)> = None;
+    for entry in std::fs::read_dir(folder).map_err(|e| unreadable(folder, &e))? {
+        let path = entry.map_err(|e| unreadable(folder, &e))?.path();
+        let name = path.file_name().and_then(|n| n.to_str());
+        let step = name.and_then(|n| n.strip_prefix("step_")?.parse().ok());
+        let complete = [MODEL, MODEL_CONFIG].iter().all(|f| path.join(f).is_file());
+        if let Some(step) = step.filter(|_| complete)
+            && best.as_ref().is_none_or(|(s, _)| step > *s)
+        {
+            best = Some((step, path));
+        }
+    }
+    Ok(best.map(|(_, path)| path))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use super::error::{Error, Result, usage};
 use super::flags::{
     Augment, Device, IntraModality, IntraScale, IntraWeights, LrScheduler, Method, Precision,
 };
+use super::inheritance::InheritFlags;
 use super::setup::objective;
 use crate::eval::flags::{CsvFlags, EvalFlags};
 use clap::Args;
@@ -18,7 +19,7 @@ pub struct Config {
     #[arg(long, default_value = "ViT-T-16", help_heading = "Models")]
     pub model: String,
     /// Teacher: a model name or JSON file, or `demo` for the one inside this program.
-    #[arg(long, alias = "t-model", help_heading = "Models")]
+    #[arg(long, aliases = ["t-model", "distillation-teacher"], help_heading = "Models")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher: Option<String>,
     /// The teacher's weights.
@@ -34,6 +35,10 @@ pub struct Config {
     #[arg(long, value_name = "FILE", help_heading = "Models")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<PathBuf>,
+    /// What the student inherits.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub inherit: InheritFlags,
 
     /// Preset of loss weights; every weight can be set by hand on top.
     #[arg(long, value_enum, default_value_t, help_heading = "Losses")]
@@ -234,7 +239,12 @@ pub struct Config {
     #[arg(long, value_enum, default_value_t, help_heading = "Optimisation")]
     pub lr_scheduler: LrScheduler,
     /// Clips the gradient to this norm.
-    #[arg(long, value_name = "NORM", help_heading = "Optimisation")]
+    #[arg(
+        long,
+        alias = "norm-gradient-clip",
+        value_name = "NORM",
+        help_heading = "Optimisation"
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grad_clip_norm: Option<f64>,
     /// Seed of everything random.
@@ -362,6 +372,7 @@ impl Config {
     pub(super) fn check(&self) -> Result<()> {
         self.csv.check()?;
         self.eval.check()?;
+        self.inherit.check(self.init.is_some())?;
         let Some(data) = &self.train_data else {
             return usage("--train-data is missing: shards, a CSV file, or `demo`");
         };

@@ -9,6 +9,7 @@
 //! in open_clip.
 
 use super::error::{Result, failed};
+use super::gates::Gated;
 use super::heads::LossHeads;
 use super::masking::Masking;
 use super::rows::{Rows, row_index};
@@ -34,6 +35,8 @@ pub(super) struct Student<'a> {
     /// If the losses read features of masked images as well.
     pub(super) masking: Option<Masking>,
     pub(super) seed: u64,
+    /// The part of the student that its gates leave, if it has any.
+    pub(super) gated: Option<&'a Gated>,
 }
 
 /// The student's features of some pairs, not normalised.
@@ -188,15 +191,21 @@ impl Student<'_> {
         batch: StepBatch,
         part: &Range<usize>,
     ) -> Result<Seen> {
-        let image = self.clip.encode_image(tape, bound, images);
-        let text = self
-            .clip
-            .encode_text(tape, bound, &batch.texts[part.clone()]);
+        let smaller;
+        let (clip, bound) = match self.gated {
+            Some(gated) => {
+                smaller = gated.bind(tape, bound).map_err(failed)?;
+                (gated.clip(), &smaller)
+            }
+            None => (self.clip, bound),
+        };
+        let image = clip.encode_image(tape, bound, images);
+        let text = clip.encode_text(tape, bound, &batch.texts[part.clone()]);
         let masked = match self.masking {
             Some(masking) => {
                 let draw = |i| masking.draw(self.seed, batch.epoch, batch.first + i as u64);
                 let kept: Vec<Vec<usize>> = part.clone().map(draw).collect();
-                let masked = self.clip.encode_image_masked(tape, bound, images, &kept);
+                let masked = clip.encode_image_masked(tape, bound, images, &kept);
                 Some(masked.map_err(failed)?)
             }
             None => None,
@@ -330,6 +339,7 @@ mod tests {
             heads: LossHeads::new(&objective, 12, 20),
             masking: Some(Masking::new(clip.config(), objective.mask_ratio).unwrap()),
             seed: 5,
+            gated: None,
         };
         let whole = student.gradients(batch, 1).unwrap();
         assert_eq!(whole.terms.len(), 10, "every loss takes part");

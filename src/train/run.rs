@@ -4,6 +4,7 @@ use super::checkpoint::{self, Position, Snapshot, TrainState};
 use super::config::{Call, Config};
 use super::error::{Error, Result, failed, file, input, unwritten, usage};
 use super::evaluation::{Evaluations, Found};
+use super::inheritance::initial;
 use super::interrupt;
 use super::log::{JsonLines, Progress};
 use super::setup::{compare, device, objective, place, recipe, student, teacher, total_steps};
@@ -64,11 +65,14 @@ pub fn train(config: &Config, call: &Call, label: &str) -> Result<Summary> {
             io::load_clip(&dir.join(checkpoint::MODEL), &clip, backend.as_ref()).map_err(input)?
         }
         (None, Some(path)) => io::load_clip(path, &clip, backend.as_ref()).map_err(input)?,
-        (None, None) => clip.init(backend.as_ref(), config.seed).map_err(failed)?,
+        (None, None) => initial(&config, &clip, backend.as_ref())?,
     };
     let (objective, recipe) = (objective(&config), recipe(&config, total));
     let seed = config.seed;
-    let mut trainer = Trainer::new(backend, clip, parameters, objective, teacher, recipe, seed)?;
+    let gates = config.inherit.gates(clip.config(), seed)?;
+    let mut trainer = Trainer::new(backend, clip, parameters, objective, teacher, recipe, seed)?
+        .with_gates(gates)
+        .with_held_scale(config.inherit.logit_scale)?;
     if let Some(tensors) = state {
         trainer.restore(position.step, tensors)?;
     }
@@ -357,6 +361,9 @@ impl Run {
         put("lr", json!(report.lr));
         put("scale", json!(report.scale));
         put("grad_norm", json!(report.grad_norm));
+        for (name, x) in &report.gates {
+            put(name, json!(x));
+        }
         put("samples_per_s", json!((rate * 10.0).round() / 10.0));
         put(
             "data_wait",
@@ -427,7 +434,7 @@ impl Run {
 }
 
 /// open_clip's `open_clip_config.json`.
-fn description(clip: &Clip) -> Result<Value> {
+pub(super) fn description(clip: &Clip) -> Result<Value> {
     let model = serde_json::to_value(clip.config()).map_err(failed)?;
     Ok(json!({
         "model_cfg": model,

@@ -211,7 +211,14 @@ const NEUTRAL: [&str; 13] = [
     "device",
 ];
 /// Weights that a checkpoint already holds, or that only their content identifies.
-const STARTING: [&str; 2] = ["init", "teacher-checkpoint"];
+const STARTING: [&str; 6] = [
+    "init",
+    "inherit-from",
+    "inherit-image",
+    "inherit-text",
+    "inherit-model",
+    "teacher-checkpoint",
+];
 /// Keys that say what batch N of an epoch is.
 const DATA: [&str; 7] = [
     "train-data",

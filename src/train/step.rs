@@ -1,6 +1,7 @@
 //! One step: batch, teacher, student, losses, backward, optimiser.
 
 use super::error::{Error, Result, failed, usage};
+use super::gates::{GateReport, Gates};
 use super::gradients::{Gradients, Student};
 use super::heads::LossHeads;
 use super::masking::Masking;
@@ -55,6 +56,8 @@ pub struct StepReport {
     pub scale: f32,
     /// The gradient's norm before clipping.
     pub grad_norm: f64,
+    /// Of automatic weight inheritance: sparsities and multipliers by name.
+    pub gates: GateReport,
 }
 
 /// A student in training: everything that a step changes, and what it needs to do so.
@@ -71,6 +74,9 @@ pub struct Trainer {
     heads: LossHeads,
     masking: Option<Masking>,
     seed: u64,
+    gates: Option<Gates>,
+    /// ln α of the student where it is held.
+    held_scale: Option<f32>,
 }
 
 impl Trainer {
@@ -122,7 +128,44 @@ impl Trainer {
             heads,
             masking,
             seed,
+            gates: None,
+            held_scale: None,
         })
+    }
+
+    /// The same with the student's α and its teacher's held at `scale` (TinyCLIP's `--logit-scale`).
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn with_held_scale(mut self, scale: Option<f64>) -> Result<Self> {
+        self.held_scale = scale.map(|s| s.ln() as f32);
+        if let (Some(teacher), Some(scale)) = (&mut self.teacher, scale) {
+            teacher.hold_scale(scale as f32, self.backend.as_ref())?;
+        }
+        self.hold_scale()?;
+        Ok(self)
+    }
+
+    fn hold_scale(&mut self) -> Result<()> {
+        let parameter = self.parameters.get_mut("logit_scale");
+        match (self.held_scale, parameter) {
+            (Some(log), Some(p)) => self.backend.clamp(&mut p.tensor, log, log).map_err(failed),
+            _ => Ok(()),
+        }
+    }
+
+    /// The same with gates that learn which part of the student to keep.
+    pub fn with_gates(self, gates: Option<Gates>) -> Self {
+        Self { gates, ..self }
+    }
+
+    /// The really smaller student that the gates have arrived at; `None` without gates.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn export(&self) -> Result<Option<(Clip, Parameters)>> {
+        let export = |g: &Gates| g.export(&self.clip, &self.parameters, self.backend.as_ref());
+        self.gates.as_ref().map(export).transpose()
     }
 
     /// The student.
@@ -157,21 +200,31 @@ impl Trainer {
     /// parameters are not fit to be kept.
     pub fn step(&mut self, batch: StepBatch) -> Result<StepReport> {
         let number = self.optimiser.steps + 1;
+        let backend = self.backend.clone();
+        let drawn = match &self.gates {
+            Some(gates) => Some(gates.draw(&self.clip, backend.as_ref())?),
+            None => None,
+        };
+        let beside = match &drawn {
+            Some(drawn) => Some(drawn.beside(&self.parameters, backend.as_ref())?),
+            None => None,
+        };
         let student = Student {
             backend: &self.backend,
             clip: &self.clip,
-            parameters: &self.parameters,
+            parameters: beside.as_ref().unwrap_or(&self.parameters),
             teacher: self.teacher.as_ref(),
             objective: &self.objective,
             heads: self.heads,
             masking: self.masking,
             seed: self.seed,
+            gated: drawn.as_ref().map(|d| &d.gated),
         };
         let Gradients {
             terms,
             total,
             scale,
-            grads,
+            mut grads,
             seen,
         } = student.gradients(batch, self.recipe.accum_freq)?;
         if !total.is_finite() {
@@ -182,6 +235,15 @@ impl Trainer {
                 .update_running(self.backend.as_ref(), seen)
                 .map_err(failed)?;
         }
+        // The parameters are shared no more, so that they can be written.
+        drop(beside);
+        let gates = match (&mut self.gates, &drawn) {
+            (Some(gates), Some(drawn)) => {
+                let by_factor = grads.split_off(self.parameters.len());
+                gates.update(drawn, &by_factor, backend.as_ref())?
+            }
+            _ => GateReport::new(),
+        };
         let lr = self.recipe.schedule.at(self.optimiser.steps);
         let grad_norm = self
             .optimiser
@@ -193,6 +255,7 @@ impl Trainer {
                 self.recipe.max_norm,
             )
             .map_err(failed)?;
+        self.hold_scale()?;
         if !grad_norm.is_finite() {
             return Err(diverged(number, "the gradient's norm", grad_norm, &terms));
         }
@@ -202,10 +265,11 @@ impl Trainer {
             lr,
             scale,
             grad_norm,
+            gates,
         })
     }
 
-    /// What a resumed run needs beside the model's weights: moments, and the loss heads. Each tensor comes
+    /// What a resumed run needs beside the model's weights: moments, loss heads and gates. Each tensor comes
     /// to the host when it is written.
     pub fn state<'a>(&'a self) -> Vec<Pending<'a>> {
         let mut tensors = Vec::new();
@@ -221,6 +285,8 @@ impl Trainer {
                 add(p.name.clone(), &p.tensor);
             }
         }
+        let gates = self.gates.iter().flat_map(Gates::state);
+        tensors.extend(gates.map(Pending::from));
         tensors
     }
 
@@ -256,6 +322,9 @@ impl Trainer {
             if p.name.starts_with("heads.") {
                 take(p.name.clone(), &mut p.tensor)?;
             }
+        }
+        if let Some(gates) = &mut self.gates {
+            gates.restore(steps, &mut tensors, &mut problems);
         }
         problems.extend(tensors.keys().map(|name| format!("{name} is unexpected")));
         if !problems.is_empty() {

@@ -45,6 +45,12 @@ impl Teacher {
         Self::new(clip, parameters, backend)
     }
 
+    /// Replaces its α by `scale`.
+    pub(super) fn hold_scale(&mut self, scale: f32, backend: &dyn Backend) -> Result<()> {
+        self.scale = backend.upload(&[1], &[scale]).map_err(failed)?;
+        Ok(())
+    }
+
     /// The model.
     pub fn clip(&self) -> &Clip {
         &self.clip

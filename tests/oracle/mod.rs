@@ -21,6 +21,7 @@ pub mod linear;
 pub mod losses;
 pub mod patchify;
 pub mod select_rows;
+pub mod submatrix;
 pub mod weighted_sum;
 
 /// A dense row-major array. A scalar has the empty shape.

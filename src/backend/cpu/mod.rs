@@ -24,6 +24,7 @@ mod optimizer;
 mod parallel;
 mod relation;
 mod storage;
+mod submatrix;
 mod tokens;
 
 use super::{
@@ -370,6 +371,32 @@ impl Backend for Cpu {
         dx: Slot,
     ) -> Result<()> {
         embedding::scatter(dy, index, rows, dx)
+    }
+
+    fn submatrix(
+        &self,
+        x: &Tensor,
+        rows: &Tensor,
+        columns: &Tensor,
+        r: Option<&Tensor>,
+        c: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        submatrix::forward(x, rows, columns, r, c)
+    }
+
+    fn submatrix_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        rows: &Tensor,
+        columns: &Tensor,
+        r: Option<&Tensor>,
+        c: Option<&Tensor>,
+        dx: Slot,
+        dr: Slot,
+        dc: Slot,
+    ) -> Result<()> {
+        submatrix::backward(dy, x, (rows, columns), (r, c), (dx, dr, dc))
     }
 
     fn l2_normalize(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {

@@ -3,7 +3,8 @@
 use super::{
     Cuda, adamw, attention, attention_pool, avg_pool, batch_norm, conv2d, embedding, exp,
     grad_norm, intra_weights, l2_normalize, layer_norm, linear, mse, patchify, prepend_class,
-    prepend_mean, relation, relation_backward, relation_curvature, select_rows, sum, weighted_sum,
+    prepend_mean, relation, relation_backward, relation_curvature, select_rows, submatrix, sum,
+    weighted_sum,
 };
 use crate::backend::{
     Activation, AdamWStep, AdamWTensor, Backend, Convolution, Grad, IntraWeights, KERNELS,
@@ -306,6 +307,32 @@ impl Backend for Cuda {
         dx: Slot,
     ) -> Result<()> {
         select_rows::backward(self, dy, index, rows, dx)
+    }
+
+    fn submatrix(
+        &self,
+        x: &Tensor,
+        rows: &Tensor,
+        columns: &Tensor,
+        r: Option<&Tensor>,
+        c: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        submatrix::forward(self, x, (rows, columns), (r, c))
+    }
+
+    fn submatrix_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        rows: &Tensor,
+        columns: &Tensor,
+        r: Option<&Tensor>,
+        c: Option<&Tensor>,
+        dx: Slot,
+        dr: Slot,
+        dc: Slot,
+    ) -> Result<()> {
+        submatrix::backward(self, dy, x, (rows, columns), (r, c), (dx, dr, dc))
     }
 
     fn l2_normalize(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {

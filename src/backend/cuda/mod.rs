@@ -48,6 +48,7 @@ mod report;
 mod select_rows;
 mod staging;
 mod storage;
+mod submatrix;
 mod sum;
 mod weighted_sum;
 

@@ -45,6 +45,7 @@ pub(super) const MODULES: &[Module] = modules![
     "relation_curvature",
     "select_rows",
     "storage",
+    "submatrix",
     "sum",
     "weighted_sum",
 ];

@@ -17,8 +17,8 @@ use super::error::{Error, Result, file, usage};
 use super::evaluation;
 use super::interrupt;
 use super::log::span;
-use super::run;
 use super::setup;
+use super::stages;
 use crate::eval::Model;
 use plan::Run;
 use record::Record;
@@ -122,7 +122,8 @@ fn carry_out(run: &Run, label: &str) -> Result<Record> {
         }
         Some(_) => {
             let checkpoints = run.folder().join("checkpoints");
-            let resume = checkpoint::latest(&checkpoints)?.map(|_| "latest".to_string());
+            let begun = stages::several(config) || checkpoint::latest(&checkpoints)?.is_some();
+            let resume = begun.then(|| "latest".to_string());
             if resume.is_none() {
                 clear(&run.folder())?;
             }
@@ -130,7 +131,7 @@ fn carry_out(run: &Run, label: &str) -> Result<Record> {
                 resume,
                 ..Call::default()
             };
-            let done = run::train(config, &call, label)?;
+            let done = stages::train(config, &call, label)?;
             let model = Model {
                 backend: done.trainer.backend(),
                 clip: done.trainer.clip(),
