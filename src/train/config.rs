@@ -330,10 +330,10 @@ pub struct Call {
     #[arg(long, help_heading = "Run")]
     pub dry_run: bool,
     /// Runs every row of a file with every seed and writes one table; what is done is not done again.
-    /// `poster` is inside this program. Flags beside it hold for all rows.
+    /// `poster` and `baselines` are inside this program. Flags beside it hold for all rows.
     #[arg(
         long,
-        value_name = "FILE.toml|poster",
+        value_name = "FILE.toml|poster|baselines",
         conflicts_with_all = ["config", "resume", "dry_run"],
         help_heading = "Run"
     )]

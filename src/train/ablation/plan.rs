@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 /// The files inside this program, by the name that `--ablation` takes.
-const SHIPPED: [(&str, &str); 1] = [("poster", include_str!("poster.toml"))];
+const SHIPPED: [(&str, &str); 2] = [
+    ("poster", include_str!("poster.toml")),
+    ("baselines", include_str!("baselines.toml")),
+];
 
 /// Keys that belong to the plan, never to a row.
 const OWN: [&str; 3] = ["seed", "name", "logs"];
