@@ -139,13 +139,14 @@ fn main() {
                     .encode_text(&tape, &bound, &texts)
                     .expect("text tower"),
             };
-            let scale = |name| ops::exp(&tape, bound.var(name).expect("scale")).expect("exp");
+            let exp = |name| ops::exp(&tape, bound.var(name).expect("scale")).expect("exp");
+            let (scale, icl_scale) = (exp("logit_scale"), exp("heads.icl_logit_scale"));
             let bound_heads = heads.is_some().then(|| bind_heads(&bound));
             let inputs = Inputs {
                 teacher: teacher_features.as_ref(),
                 heads: bound_heads.as_ref(),
-                icl_scale: Some(&scale("heads.icl_logit_scale")),
-                ..Inputs::new(&features, &scale("logit_scale"))
+                icl_scale: Some(&icl_scale),
+                ..Inputs::new(&features, &scale)
             };
             let total = objective.evaluate(&tape, &inputs).expect("loss").total;
             marks.push(Instant::now());

@@ -118,7 +118,8 @@ fn follows_pytorch(backend: Arc<dyn Backend>) {
         let tape = Tape::new(backend.clone());
         let bound = parameters.bind(&tape);
         let features = encode(&student, &tape, &bound);
-        let scale = |name| ops::exp(&tape, bound.var(name).expect("scale")).expect("exp");
+        let exp = |name| ops::exp(&tape, bound.var(name).expect("scale")).expect("exp");
+        let (scale, icl_scale) = (exp("logit_scale"), exp("heads.icl_logit_scale"));
         let heads = Heads {
             image: head(&bound, "image"),
             text: head(&bound, "text"),
@@ -126,8 +127,8 @@ fn follows_pytorch(backend: Arc<dyn Backend>) {
         let inputs = Inputs {
             teacher: Some(&teacher_features),
             heads: Some(&heads),
-            icl_scale: Some(&scale("heads.icl_logit_scale")),
-            ..Inputs::new(&features, &scale("logit_scale"))
+            icl_scale: Some(&icl_scale),
+            ..Inputs::new(&features, &scale)
         };
         let ObjectiveValue { total, terms } = objective.evaluate(&tape, &inputs).expect("loss");
         let check = |name: &str, got: f32| {
