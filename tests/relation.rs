@@ -167,3 +167,80 @@ fn many_rows_and_columns() {
         }
     }
 }
+
+/// φ = ⟨u, ∂ℓ/∂x⟩ + ⟨z, ∂ℓ/∂y⟩ for tangents u and z, ℓ = coef Σ_i CE: its gradients by central differences,
+/// with more candidates than anchors, onto slots that are empty and then not.
+#[test]
+fn curvature_is_a_second_derivative() {
+    const COEF: f64 = 0.125;
+    let (n, m, width) = (5, 7, 3);
+    let inputs = [
+        unit(normal(&[n, width], 1)),
+        unit(normal(&[m, width], 2)),
+        Array::scalar(9.5),
+    ];
+    let [u, z] = [(n, 3), (m, 4)].map(|(rows, seed)| {
+        let a = normal(&[rows, width], seed);
+        Array::from_f32(&a.shape, &a.to_f32())
+    });
+    let phi = |inputs: &[Array]| {
+        let scale = inputs[2].value();
+        let [dx, dy] = oracle::losses::contrast_gradients(&inputs[0], &inputs[1], scale);
+        let both = oracle::dot(&u.data, &dx.data) + oracle::dot(&z.data, &dy.data);
+        // The oracle's ℓ is the mean.
+        Array::scalar(COEF * n as f64 * both)
+    };
+    let want = oracle::numeric_gradients(&inputs, phi, &Array::scalar(1.0));
+    for backend in backends(&["relation_curvature"]) {
+        let relation = relation(&*backend, &inputs[0], &inputs[1], 9.5);
+        let pair = Pair {
+            student: relation.clone(),
+            teacher: None,
+            skip_diagonal: false,
+        };
+        let softmax = backend.relation(&pair).expect("forward").softmax;
+        let (u, z) = (upload(&*backend, &u), upload(&*backend, &z));
+        let (mut dx, mut dy, mut dscale) = (None, None, None);
+        for times in [1.0, 2.0] {
+            let slots = (Some(&mut dx), Some(&mut dy), Some(&mut dscale));
+            let coef = COEF as f32;
+            backend
+                .relation_curvature(
+                    &relation,
+                    &softmax,
+                    (&u, &z),
+                    coef,
+                    slots.0,
+                    slots.1,
+                    slots.2,
+                )
+                .expect("curvature");
+            for (slot, want) in [&dx, &dy, &dscale].into_iter().zip(&want) {
+                let got = values(&*backend, slot.as_ref().expect("a gradient"));
+                let largest = want.data.iter().fold(0f64, |m, v| m.max(v.abs()));
+                assert_eq!(got.len(), want.data.len());
+                for (got, want) in got.iter().zip(&want.data) {
+                    let off = (f64::from(*got) - times * want).abs();
+                    assert!(
+                        off <= times * tolerance::GRADIENT * largest,
+                        "{got} for {times} × {want} on {}",
+                        backend.name()
+                    );
+                }
+            }
+        }
+        let misshapen = backend.relation_curvature(
+            &relation,
+            &softmax,
+            (&u, &u),
+            1.0,
+            Some(&mut dx),
+            None,
+            None,
+        );
+        let error = misshapen
+            .expect_err("a tangent of the wrong side")
+            .to_string();
+        assert!(error.contains("relation_curvature"), "{error}");
+    }
+}

@@ -97,14 +97,10 @@ pub struct Config {
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha_mfd: Option<f64>,
-    /// Share of an image's patches that masked feature distillation leaves out.
-    #[arg(
-        long,
-        default_value_t = 0.75,
-        value_name = "SHARE",
-        help_heading = "Losses"
-    )]
-    pub mask_ratio: f64,
+    /// Share of an image's patches that masked feature distillation leaves out (default: 0.75).
+    #[arg(long, value_name = "SHARE", help_heading = "Losses")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mask_ratio: Option<f64>,
     /// Weight of gradient distillation; CLIP-KD takes 1e8.
     #[arg(
         long,
@@ -402,7 +398,10 @@ impl Config {
                 "--batch-size must be at least 2: a pair needs negatives",
             ),
             (self.accum_freq > 0, "--accum-freq must be at least 1"),
-            (unit(self.mask_ratio), "--mask-ratio must be in [0, 1)"),
+            (
+                self.mask_ratio.is_none_or(unit),
+                "--mask-ratio must be in [0, 1)",
+            ),
             (self.epochs > 0, "--epochs must be at least 1"),
             (self.steps != Some(0), "--steps must be at least 1"),
             (

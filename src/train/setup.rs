@@ -73,7 +73,9 @@ pub fn objective(config: &Config) -> Objective {
         flags::IntraScale::Detached => IntraScale::Detached,
         flags::IntraScale::Fixed(x) => IntraScale::Fixed(x as f32),
     };
-    objective.mask_ratio = config.mask_ratio;
+    if let Some(ratio) = config.mask_ratio {
+        objective.mask_ratio = ratio;
+    }
     objective.clip_kd_compat = config.clip_kd_compat;
     objective
 }
@@ -120,7 +122,11 @@ pub fn teacher(config: &Config, backend: &dyn Backend) -> Result<Option<Teacher>
 /// If there is none of that name, or its images cannot be masked as the losses ask.
 pub fn student(config: &Config) -> Result<Clip> {
     let model = model_config(&config.model)?;
-    masking(config, &model)?;
+    if masking(config, &model)?.is_none()
+        && let Some(ratio) = config.mask_ratio
+    {
+        eprintln!("no loss masks images without --alpha-mfd: --mask-ratio {ratio} is not read");
+    }
     Ok(Clip::new(model).with_grad_checkpointing(config.grad_checkpointing))
 }
 
