@@ -114,9 +114,10 @@ fn gates_reach_their_target_and_a_killed_run_resumes_to_the_bit() {
         assert!((number("scale") - 50.0).abs() < 1e-3);
         for tower in ["image", "text"] {
             let sparsity = number(&format!("sparsity_{tower}"));
-            // Within what the gates can go in the warm-up's steps, and there in the end.
-            let allowed = if step == 120.0 { 0.05 } else { 0.25 };
-            assert!((sparsity - target).abs() < allowed, "{tower} {line}");
+            // The gates begin nearly open and go at most 0.1 a step.
+            if step >= 80.0 {
+                assert!((sparsity - target).abs() < 0.05, "{tower} {line}");
+            }
         }
     }
     let export = place.model("logs/whole/prune/export");

@@ -10,6 +10,7 @@ use super::source::DEMO;
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::io;
+use crate::loss::Weights;
 use crate::model::inherit::{Tower, manual};
 use crate::model::{Clip, ClipConfig, Parameters};
 use clap::Args;
@@ -117,6 +118,15 @@ pub struct InheritFlags {
     #[arg(long, value_name = "SCALE", help_heading = "Losses")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logit_scale: Option<f64>,
+    /// Share A of TinyCLIP's loss that is affinity mimicking; the other 1 − A is the contrastive loss. An
+    /// --alpha-… flag wins over it.
+    #[arg(long, value_name = "A", help_heading = "Losses")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distillation_alpha: Option<f64>,
+    /// Weight of both together (default: 1).
+    #[arg(long, value_name = "WEIGHT", help_heading = "Losses")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distillation_weight: Option<f64>,
 }
 
 impl InheritFlags {
@@ -153,6 +163,15 @@ impl InheritFlags {
             (rate(self.gate_lr), "--gate-lr must be positive"),
             (rate(self.l0lr.abs()), "--l0lr must not be 0"),
             (
+                self.distillation_alpha
+                    .is_none_or(|a| (0.0..=1.0).contains(&a)),
+                "--distillation-alpha must be in [0, 1]",
+            ),
+            (
+                self.distillation_weight.is_none_or(rate),
+                "--distillation-weight must be positive",
+            ),
+            (
                 self.logit_scale.is_none_or(rate),
                 "--logit-scale must be positive",
             ),
@@ -168,6 +187,17 @@ impl InheritFlags {
             Some(stages) => super::stages::parse(stages, self.prunes()).map(|_| ()),
             None => Ok(()),
         }
+    }
+
+    /// TinyCLIP's two weights, if either is given.
+    pub(super) fn weigh(&self, weights: &mut Weights) {
+        if self.distillation_alpha.is_none() && self.distillation_weight.is_none() {
+            return;
+        }
+        let share = self.distillation_alpha.unwrap_or(1.0);
+        let weight = self.distillation_weight.unwrap_or(1.0);
+        weights.affinity = (weight * share) as f32;
+        weights.clip = (weight * (1.0 - share)) as f32;
     }
 
     /// Whether gates learn what to keep.
@@ -282,4 +312,22 @@ fn clip_elements(clip: &Clip) -> f64 {
     let shapes = clip.parameter_shapes();
     let sizes = shapes.iter().map(|(_, s)| s.iter().product::<usize>());
     sizes.sum::<usize>() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::setup::objective;
+
+    #[test]
+    fn tinyclips_weights_are_those_of_its_two_losses() {
+        let of = |text: &str| {
+            let weights = objective(&Config::from_toml(text).unwrap()).weights;
+            (weights.affinity, weights.clip)
+        };
+        assert_eq!(of("method = \"tinyclip\""), (1.0, 0.0));
+        let both = "method = \"tinyclip\"\ndistillation-alpha = 0.75\ndistillation-weight = 2";
+        assert_eq!(of(both), (1.5, 0.5));
+        assert_eq!(of(&format!("{both}\nalpha-clip = 3")), (1.5, 3.0));
+    }
 }

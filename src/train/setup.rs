@@ -38,6 +38,7 @@ pub fn objective(config: &Config) -> Objective {
     };
     let mut objective = Objective::from(method);
     let weights = &mut objective.weights;
+    config.inherit.weigh(weights);
     for (weight, flag) in [
         (&mut weights.clip, config.alpha_clip),
         (&mut weights.crd, config.alpha_crd),

@@ -47,7 +47,8 @@ impl Teacher {
 
     /// Replaces its α by `scale`.
     pub(super) fn hold_scale(&mut self, scale: f32, backend: &dyn Backend) -> Result<()> {
-        self.scale = backend.upload(&[1], &[scale]).map_err(failed)?;
+        let upload = |x: f32| backend.upload(&[1], &[x]).map_err(failed);
+        (self.scale, self.inverse_scale) = (upload(scale)?, upload(scale.recip())?);
         Ok(())
     }
 

@@ -2,9 +2,10 @@
 //! the residual stream's channels, the heads, the hidden MLP channels and the blocks of a tower learn which
 //! to keep, under the constraint that a share t of the blocks' weights goes:
 //!
-//!     L = λ₁ max(t − t̂, 0) + λ₂ max(t − t̂, 0)²        t̂ = 1 − expected weights / all weights
+//!     L = λ₁ |t − t̂| + λ₂ (t − t̂)²        t̂ = 1 − expected weights / all weights
 //!
-//! The multipliers begin at 10 and climb L; t grows from its start to its target over a warm-up. Gates are few:
+//! TinyCLIP's published code has max(t − t̂, 0) for t − t̂: gates that have gone too far then stay there, and the
+//! model becomes smaller than asked for. The multipliers begin at 10 and climb L; t grows from its start to its target over a warm-up. Gates are few:
 //! they live on the host, are drawn there once a step, and reach the device as factors of weights
 //! ([`Gated`]), whose gradients come back.
 
@@ -210,16 +211,14 @@ impl Gates {
                 true => share * all(&|i| f64::from(self.towers[i].multipliers[k])),
                 false => f64::from(self.towers[i].multipliers[k]),
             };
-            let deficit = (target - (1.0 - left / of)).max(0.0);
-            // With t̂ = 1 − N/F:  ∂L/∂N = (λ₁ + 2 λ₂ deficit) / F where there is a deficit.
-            let by_left = match deficit > 0.0 {
-                true => (multiplier(0) + 2.0 * multiplier(1) * deficit) / of,
-                false => 0.0,
-            };
+            // With t̂ = 1 − N/F:  ∂L/∂N = ±(λ₁ + 2 λ₂ |t − t̂|) / F, positive where too little has gone.
+            let deficit = target - (1.0 - left / of);
+            let size = deficit.abs();
+            let by_left = deficit.signum() * (multiplier(0) + 2.0 * multiplier(1) * size) / of;
             Lagrangian {
                 sparsity: 1.0 - expected[i].0 / whole(i),
                 by_logit: expected[i].1.iter().map(|d| by_left * d).collect(),
-                by_multiplier: [share * deficit, share * deficit * deficit],
+                by_multiplier: [share * size, share * size * size],
             }
         };
         (0..self.towers.len()).map(each).collect()

@@ -178,14 +178,14 @@ impl Opened {
         }
     }
 
-    /// The gates that multiply something, each with the kept gates behind each of its factors.
+    /// Every gate whose factors multiply weights.
     pub(super) fn gates(&self) -> Vec<Gate> {
         let blocks = 0..self.kept.blocks.len();
         let of_block = blocks.flat_map(|i| [Gate::Branch(i), Gate::Heads(i), Gate::Mlp(i)]);
         std::iter::once(Gate::Width).chain(of_block).collect()
     }
 
-    /// For each factor of `gate` the one or two gates whose product it is.
+    /// For each factor of `gate` the one or two numbers of z whose product it is.
     fn behind(&self, gate: Gate) -> Vec<(usize, Option<usize>)> {
         let block = |i: usize| &self.kept.blocks[i];
         let one = |i: usize| (i, None);
