@@ -1,10 +1,11 @@
 //! The weighted sum of losses: what is computed, what it adds up to, and what it asks for.
 
 use clip_distill::autodiff::{Tape, Var};
+use clip_distill::backend::IntraWeights;
 use clip_distill::backend::cpu::Cpu;
 use clip_distill::loss::{
-    Features, Fusion, FusionHead, Head, Heads, Inputs, IntraScale, Method, Objective,
-    ObjectiveValue, TeacherFeatures, Weights,
+    Features, Fusion, FusionHead, Head, Heads, Inputs, Intra, IntraScale, Method, Modality,
+    Objective, ObjectiveValue, TeacherFeatures, Weights,
 };
 use clip_distill::tensor::Tensor;
 use clip_distill::tensor::rng::{Philox, Purpose};
@@ -153,6 +154,62 @@ fn adds_up(w: &World, value: &ObjectiveValue, weight: impl Fn(&str) -> f32) {
     let want: f32 = terms.map(|(name, x)| weight(name) * w.number(x)).sum();
     let total = w.number(&value.total);
     assert!((total - want).abs() <= 1e-5 * want, "{total} for {want}");
+}
+
+/// The anchors that are told beside the value are those of the value: Σ_i w_i d_i over the modalities
+/// that take part, and g_i is the formula of each weighting.
+#[test]
+fn the_anchors_add_up_to_the_intra_term() {
+    use IntraWeights::{Clip, Detached, Divergence, Stable, Uniform};
+    let both = &["image", "text"][..];
+    for (modality, names) in [
+        (Modality::Both, both),
+        (Modality::Image, &both[..1]),
+        (Modality::Text, &both[1..]),
+    ] {
+        for weights in [Divergence, Stable, Detached, Uniform, Clip] {
+            let w = world();
+            let mut objective = Objective::from(Method::IntraKd);
+            objective.intra = Intra { weights, modality };
+            let value = objective.evaluate(&w.tape, &w.inputs()).unwrap();
+            let got: Vec<_> = value.anchors.iter().map(|a| a.modality).collect();
+            assert_eq!(got, names);
+            let read = |t| -> Vec<f64> {
+                let values = w.tape.backend().download(t).unwrap();
+                values.into_iter().map(f64::from).collect()
+            };
+            let mut sum = 0.0;
+            for anchors in &value.anchors {
+                let d = read(&anchors.divergence);
+                let raw = anchors.weight.as_ref().map_or_else(|| vec![1.0; N], read);
+                let total: f64 = raw.iter().sum();
+                let loss: f64 = raw.iter().zip(&d).map(|(w, d)| w / total * d).sum();
+                sum += loss;
+                assert_eq!(raw == d, matches!(weights, Divergence | Stable | Detached));
+                for ((g, w), d) in read(&anchors.slope).iter().zip(&raw).zip(&d) {
+                    let want = match weights {
+                        Divergence => (2.0 * d - loss) / total,
+                        Stable => 2.0 * d / total,
+                        Detached | Uniform | Clip => w / total,
+                    };
+                    assert!((g - want).abs() <= 1e-5, "{weights:?}: {g}, not {want}");
+                }
+            }
+            let (_, term) = value
+                .terms
+                .iter()
+                .find(|(name, _)| *name == "intra")
+                .unwrap();
+            let term = f64::from(w.number(term));
+            assert!(
+                (term - sum).abs() <= 1e-5 * sum,
+                "{weights:?}: {term} {sum}"
+            );
+        }
+    }
+    let w = world();
+    let value = Objective::from(Method::ClipKd).evaluate(&w.tape, &w.inputs());
+    assert!(value.unwrap().anchors.is_empty());
 }
 
 #[test]

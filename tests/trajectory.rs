@@ -130,7 +130,7 @@ fn follows_pytorch(backend: Arc<dyn Backend>) {
             icl_scale: Some(&icl_scale),
             ..Inputs::new(&features, &scale)
         };
-        let ObjectiveValue { total, terms } = objective.evaluate(&tape, &inputs).expect("loss");
+        let ObjectiveValue { total, terms, .. } = objective.evaluate(&tape, &inputs).expect("loss");
         let check = |name: &str, got: f32| {
             let want = values(&file, &format!("trace.{name}"))[step];
             let error = (got - want).abs();

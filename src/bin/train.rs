@@ -1,7 +1,7 @@
 //! `train`: distils CLIP models. Parses, calls the library, prints.
 
 use clip_distill::train::command_line::{Request, parse};
-use clip_distill::train::{ablation, demo, dry_run, error::Error, interrupt, stages};
+use clip_distill::train::{ablation, demo, dry_run, error::Error, interrupt, report, stages};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -25,14 +25,18 @@ fn work() -> Result<(), Error> {
             interrupt::install();
             println!("{}", ablation::run(&plan)?);
         }
+        Request::Report(run, others) => {
+            println!("report: {}", report::write(&run, &others)?.display());
+        }
         Request::Run(config, call) if call.dry_run => println!("{}", dry_run::dry_run(&config)?),
         Request::Run(config, call) => {
             interrupt::install();
             let done = stages::train(&config, &call, "train")?;
             println!(
-                "{} steps; checkpoint: {}",
+                "{} steps; checkpoint: {}; report: {}",
                 done.steps,
-                done.checkpoint.display()
+                done.checkpoint.display(),
+                done.folder.join(report::FILE).display()
             );
         }
     }

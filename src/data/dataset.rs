@@ -185,6 +185,30 @@ impl Dataset {
         Ok((samples, skips))
     }
 
+    /// At most `n` usable samples, drawn without replacement, in the order of the data; by reading all
+    /// of it but decoding no image (Vitter's algorithm R, which needs not know how many there are).
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a shard that cannot be opened.
+    pub fn draw(&self, n: usize, rng: &mut Philox) -> Result<Vec<Arc<Sample>>> {
+        let mut drawn: Vec<(u32, Arc<Sample>)> = Vec::new();
+        let mut seen = 0;
+        for part in 0..self.parts.len() {
+            let visit = Visit { part, repeat: 0 };
+            let _ = self.visit(visit, None, &mut Skips::default(), &mut |_, sample| {
+                if drawn.len() < n {
+                    drawn.push((seen, sample));
+                } else if let Some(place) = drawn.get_mut(rng.below(seen + 1) as usize) {
+                    *place = (seen, sample);
+                }
+                seen += 1;
+                ControlFlow::Continue(())
+            })?;
+        }
+        drawn.sort_unstable_by_key(|(number, _)| *number);
+        Ok(drawn.into_iter().map(|(_, sample)| sample).collect())
+    }
+
     /// What epoch `epoch` reads, in order; shuffled by `seed` if `shuffled`.
     pub(super) fn visits(&self, seed: u64, epoch: u32, shuffled: bool) -> Vec<Visit> {
         let mut chance = Philox::new(seed, Purpose::ShardOrder, epoch, 1);
@@ -304,6 +328,31 @@ mod tests {
         assert!((150..250).contains(&halves), "{halves}");
         assert!(Dataset::upsampled(&patterns, &[1.0], options()).is_err());
         assert!(Dataset::upsampled(&patterns, &[1.0, f32::NAN], options()).is_err());
+    }
+
+    #[test]
+    fn draws_are_uniform_distinct_and_in_order() {
+        let sample = |i: usize| {
+            let image = super::super::sample::ImageBytes::Bytes(Vec::new());
+            Sample::new(i.to_string(), image, Vec::new(), None)
+        };
+        let samples = (0..10).map(sample).collect();
+        let data = Dataset::from_samples(samples, Skips::default(), DatasetOptions::default());
+        let mut counts = [0u32; 10];
+        for seed in 0..2000 {
+            let mut rng = Philox::new(seed, Purpose::Test, 0, 0);
+            let drawn = data.draw(3, &mut rng).unwrap();
+            let keys: Vec<usize> = drawn.iter().map(|s| s.key.parse().unwrap()).collect();
+            assert!(
+                keys.len() == 3 && keys.is_sorted_by(|a, b| a < b),
+                "{keys:?}"
+            );
+            keys.iter().for_each(|&k| counts[k] += 1);
+        }
+        // 600 ± 20.5 each; five deviations.
+        assert!(counts.iter().all(|c| (497..703).contains(c)), "{counts:?}");
+        let mut rng = Philox::new(0, Purpose::Test, 0, 0);
+        assert_eq!(data.draw(20, &mut rng).unwrap().len(), 10);
     }
 
     #[test]

@@ -53,6 +53,21 @@ impl Default for Intra {
     }
 }
 
+/// What the anchors of one modality amounted to in one evaluation of the loss. Nothing is computed for
+/// it: the loss has these tensors anyway.
+#[derive(Clone, Debug)]
+pub struct Anchors {
+    /// `image` for I→I, `text` for T→T.
+    pub modality: &'static str,
+    /// The divergences d_i, `[n]`.
+    pub divergence: Tensor,
+    /// What the weights w_i are proportional to, `[n]`: d_i, or ℓ_i under [`IntraWeights::Clip`]. `None`
+    /// where they are all 1/n.
+    pub weight: Option<Tensor>,
+    /// g_i = ∂L/∂d_i, `[n]`: an anchor of negative g_i is pushed away from its teacher.
+    pub slope: Tensor,
+}
+
 /// What one modality keeps for its backward.
 struct Part {
     pair: Pair,
@@ -80,6 +95,22 @@ pub fn intra(
     options: &Intra,
     clip_scale: &Var,
 ) -> Result<Var> {
+    let (loss, _) = intra_with_anchors(tape, student, scale, teacher, options, clip_scale)?;
+    Ok(loss)
+}
+
+/// As [`intra`], with the anchors of each modality that takes part.
+///
+/// # Errors
+/// As [`intra`].
+pub fn intra_with_anchors(
+    tape: &Tape,
+    student: &Features,
+    scale: &Var,
+    teacher: &TeacherFeatures,
+    options: &Intra,
+    clip_scale: &Var,
+) -> Result<(Var, Vec<Anchors>)> {
     let n = check_student("intra", student, scale)?;
     check_student("intra", student, clip_scale)?;
     check_teacher("intra", student, teacher)?;
@@ -135,6 +166,21 @@ pub fn intra(
         .collect();
     let value = backend.weighted_sum(&terms)?;
     let (image, text) = (image.map(|(_, part)| part), text.map(|(_, part)| part));
+    let anchors = [("image", &image), ("text", &text)]
+        .into_iter()
+        .filter_map(|(modality, part)| Some((modality, part.as_ref()?)))
+        .map(|(modality, part)| Anchors {
+            modality,
+            divergence: part.stats.value.clone(),
+            weight: match (options.weights, &clip) {
+                (IntraWeights::Uniform, _) => None,
+                (_, Some(clip)) if modality == "image" => Some(clip.image_stats.value.clone()),
+                (_, Some(clip)) => Some(clip.text_stats.value.clone()),
+                (_, None) => Some(part.stats.value.clone()),
+            },
+            slope: part.g.clone(),
+        })
+        .collect();
 
     let mut inputs = vec![scale.clone()];
     inputs.extend(
@@ -171,7 +217,7 @@ pub fn intra(
     // ℓ_i is a row's value of the contrastive loss, so ḡ h_i takes the place of ḡ/(2n) in `clip`'s
     // backward: image→text rows get those of I→I, text→image rows those of T→T, 0 where a
     // modality is left out.
-    Ok(tape.record(
+    let loss = tape.record(
         value,
         &inputs.iter().collect::<Vec<_>>(),
         move |tape, grads, dy| {
@@ -201,5 +247,6 @@ pub fn intra(
             let [image, text] = clip_coef.map(|coef| coef.map_or_else(|| backend.zeros(&[n]), Ok));
             clip.backward(tape, grads, (&student, &clip_scale), (image?, text?))
         },
-    ))
+    );
+    Ok((loss, anchors))
 }

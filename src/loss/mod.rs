@@ -26,7 +26,7 @@ pub use fd::fd;
 pub use gd::gd;
 pub use icl::icl;
 pub use inputs::{Head, Heads, Inputs};
-pub use intra::{Intra, Modality, intra};
+pub use intra::{Anchors, Intra, Modality, intra, intra_with_anchors};
 pub use objective::{IntraScale, Objective, ObjectiveValue};
 pub use weights::{Method, Weights};
 

@@ -2,8 +2,8 @@
 
 use super::inputs::{needed, project};
 use super::{
-    Features, Inputs, Intra, Method, TeacherFeatures, Weights, afd, affinity, clip, crd, cross_kd,
-    fd, gd, icl, intra, rows, scalar,
+    Anchors, Features, Inputs, Intra, Method, TeacherFeatures, Weights, afd, affinity, clip, crd,
+    cross_kd, fd, gd, icl, intra_with_anchors, rows, scalar,
 };
 use crate::autodiff::{Result, Tape, Var};
 use crate::backend::shape_error;
@@ -28,6 +28,8 @@ pub struct ObjectiveValue {
     pub total: Var,
     /// Each computed term without its weight, `[1]`, by name.
     pub terms: Vec<(&'static str, Var)>,
+    /// The anchors of the intra-modal loss by modality; empty without that loss.
+    pub anchors: Vec<Anchors>,
 }
 
 /// A weighted sum of losses.
@@ -79,6 +81,7 @@ impl Objective {
             text: ops::l2_normalize(tape, &inputs.student.text)?,
         };
         let mut terms = Vec::new();
+        let mut anchors = Vec::new();
         if weights.clip != 0.0 {
             terms.push(("clip", weights.clip, clip(tape, &student, inputs.scale)?));
         }
@@ -109,7 +112,10 @@ impl Objective {
                     IntraScale::Detached => clip_scale.detach(),
                     IntraScale::Fixed(x) => Var::constant(tape.backend().upload(&[1], &[x])?),
                 };
-                let value = intra(tape, &student, &scale, teacher, &self.intra, clip_scale)?;
+                let options = &self.intra;
+                let value;
+                (value, anchors) =
+                    intra_with_anchors(tape, &student, &scale, teacher, options, clip_scale)?;
                 terms.push(("intra", weights.intra, value));
             }
         }
@@ -128,7 +134,11 @@ impl Objective {
             .into_iter()
             .map(|(name, _, term)| (name, term))
             .collect();
-        Ok(ObjectiveValue { total, terms })
+        Ok(ObjectiveValue {
+            total,
+            terms,
+            anchors,
+        })
     }
 
     /// Name, weight and value of the terms that compare features of the teacher's width.

@@ -25,6 +25,8 @@ pub enum Purpose {
     Mask = 7,
     /// The gates of one step of automatic weight inheritance.
     Gate = 8,
+    /// Choice of the pictures in a report.
+    Pictures = 9,
 }
 
 /// A Philox4x32-10 stream: 2⁶⁶ draws of 32 bits, addressed by a 64-bit key and a 128-bit counter.

@@ -6,7 +6,7 @@ use super::error::{Error, Result, failed, unreadable, usage};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Distils CLIP models. Without flags: a demonstration, in about three minutes.
 #[derive(Debug, Parser)]
@@ -25,6 +25,8 @@ pub enum Request {
     Demo,
     /// Text to print on stdout: help or version.
     Print(String),
+    /// The report of a run again, with others in its charts.
+    Report(PathBuf, Vec<PathBuf>),
     /// A run.
     Run(Box<Config>, Call),
     /// Many runs and one table.
@@ -50,6 +52,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
     if let Some(source) = &line.call.ablation {
         let plan = Plan::load(source, given(&line.config, &matches)?)?;
         return Ok(Request::Ablation(Box::new(plan)));
+    }
+    if let [run, others @ ..] = line.call.report.as_slice() {
+        return Ok(Request::Report(run.clone(), others.to_vec()));
     }
     let config = match &line.call.config {
         Some(path) => overlay(&line.config, &matches, path)?,

@@ -330,10 +330,14 @@ pub struct Call {
     #[arg(
         long,
         value_name = "FILE.toml|poster|baselines",
-        conflicts_with_all = ["config", "resume", "dry_run"],
+        conflicts_with_all = ["config", "resume", "dry_run", "report"],
         help_heading = "Run"
     )]
     pub ablation: Option<String>,
+    /// Writes the report.html of a run's folder again, also of a run that broke off, and exits. Given more
+    /// than once, the first run's report shows the others in the same charts.
+    #[arg(long, value_name = "DIR", help_heading = "Run")]
+    pub report: Vec<PathBuf>,
 }
 
 impl Config {

@@ -8,7 +8,8 @@ use super::config::{Call, Config};
 use super::error::{Result, failed, input};
 use super::flags::Method;
 use super::log::{span, timestamp};
-use super::run;
+use super::report::{self, Extras, Other, Pictures};
+use super::run::{self, Summary};
 use super::setup;
 use super::source::data_error;
 use super::teacher::Teacher;
@@ -18,7 +19,8 @@ use crate::data::{Dataset, DatasetOptions, ShardSource};
 use crate::eval::{self, Evaluator, Loading, Model, Outcome, Protocols};
 use crate::io;
 use crate::model::{Clip, ClipConfig};
-use std::path::Path;
+use serde_json::json;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 const TEACHER: &[u8] = include_bytes!("demo/teacher.safetensors");
@@ -112,7 +114,7 @@ pub fn run_with(distilled: Config) -> Result<String> {
         teacher.parameters().elements(),
         scores(of_teacher)?,
     )];
-    let mut folders = Vec::new();
+    let mut runs = Vec::new();
     for (name, label, config) in [
         ("student alone", "alone   ", &alone),
         ("student, intra-kd", "intra-kd", &distilled),
@@ -124,22 +126,55 @@ pub fn run_with(distilled: Config) -> Result<String> {
             .iter()
             .map(|(_, s)| s.iter().product::<usize>())
             .sum();
-        let model = Model {
-            backend: trainer.backend(),
-            clip: trainer.clip(),
-            parameters: trainer.parameters(),
-        };
-        rows.push((name, size, scores(model)?));
-        folders.push(done.folder);
+        rows.push((name, size, scores(trainer.model())?));
+        runs.push((name, done));
     }
     let mut table = table(&rows);
-    for folder in &folders {
+    for (_, Summary { folder, .. }) in &runs {
         let checkpoints = checkpoint::latest(&folder.join("checkpoints"))?;
         let path = checkpoints.unwrap_or_else(|| folder.clone());
         table.push_str(&format!("\nweights and logs: {}", path.display()));
     }
+    if let Some(path) = report(of_teacher, &rows, &runs, distilled.seed)? {
+        table.push_str(&format!("\nreport: {}", path.display()));
+    }
     table.push_str(&format!("\ntook {}", span(started.elapsed().as_secs_f64())));
     Ok(table)
+}
+
+/// Writes the report of the last run, with the others and the teacher beside it.
+fn report(
+    teacher: Model,
+    rows: &[(&str, usize, Vec<Outcome>)],
+    runs: &[(&str, Summary)],
+    seed: u64,
+) -> Result<Option<PathBuf>> {
+    let (Some((label, run)), Some((_, _, of_teacher))) = (runs.last(), rows.first()) else {
+        return Ok(None);
+    };
+    let mut models = vec![("teacher", teacher)];
+    models.extend(runs.iter().map(|(name, run)| (*name, run.trainer.model())));
+    let sets = eval::demo_sets(Protocols::First)?;
+    let pictures = match sets.first() {
+        Some(set) => Some(Pictures {
+            step: run.steps,
+            neighbours: eval::neighbours(set, &models, &Loading::default(), seed)?,
+        }),
+        None => None,
+    };
+    let others = runs.iter().rev().skip(1).map(|(name, run)| Other {
+        label: name.to_string(),
+        folder: Path::new("..").join(run.folder.file_name().unwrap_or_default()),
+    });
+    let metrics = of_teacher.iter().flat_map(eval::report::metrics);
+    let extras = Extras {
+        label: Some(label.to_string()),
+        others: others.collect(),
+        teacher: metrics.map(|(name, x)| (name, json!(x))).collect(),
+        pictures,
+    };
+    extras.save(&run.folder)?;
+    report::write(&run.folder, &[]).map(Some)
 }
 
 /// Every model on every split: naming its images among all its concepts, and finding each image's
@@ -217,6 +252,11 @@ mod tests {
         ] {
             assert!(table.contains(word), "no {word} in:\n{table}");
         }
+        let path = table.lines().find_map(|l| l.strip_prefix("report: "));
+        let page = std::fs::read_to_string(path.unwrap()).unwrap();
+        // Eight images, and their five nearest under three models.
+        assert_eq!(page.matches("<img ").count(), 8 * (1 + 3 * 5));
+        assert_eq!(page.matches("<th scope=\"row\">teacher</th>").count(), 6);
     }
 
     #[test]

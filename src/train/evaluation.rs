@@ -4,7 +4,7 @@ use super::checkpoint::Position;
 use super::config::Config;
 use super::error::Result;
 use super::step::Trainer;
-use crate::eval::{self, EvalSet, Evaluator, Loading, Model, Protocols};
+use crate::eval::{self, EvalSet, Evaluator, Loading, Model, Neighbours, Protocols};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -72,6 +72,25 @@ impl Evaluations {
         })
     }
 
+    /// The nearest neighbours of a few images, drawn by `seed` from the first set, under the teacher, if
+    /// there is one, and the student. `None` without a set.
+    pub fn neighbours(&self, trainer: &Trainer, seed: u64) -> Result<Option<Neighbours>> {
+        let Some(set) = self.sets.first() else {
+            return Ok(None);
+        };
+        let mut models = Vec::new();
+        if let Some(teacher) = trainer.teacher() {
+            let teacher = Model {
+                backend: trainer.backend(),
+                clip: teacher.clip(),
+                parameters: teacher.parameters(),
+            };
+            models.push(("teacher", teacher));
+        }
+        models.push(("student", trainer.model()));
+        Ok(Some(eval::neighbours(set, &models, &self.loading, seed)?))
+    }
+
     /// What `--zeroshot-frequency` and `--val-frequency` ask for after an epoch, or when the run is
     /// `over`, unless this step has had its evaluation.
     pub fn after_epoch(
@@ -107,12 +126,7 @@ impl Evaluations {
         if sets.is_empty() {
             return Ok(None);
         }
-        let model = Model {
-            backend: trainer.backend(),
-            clip: trainer.clip(),
-            parameters: trainer.parameters(),
-        };
-        let mut evaluator = Evaluator::new(model, self.loading.clone());
+        let mut evaluator = Evaluator::new(trainer.model(), self.loading.clone());
         let mut line = Map::from_iter([
             ("step".to_string(), json!(position.step)),
             ("epoch".to_string(), json!(position.epoch)),

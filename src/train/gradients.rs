@@ -17,7 +17,7 @@ use super::step::StepBatch;
 use super::teacher::Teacher;
 use crate::autodiff::{Grads, Tape, Var};
 use crate::backend::Backend;
-use crate::loss::{Features, Objective, TeacherFeatures};
+use crate::loss::{Anchors, Features, Objective, TeacherFeatures};
 use crate::model::{Bound, Clip, Observations, Parameters};
 use crate::optim::collect;
 use crate::tensor::Tensor;
@@ -55,6 +55,8 @@ pub(super) struct Gradients {
     pub(super) total: f32,
     /// The student's α.
     pub(super) scale: f32,
+    /// The anchors of the intra-modal loss, still on the device.
+    pub(super) anchors: Vec<Anchors>,
     /// By parameter; `None` for one that took no part. Empty if the total is not finite.
     pub(super) grads: Vec<Option<Tensor>>,
     /// What BatchNorms saw, part by part. Empty if the total is not finite.
@@ -244,6 +246,7 @@ impl Student<'_> {
             terms: terms.collect::<Result<_>>()?,
             total: number_of(&value.total)?,
             scale: number_of(&heads.scale)?,
+            anchors: value.anchors,
             grads: Vec::new(),
             seen: Vec::new(),
         };

@@ -1,9 +1,10 @@
 //! Training: configuration, one step, the loop, checkpoints, logs.
 //!
 //! [`command_line::parse`] reads a command line, [`run::train`] does what it says, [`demo::run`] is what
-//! happens without one. A run is a folder: its configuration, its logs, its checkpoints.
+//! happens without one. A run is a folder: its configuration, its logs, its checkpoints, its report.
 
 pub mod ablation;
+pub mod anchors;
 pub mod checkpoint;
 pub mod command_line;
 pub mod config;
@@ -21,6 +22,7 @@ pub mod inheritance;
 pub mod interrupt;
 pub mod log;
 mod masking;
+pub mod report;
 mod rows;
 pub mod run;
 pub mod setup;
@@ -28,3 +30,4 @@ pub mod source;
 pub mod stages;
 pub mod step;
 pub mod teacher;
+pub mod tensorboard;

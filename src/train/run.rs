@@ -1,5 +1,6 @@
 //! The loop: epochs, steps, logs, checkpoints, and going on from one.
 
+use super::anchors;
 use super::checkpoint::{self, Position, Snapshot, TrainState};
 use super::config::{Call, Config};
 use super::error::{Error, Result, failed, file, input, unwritten, usage};
@@ -7,9 +8,11 @@ use super::evaluation::{Evaluations, Found};
 use super::inheritance::initial;
 use super::interrupt;
 use super::log::{JsonLines, Progress};
+use super::report::{self, Pictures};
 use super::setup::{compare, device, objective, place, recipe, student, teacher, total_steps};
 use super::source::{DEMO, Source, data_error, tokenizer};
 use super::step::{StepBatch, StepReport, Trainer};
+use super::tensorboard::{EventWriter, Kind};
 use crate::data::{Batch, Loader, Skips, Tokenizer};
 use crate::model::Clip;
 use crate::{data, io};
@@ -119,6 +122,7 @@ struct Run {
     total: u64,
     metrics: JsonLines,
     results: JsonLines,
+    board: EventWriter,
     progress: Progress,
     saved: Option<(Position, PathBuf)>,
     skips: Skips,
@@ -160,6 +164,7 @@ impl Run {
         std::fs::write(&path, config.to_toml()?).map_err(|e| file("write", &path, &e))?;
         let metrics = JsonLines::open(&folder.join("metrics.jsonl"), position.step)?;
         let results = JsonLines::open(&folder.join("results.jsonl"), position.step)?;
+        let board = EventWriter::create(&folder.join("tensorboard"), position.step)?;
         let teacher_tokens = match trainer.teacher().map(|t| &t.clip().config().text_cfg) {
             Some(text) => {
                 let own = &trainer.clip().config().text_cfg;
@@ -186,6 +191,7 @@ impl Run {
             total,
             metrics,
             results,
+            board,
             progress,
             saved: from.map(|path| (position, path)),
             skips: Skips::default(),
@@ -201,6 +207,10 @@ impl Run {
         }
         let outcome = self.epochs();
         self.progress.finish();
+        if outcome.is_err() {
+            // A loss that is no number is best understood from its curves.
+            self.report();
+        }
         outcome?;
         if self.skips.total() > 0 {
             eprintln!("{}: skipped: {}", self.label, self.skips);
@@ -210,6 +220,8 @@ impl Run {
             .evaluations
             .after_epoch(&self.trainer, self.position, true);
         self.tell(found?)?;
+        self.pictures();
+        self.report();
         Ok(Summary {
             steps: self.position.step,
             folder: self.folder,
@@ -370,6 +382,11 @@ impl Run {
             json!((self.window.waited / seconds * 1e4).round() / 1e4),
         );
         self.window = Window::new();
+        for anchors in &report.anchors {
+            let backend = self.trainer.backend().as_ref();
+            line.extend(anchors::summary(backend, anchors)?);
+        }
+        self.board.scalars(step, Kind::Train, &line)?;
         self.metrics.write(line)
     }
 
@@ -402,7 +419,34 @@ impl Run {
             },
         )?;
         self.saved = Some((self.position, path.clone()));
+        self.report();
         Ok(path)
+    }
+
+    /// Writes report.html. A run goes on without it: `--report` makes it again.
+    fn report(&self) {
+        if let Err(e) = report::write(&self.folder, &[]) {
+            self.progress
+                .say(&format!("{}: no report: {e}", self.label));
+        }
+    }
+
+    /// Puts the nearest neighbours of a few held-out images into the report.
+    fn pictures(&self) {
+        let made = || -> Result<()> {
+            let seed = self.config.seed;
+            let Some(neighbours) = self.evaluations.neighbours(&self.trainer, seed)? else {
+                return Ok(());
+            };
+            let step = self.position.step;
+            let mut extras = report::Extras::load(&self.folder)?;
+            extras.pictures = Some(Pictures { step, neighbours });
+            extras.save(&self.folder)
+        };
+        if let Err(e) = made() {
+            self.progress
+                .say(&format!("{}: no pictures in the report: {e}", self.label));
+        }
     }
 
     /// Says and writes down what an evaluation found.
@@ -416,6 +460,8 @@ impl Run {
             self.position.step,
             words.join(", ")
         ));
+        let step = self.position.step;
+        self.board.scalars(step, Kind::Evaluation, &line)?;
         self.results.write(line)
     }
 

@@ -7,8 +7,9 @@ use super::heads::LossHeads;
 use super::masking::Masking;
 use super::teacher::Teacher;
 use crate::backend::Backend;
+use crate::eval::Model;
 use crate::io::{Data, Entry, Pending};
-use crate::loss::Objective;
+use crate::loss::{Anchors, Objective};
 use crate::model::{Clip, Parameters};
 use crate::optim::{AdamW, AdamWConfig, Schedule};
 use crate::tensor::Tensor;
@@ -58,6 +59,9 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// Of automatic weight inheritance: sparsities and multipliers by name.
     pub gates: GateReport,
+    /// The anchors of the intra-modal loss by modality, on the device: they cost nothing until somebody
+    /// asks for their [`summary`](super::anchors::summary).
+    pub anchors: Vec<Anchors>,
 }
 
 /// A student in training: everything that a step changes, and what it needs to do so.
@@ -183,6 +187,15 @@ impl Trainer {
         self.teacher.as_ref()
     }
 
+    /// The student as it is evaluated.
+    pub fn model(&self) -> Model<'_> {
+        Model {
+            backend: &self.backend,
+            clip: &self.clip,
+            parameters: &self.parameters,
+        }
+    }
+
     /// The device.
     pub fn backend(&self) -> &Arc<dyn Backend> {
         &self.backend
@@ -224,6 +237,7 @@ impl Trainer {
             terms,
             total,
             scale,
+            anchors,
             mut grads,
             seen,
         } = student.gradients(batch, self.recipe.accum_freq)?;
@@ -266,6 +280,7 @@ impl Trainer {
             scale,
             grad_norm,
             gates,
+            anchors,
         })
     }
 

@@ -7,4 +7,5 @@ mod imagenet;
 mod naive;
 mod place;
 mod protocols;
+mod report;
 mod training;
