@@ -6,6 +6,7 @@ use std::fmt::Write;
 
 /// The drawing's size in its own units, which are CSS pixels at its natural width.
 const WIDTH: f64 = 360.0;
+const COMPACT: f64 = 264.0;
 const HEIGHT: f64 = 196.0;
 /// Where the axes cross, and how much is left on the right for the values at the lines' ends.
 const LEFT: f64 = 44.0;
@@ -78,6 +79,8 @@ pub struct Chart {
     pub lines: Vec<Line>,
     /// A named value that does not change, such as the teacher's.
     pub reference: Option<(String, f64)>,
+    /// Narrower, for four beside each other.
+    pub compact: bool,
 }
 
 impl Chart {
@@ -87,9 +90,10 @@ impl Chart {
         if lines.is_empty() {
             return String::new();
         }
-        let (x, y) = (self.horizontal(&lines, last), self.vertical(&lines));
+        let right = self.right();
+        let (x, y) = (Axis::exact(0.0, last, (LEFT, right)), self.vertical(&lines));
         let mut body = String::new();
-        grid(&mut body, &x, &y, self.factor());
+        grid(&mut body, &x, &y, (self.factor(), right));
         for band in self.bands.iter().filter(|b| !b.points.is_empty()) {
             Self::band(&mut body, band, &x, &y);
         }
@@ -98,12 +102,12 @@ impl Chart {
             let _ = write!(
                 body,
                 r#"<line class="reference" x1="{LEFT}" x2="{}" y1="{at:.1}" y2="{at:.1}"/><text class="note" x="{}" y="{:.1}">{} {}</text>"#,
-                WIDTH - RIGHT,
+                right,
                 LEFT + 4.0,
                 // Above the line, or below where there is no room.
                 if at < TOP + 14.0 { at + 12.0 } else { at - 4.0 },
                 text(name),
-                number(value * self.factor()),
+                self.shown(*value),
             );
         }
         for line in &lines {
@@ -112,13 +116,14 @@ impl Chart {
         self.labels(&mut body, &lines, &y);
         self.pointers(&mut body, &lines);
         format!(
-            r#"<figure class="chart"><figcaption><b>{}</b> <span>{}</span></figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{}" data-x="{} {} {LEFT} {}">{body}</svg></figure>"#,
+            r#"<figure class="chart"><figcaption><b>{}</b> <span>{}</span></figcaption><svg viewBox="0 0 {} {HEIGHT}" role="img" aria-label="{}" data-x="{} {} {LEFT} {}">{body}</svg></figure>"#,
             text(&self.title),
             text(&self.detail),
+            right + RIGHT,
             attribute(&self.words(&lines)),
             x.low,
             x.high,
-            WIDTH - RIGHT,
+            right,
         )
     }
 
@@ -130,13 +135,17 @@ impl Chart {
         }
     }
 
-    fn horizontal(&self, lines: &[&Line], last: f64) -> Axis {
-        let first = lines
-            .iter()
-            .filter_map(|l| l.points.first())
-            .fold(last, |m, p| m.min(p.x));
-        let from = if first <= 0.05 * last { 0.0 } else { first };
-        Axis::exact(from, last, (LEFT, WIDTH - RIGHT))
+    /// Where the steps end.
+    fn right(&self) -> f64 {
+        (if self.compact { COMPACT } else { WIDTH }) - RIGHT
+    }
+
+    /// A value in words: a share to a tenth of a per cent.
+    fn shown(&self, value: f64) -> String {
+        match self.unit {
+            Unit::Percent => format!("{:.1}", 100.0 * value),
+            Unit::Plain | Unit::FromZero => number(value),
+        }
     }
 
     fn vertical(&self, lines: &[&Line]) -> Axis {
@@ -192,7 +201,7 @@ impl Chart {
     fn pointers(&self, body: &mut String, lines: &[&Line]) {
         let mut put = |name: &str, colour: usize, points: Vec<(f64, f64)>| {
             let steps: Vec<String> = points.iter().map(|p| p.0.round().to_string()).collect();
-            let values: Vec<String> = points.iter().map(|p| number(p.1 * self.factor())).collect();
+            let values: Vec<String> = points.iter().map(|p| self.shown(p.1)).collect();
             let _ = write!(
                 body,
                 r#"<g data-name="{}" data-colour="{colour}" data-steps="{}" data-values="{}"/>"#,
@@ -222,7 +231,7 @@ impl Chart {
         let mut labels: Vec<(f64, String, String)> = Vec::new();
         for line in lines {
             if let Some(end) = line.points.last() {
-                let words = number(end.y * self.factor());
+                let words = self.shown(end.y);
                 labels.push((y.at(end.y), format!("value c{}", line.colour), words));
             }
         }
@@ -240,7 +249,7 @@ impl Chart {
             let _ = write!(
                 body,
                 r#"<text class="{class}" x="{}" y="{:.1}">{}</text>"#,
-                WIDTH - RIGHT + 6.0,
+                self.right() + 6.0,
                 place + 4.0,
                 text(words)
             );
@@ -257,7 +266,7 @@ impl Chart {
             let (Some(first), Some(last)) = (line.points.first(), line.points.last()) else {
                 continue;
             };
-            let shown = |v: f64| number(v * self.factor());
+            let shown = |v| self.shown(v);
             let low = line.points.iter().fold(f64::MAX, |m, p| m.min(p.low));
             let high = line.points.iter().fold(f64::MIN, |m, p| m.max(p.high));
             let _ = write!(
@@ -273,20 +282,20 @@ impl Chart {
             );
         }
         if let Some((name, value)) = &self.reference {
-            let _ = write!(words, "; {name}: {}", number(value * self.factor()));
+            let _ = write!(words, "; {name}: {}", self.shown(*value));
         }
         words
     }
 }
 
 /// Horizontal lines with their values, and the steps below.
-fn grid(body: &mut String, x: &Axis, y: &Axis, factor: f64) {
+fn grid(body: &mut String, x: &Axis, y: &Axis, (factor, right): (f64, f64)) {
     for (value, label) in y.ticks(factor) {
         let at = y.at(value);
         let _ = write!(
             body,
             r#"<line class="grid" x1="{LEFT}" x2="{}" y1="{at:.1}" y2="{at:.1}"/><text class="tick" text-anchor="end" x="{}" y="{:.1}">{label}</text>"#,
-            WIDTH - RIGHT,
+            right,
             LEFT - 6.0,
             at + 4.0,
         );
@@ -304,7 +313,7 @@ fn grid(body: &mut String, x: &Axis, y: &Axis, factor: f64) {
     let _ = write!(
         body,
         r#"<text class="note" x="{}" y="{}">step</text>"#,
-        WIDTH - RIGHT + 22.0,
+        right + 22.0,
         base + 17.0
     );
 }
@@ -357,6 +366,7 @@ mod tests {
                 points,
             }],
             reference: Some(("teacher".into(), 4.0)),
+            compact: false,
         }
     }
 
@@ -373,6 +383,9 @@ mod tests {
             svg.contains(r#"data-steps="1 100" data-values="2 4""#),
             "{svg}"
         );
+        let mut narrow = chart(vec![point(1.0, 2.0), point(100.0, 4.0)]);
+        narrow.compact = true;
+        assert!(narrow.svg(100.0).contains("L206.0 10.0"));
         assert_eq!(chart(Vec::new()).svg(100.0), "");
     }
 

@@ -1,7 +1,6 @@
 //! What the evaluations found: tables of the last of each run, and curves.
 
 use super::chart::{Chart, Unit};
-use super::scale::number;
 use super::series::{RunLog, keys};
 use html_escape::encode_text as text;
 use serde_json::{Map, Value};
@@ -115,41 +114,43 @@ pub fn tables(runs: &[RunLog], teacher: &Map<String, Value>) -> String {
     let (retrieval, zero_shot): (Vec<Test>, Vec<Test>) =
         tests.into_iter().partition(|t| t.protocol.is_some());
     let mut out = String::new();
-    if !zero_shot.is_empty() {
-        let titles = ZERO_SHOT.map(|(_, title)| title.to_string());
-        table(
-            &mut out,
-            "Zero-shot classification",
-            &zero_shot,
-            &titles,
-            (runs, teacher),
-        );
-    }
-    if !retrieval.is_empty() {
-        let titles: Vec<String> = WAYS
-            .iter()
-            .flat_map(|(_, title)| RANKS.map(|rank| format!("{title} {rank}")))
-            .collect();
-        table(&mut out, "Retrieval", &retrieval, &titles, (runs, teacher));
-    }
+    let both = (runs, teacher);
+    table(&mut out, "Zero-shot classification", &zero_shot, both);
+    table(&mut out, "Retrieval", &retrieval, both);
     out
+}
+
+/// The columns' titles: the ranks of both ways of retrieval are put under one title each.
+fn head(retrieval: bool) -> String {
+    let column = |title: &str| format!(r#"<th scope="col" class="n">{title}</th>"#);
+    let first = |rows: u32| {
+        let of = |title| format!(r#"<th scope="col" rowspan="{rows}">{title}</th>"#);
+        of("Set") + &of("Model")
+    };
+    if !retrieval {
+        let columns: String = ZERO_SHOT.iter().map(|(_, title)| column(title)).collect();
+        return format!("<thead><tr>{}{columns}</tr></thead>", first(1));
+    }
+    let ways: String = WAYS
+        .iter()
+        .map(|(_, title)| format!(r#"<th scope="colgroup" colspan="3" class="n">{title}</th>"#))
+        .collect();
+    let ranks = RANKS.map(column).concat().repeat(WAYS.len());
+    format!("<thead><tr>{}{ways}</tr><tr>{ranks}</tr></thead>", first(2))
 }
 
 fn table(
     out: &mut String,
     title: &str,
     tests: &[Test],
-    titles: &[String],
     (runs, teacher): (&[RunLog], &Map<String, Value>),
 ) {
+    let Some(test) = tests.first() else { return };
     let _ = write!(
         out,
-        r#"<div class="scroll"><table><caption>{title}, %</caption><thead><tr><th scope="col">Set</th><th scope="col">Model</th>"#
+        r#"<div class="scroll"><table><caption>{title}, %</caption>{}"#,
+        head(test.protocol.is_some())
     );
-    for title in titles {
-        let _ = write!(out, r#"<th scope="col" class="n">{title}</th>"#);
-    }
-    out.push_str("</tr></thead>");
     for test in tests {
         let metrics = test.metrics();
         let values = |of: &Map<String, Value>| -> Vec<Option<f64>> {
@@ -243,6 +244,7 @@ pub fn charts(runs: &[RunLog], teacher: &Map<String, Value>, last: f64) -> Strin
                 bands: Vec::new(),
                 lines,
                 reference: reference.map(|value| ("teacher".into(), value)),
+                compact: true,
             };
             charts.push_str(&chart.svg(last));
         }
@@ -253,7 +255,11 @@ pub fn charts(runs: &[RunLog], teacher: &Map<String, Value>, last: f64) -> Strin
             if !current.is_empty() {
                 out.push_str("</div>");
             }
-            let _ = write!(out, r#"<h3>{}</h3><div class="charts">"#, text(&test.set));
+            let _ = write!(
+                out,
+                r#"<h3>{}</h3><div class="charts four">"#,
+                text(&test.set)
+            );
             current.clone_from(&test.set);
         }
         out.push_str(&charts);
@@ -266,7 +272,7 @@ pub fn charts(runs: &[RunLog], teacher: &Map<String, Value>, last: f64) -> Strin
 
 /// A share in per cent.
 pub fn percent(share: f64) -> String {
-    format!("{} %", number(100.0 * share))
+    format!("{:.1} %", 100.0 * share)
 }
 
 #[cfg(test)]

@@ -130,13 +130,13 @@ fn tiles(run: &RunLog) -> String {
         tiles.push((name, percent(value), String::new()));
     }
     let of = |modality: &str| run.last(&format!("intra_{modality}_ess"));
-    let each = [("images", of("image")), ("texts", of("text"))];
-    for (name, value) in each.into_iter().filter_map(|(n, v)| Some((n, v?))) {
-        tiles.push((
-            format!("effective sample size, {name}"),
-            percent(value),
-            "of the batch".into(),
-        ));
+    let each: Vec<String> = [("images", of("image")), ("texts", of("text"))]
+        .into_iter()
+        .filter_map(|(name, share)| Some(format!("{} <small>{name}</small>", percent(share?))))
+        .collect();
+    if !each.is_empty() {
+        let name = "effective sample size, of the batch".into();
+        tiles.push((name, each.join(" "), String::new()));
     }
     if let Some(rate) = run.last("samples_per_s") {
         tiles.push(("throughput".into(), number(rate), "pairs/s".into()));
@@ -180,7 +180,7 @@ fn chart(
     key: &str,
     (title, detail): (&str, &str),
     unit: Unit,
-    last: f64,
+    (last, compact): (f64, bool),
 ) -> String {
     let line = |(i, run): (usize, &RunLog)| -> Line { run.line(key, colour(i)) };
     let chart = Chart {
@@ -190,6 +190,7 @@ fn chart(
         bands: Vec::new(),
         lines: runs.iter().enumerate().map(line).collect(),
         reference: None,
+        compact,
     };
     chart.svg(last)
 }
@@ -201,9 +202,21 @@ fn in_grid(charts: &str) -> String {
     }
 }
 
+/// The losses of a run.
+fn terms(run: &RunLog) -> Vec<&str> {
+    let mut keys = keys(&run.metrics);
+    keys.retain(|key| key.starts_with("loss"));
+    keys
+}
+
 fn losses(runs: &[RunLog], last: f64) -> String {
     let mut charts = String::new();
     for key in keys(runs.iter().flat_map(|r| &r.metrics)) {
+        // Sums of other terms have nothing to do with each other.
+        let runs = match key {
+            "loss" if runs.iter().any(|r| terms(r) != terms(&runs[0])) => &runs[..1],
+            _ => runs,
+        };
         let title = match key.strip_prefix("loss") {
             Some("") => ("total", "weighted sum of the terms"),
             Some(term) => match term.trim_start_matches('_') {
@@ -220,7 +233,7 @@ fn losses(runs: &[RunLog], last: f64) -> String {
             },
             None => continue,
         };
-        charts += &chart(runs, key, title, Unit::Plain, last);
+        charts += &chart(runs, key, title, Unit::Plain, (last, false));
     }
     in_grid(&charts)
 }
@@ -229,6 +242,8 @@ fn anchors(runs: &[RunLog], last: f64) -> String {
     let mut out = String::new();
     for (modality, words) in [("image", "images"), ("text", "texts")] {
         let mut charts = String::new();
+        let has = |r: &&RunLog| r.last(&format!("intra_{modality}_d_p50")).is_some();
+        let weighed = runs.iter().filter(has).count();
         for (i, run) in runs.iter().enumerate() {
             for (what, title, unit) in [
                 ("d", "Divergence dᵢ", "nats"),
@@ -241,7 +256,7 @@ fn anchors(runs: &[RunLog], last: f64) -> String {
                     (p.low, p.high) = (p.y, p.y);
                 }
                 median.name = "median".into();
-                let detail = match runs.len() {
+                let detail = match weighed {
                     1 => unit.to_string(),
                     _ => format!("{unit}, {}", run.label),
                 };
@@ -253,6 +268,7 @@ fn anchors(runs: &[RunLog], last: f64) -> String {
                     bands: bands.map(|q| run.band(&prefix, q, colour(i))).into(),
                     lines: vec![median],
                     reference: None,
+                    compact: true,
                 };
                 charts += &chart.svg(last);
             }
@@ -262,10 +278,13 @@ fn anchors(runs: &[RunLog], last: f64) -> String {
             ("negative", "Anchors with gᵢ < 0", "%"),
         ] {
             let key = format!("intra_{modality}_{what}");
-            charts += &chart(runs, &key, (title, detail), Unit::Percent, last);
+            charts += &chart(runs, &key, (title, detail), Unit::Percent, (last, true));
         }
         if !charts.is_empty() {
-            let _ = write!(out, "<h3>Among {words}</h3>{}", in_grid(&charts));
+            let _ = write!(
+                out,
+                r#"<h3>Among {words}</h3><div class="charts four">{charts}</div>"#
+            );
         }
     }
     if out.is_empty() {
@@ -297,7 +316,7 @@ fn optimisation(runs: &[RunLog], last: f64) -> String {
             Unit::Percent,
         ),
     ] {
-        charts += &chart(runs, key, title, unit, last);
+        charts += &chart(runs, key, title, unit, (last, false));
     }
     let known = [
         "step",
@@ -310,7 +329,7 @@ fn optimisation(runs: &[RunLog], last: f64) -> String {
     ];
     for key in keys(runs.iter().flat_map(|r| &r.metrics)) {
         if !known.contains(&key) && !key.starts_with("loss") && !key.starts_with("intra_") {
-            charts += &chart(runs, key, (key, ""), Unit::Plain, last);
+            charts += &chart(runs, key, (key, ""), Unit::Plain, (last, false));
         }
     }
     in_grid(&charts)

@@ -99,9 +99,9 @@ fn a_page_holds_everything_and_loads_nothing() {
     assert_eq!(page.matches("http:").count(), 1);
     assert_eq!(page.matches("src=").count(), 0);
     for words in [
-        "Top-1 (%); one: 12.5 at step 1, 25 at step 40, between 12.5 and 25",
+        "Top-1 (%); one: 12.5 at step 1, 25.0 at step 40, between 12.5 and 25.0",
         "total (weighted sum of the terms); one: 9 at step 1, 0.225 at step 40",
-        "Effective sample size (% of N); one: 50 at step 1",
+        "Effective sample size (% of N); one: 50.0 at step 1",
         "&lt;script&gt;",
         "method = \"&lt;intra&gt;\"",
         "<small>of 40</small>",
@@ -146,9 +146,9 @@ fn runs_are_drawn_into_the_same_charts() {
     assert_eq!(page.matches("class=\"shared\"").count(), 1);
     for words in [
         "intra &amp; kd",
-        "; alone: 12.5 at step 1, 25 at step 30",
-        "; teacher: 50\"",
-        "student 40 %",
+        "; alone: 12.5 at step 1, 25.0 at step 30",
+        "; teacher: 50.0\"",
+        "student 40.0 %",
         "a &quot;cat&quot; &lt;&amp;&gt;, cosine 0.50, shared",
     ] {
         assert!(page.contains(words), "no {words} in:\n{page}");
