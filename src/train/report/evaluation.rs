@@ -117,7 +117,10 @@ pub fn tables(runs: &[RunLog], teacher: &Map<String, Value>) -> String {
     let both = (runs, teacher);
     table(&mut out, "Zero-shot classification", &zero_shot, both);
     table(&mut out, "Retrieval", &retrieval, both);
-    out
+    match out.as_str() {
+        "" => out,
+        _ => format!(r#"<div class="tables">{out}</div>"#),
+    }
 }
 
 /// The columns' titles: the ranks of both ways of retrieval are put under one title each.
@@ -133,7 +136,7 @@ fn head(retrieval: bool) -> String {
     }
     let ways: String = WAYS
         .iter()
-        .map(|(_, title)| format!(r#"<th scope="colgroup" colspan="3" class="n">{title}</th>"#))
+        .map(|(_, title)| format!(r#"<th scope="colgroup" colspan="3">{title}</th>"#))
         .collect();
     let ranks = RANKS.map(column).concat().repeat(WAYS.len());
     format!("<thead><tr>{}{ways}</tr><tr>{ranks}</tr></thead>", first(2))
