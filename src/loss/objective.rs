@@ -45,7 +45,9 @@ pub struct Objective {
     pub mask_ratio: f64,
     /// Follows CLIP-KD's code where it differs from its paper; `--clip-kd-compat`. Of the formulas it
     /// changes one: `gd` divides its logits by the scale, where the paper multiplies. The learned scales
-    /// of `icl`, `cross_kd` and `afd` are used without exp, which is for whoever gives them.
+    /// of `icl`, `cross_kd` and `afd` are used without exp, which is for whoever gives them. Not followed
+    /// are what its code does around the losses: it leaves loss heads out of gradient clipping, and of
+    /// the synchronisation of ranks.
     pub clip_kd_compat: bool,
 }
 
