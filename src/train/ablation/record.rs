@@ -38,7 +38,9 @@ impl Record {
         if let Some(text) = read(&path)? {
             let record: Self = serde_json::from_str(&text)
                 .map_err(|e| Error::Usage(format!("{}: {e}; remove it", path.display())))?;
-            compare(&record.config, &wanted, &folder)?;
+            // A flag that is newer than the record had its default.
+            let config = Config::over([record.config.clone()])?;
+            compare(&setup::decisive(&config)?, &wanted, &folder)?;
             return Ok(Some(record));
         }
         let path = folder.join("config.toml");
