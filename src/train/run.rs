@@ -346,10 +346,15 @@ impl Run {
         let logged = step == 1 || step == self.total || step.is_multiple_of(self.config.log_every);
         let seconds = self.window.since.elapsed().as_secs_f64().max(1e-9);
         let rate = self.window.samples as f64 / seconds;
+        // gd is of the size (α/n)², below what four decimals show.
+        let shown = |x: f32| match x.abs() {
+            size if size > 0.0 && size < 1e-3 => format!("{x:.1e}"),
+            _ => format!("{x:.4}"),
+        };
         let terms: Vec<String> = report
             .terms
             .iter()
-            .map(|(name, x)| format!("{name} {x:.4}"))
+            .map(|(name, x)| format!("{name} {}", shown(*x)))
             .collect();
         let message = format!(
             "loss {:.4} ({}) scale {:.2} lr {:.2e} {rate:.0} samples/s",
