@@ -412,7 +412,7 @@ fn wrong_input_is_one_clear_line() {
     bad("--resume logs/none", &["logs/none"]);
     bad("--method intra-kd", &["--teacher"]);
     bad("--alpha-crd nan", &["--alpha-crd"]);
-    bad("--alpha_gd_loss -1", &["--alpha-gd"]);
+    bad("--alpha_gd_loss=-1", &["--alpha-gd"]);
     bad("--mask-ratio 1", &["--mask-ratio"]);
     bad("--method tinyclip", &["--teacher"]);
     let masked = "--teacher demo --alpha-mfd 1";

@@ -1,8 +1,10 @@
 //! The hard concrete distribution (Louizos et al., arXiv 1712.01312): a gate in [0, 1] that is exactly 0 or
 //! exactly 1 with positive probability and still has a gradient. Its only parameter is the logit ln α:
 //!
-//!     s = σ((ln u − ln(1 − u) + ln α) / β)   u uniform      z = min(1, max(0, s (ζ − γ) + γ))
-//!     P(z > 0) = σ(ln α − β ln(−γ/ζ))
+//! ```text
+//! s = σ((ln u − ln(1 − u) + ln α) / β)   u uniform      z = min(1, max(0, s (ζ − γ) + γ))
+//! P(z > 0) = σ(ln α − β ln(−γ/ζ))
+//! ```
 //!
 //! Constants are TinyCLIP's (`L0Module`): β = 2/3, γ = −0.1, ζ = 1.1, all probabilities kept ε = 1e-6 from 0
 //! and 1, and |ln α| at most ln 100.

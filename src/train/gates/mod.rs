@@ -2,12 +2,14 @@
 //! the residual stream's channels, the heads, the hidden MLP channels and the blocks of a tower learn which
 //! to keep, under the constraint that a share t of the blocks' weights goes:
 //!
-//!     L = λ₁ |t − t̂| + λ₂ (t − t̂)²        t̂ = 1 − expected weights / all weights
+//! ```text
+//! L = λ₁ |t − t̂| + λ₂ (t − t̂)²        t̂ = 1 − expected weights / all weights
+//! ```
 //!
 //! TinyCLIP's published code has max(t − t̂, 0) for t − t̂: gates that have gone too far then stay there, and the
-//! model becomes smaller than asked for. The multipliers begin at 10 and climb L; t grows from its start to its target over a warm-up. Gates are few:
-//! they live on the host, are drawn there once a step, and reach the device as factors of weights
-//! ([`Gated`]), whose gradients come back.
+//! model becomes smaller than asked for. The multipliers begin at 10 and climb L; t grows from its start to its
+//! target over a warm-up. Gates are few: they live on the host, are drawn there once a step, and reach the
+//! device as factors of weights ([`Gated`]), whose gradients come back.
 
 mod adam;
 mod concrete;
