@@ -1,4 +1,4 @@
-//! The distillation losses, each one file and one operation on the tape, and [`Objective`]: their
+//! The distillation losses, each one file and (but for `afd`) one operation on the tape, and [`Objective`]: their
 //! named weighted sum.
 //!
 //! All of them read unit features in f32 and stream their similarities: nothing of size n×n exists,
