@@ -377,6 +377,9 @@ impl Run {
         }
         put("lr", json!(report.lr));
         put("scale", json!(report.scale));
+        for (loss, x) in self.trainer.loss_scales()? {
+            put(&format!("scale_{loss}"), json!(x));
+        }
         put("grad_norm", json!(report.grad_norm));
         for (name, x) in &report.gates {
             put(name, json!(x));

@@ -201,6 +201,31 @@ impl Trainer {
         &self.backend
     }
 
+    /// The learned scales of the losses' own after the last step, by the loss's name: c of `icl`, say.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn loss_scales(&self) -> Result<Vec<(String, f32)>> {
+        let mut scales = Vec::new();
+        for p in self.parameters.iter() {
+            let Some(name) = p.name.strip_prefix("heads.") else {
+                continue;
+            };
+            // A log-scale, or (with `--clip-kd-compat`) the scale itself.
+            let (loss, log) = match name.strip_suffix("_logit_scale") {
+                Some(loss) => (loss, true),
+                None => match name.strip_suffix("_scale") {
+                    Some(loss) => (loss, false),
+                    None => continue,
+                },
+            };
+            let values = self.backend.download(&p.tensor).map_err(failed)?;
+            let shown = |x: f32| if log { x.exp() } else { x };
+            scales.extend(values.first().map(|x| (loss.to_string(), shown(*x))));
+        }
+        Ok(scales)
+    }
+
     /// Steps done.
     pub fn steps(&self) -> u64 {
         self.optimiser.steps

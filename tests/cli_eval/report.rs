@@ -40,6 +40,9 @@ fn runs_have_a_report() {
         for (d, w) in d.iter().zip(&w) {
             assert!((w * number("d_p100") - d * number("w_p100")).abs() < 1e-6 * d.max(1.0));
         }
+        // c of icl begins at 1/0.07 and moves by at most the learning rate a step.
+        let scale = line["scale_icl"].as_f64().unwrap();
+        assert!((scale - 1.0 / 0.07).abs() < 0.1, "{scale}");
         // L = Σd²/Σd lies between the mean and the largest; g_i < 0 where d_i < L/2.
         let loss = line["loss_intra"].as_f64().unwrap();
         assert!(loss <= d[6] * 1.0001 && loss >= d[0]);

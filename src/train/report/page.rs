@@ -328,7 +328,10 @@ fn optimisation(runs: &[RunLog], last: f64) -> String {
         "data_wait",
     ];
     for key in keys(runs.iter().flat_map(|r| &r.metrics)) {
-        if !known.contains(&key) && !key.starts_with("loss") && !key.starts_with("intra_") {
+        if let Some(loss) = key.strip_prefix("scale_") {
+            let title = format!("Scale c of {loss}");
+            charts += &chart(runs, key, (&title, "learned"), Unit::Plain, (last, false));
+        } else if !known.contains(&key) && !key.starts_with("loss") && !key.starts_with("intra_") {
             charts += &chart(runs, key, (key, ""), Unit::Plain, (last, false));
         }
     }

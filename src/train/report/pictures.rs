@@ -62,7 +62,7 @@ fn image(picture: &Picture, words: &str, class: &str) -> String {
         _ => format!("{words}, {class}"),
     };
     format!(
-        r#"<img class="{class}" src="{}" alt="{words}" title="{words}" loading="lazy">"#,
+        r#"<img class="{class}" src="{}" alt="{words}" title="{words}">"#,
         attribute(&picture.uri),
         words = attribute(&words)
     )
