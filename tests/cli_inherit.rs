@@ -154,6 +154,30 @@ fn gates_reach_their_target_and_a_killed_run_resumes_to_the_bit() {
     );
 }
 
+/// The gates of a step are the same in every part and in every recomputation.
+#[test]
+fn memory_savers_change_nothing_while_gates_learn() {
+    let place = Place::new();
+    let run = |name: &str, more: &str| {
+        let gates =
+            "--model big.json --prune-image --prune-text --prune-step 4 --sparsity-warmup 0";
+        let args = format!("{gates} --gate-lr 1 --steps 5 --log-every 1 --name {name} {more}");
+        expect(place.train(&args), 0);
+        let number = |line: &Value| line["loss"].as_f64().unwrap();
+        let metrics = place.metrics(&format!("{name}/prune"));
+        metrics.iter().map(number).collect::<Vec<_>>()
+    };
+    let whole = run("whole", "");
+    assert_eq!(run("again", "--grad-checkpointing"), whole);
+    let at = |name: &str| place.path(&format!("logs/{name}/prune/checkpoints/step_4"));
+    same(&at("whole"), &at("again"));
+    let parts = run("parts", "--batch-size 8 --accum-freq 2");
+    assert_eq!(parts[0], whole[0]);
+    for (part, whole) in parts.iter().zip(&whole) {
+        assert!((part - whole).abs() < 1e-3, "{part}, not {whole}");
+    }
+}
+
 #[test]
 fn stages_shrink_one_after_the_other_and_resume() {
     let place = Place::new();
