@@ -6,8 +6,11 @@
 //! renamed last, so a crash or a full disk at any moment leaves the older ones as they were.
 
 use super::error::{Error, Result, failed, file, input, unreadable, unwritten, usage};
+use crate::data::transform::{OPENAI_MEAN, OPENAI_STD};
 use crate::io::{self, Entry, Pending};
+use crate::model::Clip;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::Write;
@@ -304,6 +307,20 @@ fn newest(folder: &Path) -> Result<Option<PathBuf>> {
         }
     }
     Ok(best.map(|(_, path)| path))
+}
+
+/// What [`MODEL_CONFIG`] says of a model.
+pub(super) fn description(clip: &Clip) -> Result<Value> {
+    let model = serde_json::to_value(clip.config()).map_err(failed)?;
+    Ok(json!({
+        "model_cfg": model,
+        "preprocess_cfg": {
+            "mean": OPENAI_MEAN,
+            "std": OPENAI_STD,
+            "interpolation": "bicubic",
+            "resize_mode": "shortest",
+        },
+    }))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use super::checkpoint;
 use super::config::{Call, Config};
 use super::error::{Result, failed, input};
+use super::evaluation::outcomes;
 use super::flags::Method;
 use super::log::{span, timestamp};
 use super::report::{self, Extras, Other, Pictures};
@@ -16,7 +17,7 @@ use super::teacher::Teacher;
 use crate::backend::Backend;
 use crate::data::demo::{self as corpus, Split};
 use crate::data::{Dataset, DatasetOptions, ShardSource};
-use crate::eval::{self, Evaluator, Loading, Model, Outcome, Protocols};
+use crate::eval::{self, Loading, Model, Outcome, Protocols};
 use crate::io;
 use crate::model::{Clip, ClipConfig};
 use serde_json::json;
@@ -63,13 +64,6 @@ pub fn training_pairs() -> Result<Dataset> {
     Dataset::from_shards(vec![shard], options).map_err(data_error)
 }
 
-/// Scores of a model on the held-out splits.
-fn scores(model: Model) -> Result<Vec<Outcome>> {
-    let mut evaluator = Evaluator::new(model, Loading::default());
-    let sets = eval::demo_sets(Protocols::First)?;
-    sets.iter().map(|set| Ok(evaluator.run(set)?)).collect()
-}
-
 /// The configuration of the demonstration's distillation.
 pub fn config() -> Result<Config> {
     Config::from_toml(STUDENT_RUN)
@@ -112,21 +106,25 @@ pub fn run_with(distilled: Config) -> Result<String> {
     let mut rows = vec![(
         "teacher",
         teacher.parameters().elements(),
-        scores(of_teacher)?,
+        outcomes(&distilled, of_teacher)?,
     )];
     let mut runs = Vec::new();
     for (name, label, config) in [
         ("student alone", "alone   ", &alone),
         ("student, intra-kd", "intra-kd", &distilled),
     ] {
-        let done = run::train(config, &call, label)?;
+        let mut done = run::train(config, &call, label)?;
+        let scores = match done.outcomes.take() {
+            Some(outcomes) => outcomes,
+            None => outcomes(config, done.trainer.model())?,
+        };
         let trainer = &done.trainer;
         let shapes = trainer.clip().parameter_shapes();
         let size = shapes
             .iter()
             .map(|(_, s)| s.iter().product::<usize>())
             .sum();
-        rows.push((name, size, scores(trainer.model())?));
+        rows.push((name, size, scores));
         runs.push((name, done));
     }
     let mut table = table(&rows);

@@ -4,9 +4,8 @@ use super::checkpoint::Position;
 use super::config::Config;
 use super::error::Result;
 use super::step::Trainer;
-use crate::eval::{self, EvalSet, Evaluator, Loading, Model, Neighbours, Protocols};
+use crate::eval::{self, EvalSet, Evaluator, Loading, Model, Neighbours, Outcome, Protocols};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
 
 /// What a run evaluates on, and when.
 pub(super) struct Evaluations {
@@ -18,6 +17,8 @@ pub(super) struct Evaluations {
     loading: Loading,
     /// The step of the last one, or that the run began at.
     done: u64,
+    /// What that found, if it took all sets.
+    last: Vec<Outcome>,
 }
 
 /// What an evaluation found: a line of results.jsonl, and the same in words.
@@ -43,15 +44,11 @@ fn loading(config: &Config) -> Loading {
     }
 }
 
-/// All metrics of `model` on the sets of `config`, or the demonstration's if it names none; by open_clip's
-/// names, as shares of 1.
-pub(super) fn metrics(config: &Config, model: Model) -> Result<BTreeMap<String, f64>> {
+/// What `model` makes of the sets of `config`, or of the demonstration's if it names none.
+pub(super) fn outcomes(config: &Config, model: Model) -> Result<Vec<Outcome>> {
     let mut evaluator = Evaluator::new(model, loading(config));
-    let mut found = BTreeMap::new();
-    for set in sets(config)? {
-        found.extend(eval::report::metrics(&evaluator.run(&set)?));
-    }
-    Ok(found)
+    let sets = sets(config)?;
+    sets.iter().map(|set| Ok(evaluator.run(set)?)).collect()
 }
 
 impl Evaluations {
@@ -69,7 +66,13 @@ impl Evaluations {
             val_frequency: config.val_frequency,
             loading: loading(config),
             done: position.step,
+            last: Vec::new(),
         })
+    }
+
+    /// What all sets gave at `step`, if that was the last evaluation.
+    pub fn at(self, step: u64) -> Option<Vec<Outcome>> {
+        (self.done == step && !self.last.is_empty()).then_some(self.last)
     }
 
     /// The nearest neighbours of a few images, drawn by `seed` from the first set, under the teacher, if
@@ -122,6 +125,7 @@ impl Evaluations {
         due: impl Fn(&EvalSet) -> bool,
     ) -> Result<Option<Found>> {
         self.done = position.step;
+        self.last.clear();
         let sets: Vec<&EvalSet> = self.sets.iter().filter(|s| due(s)).collect();
         if sets.is_empty() {
             return Ok(None);
@@ -132,6 +136,7 @@ impl Evaluations {
             ("epoch".to_string(), json!(position.epoch)),
         ]);
         let mut words = Vec::new();
+        let mut outcomes = Vec::new();
         for set in sets {
             let outcome = evaluator.run(set)?;
             for (name, value) in eval::report::metrics(&outcome) {
@@ -147,6 +152,10 @@ impl Evaluations {
             if outcome.skips.total() > 0 {
                 words.push(format!("{} skipped: {}", outcome.name, outcome.skips));
             }
+            outcomes.push(outcome);
+        }
+        if outcomes.len() == self.sets.len() {
+            self.last = outcomes;
         }
         Ok(Some(Found { line, words }))
     }

@@ -3,7 +3,7 @@
 use super::anchors;
 use super::checkpoint::{self, Position, Snapshot, TrainState};
 use super::config::{Call, Config};
-use super::error::{Error, Result, failed, file, input, unwritten, usage};
+use super::error::{Error, Result, file, input, unwritten, usage};
 use super::evaluation::{Evaluations, Found};
 use super::inheritance::initial;
 use super::interrupt;
@@ -14,8 +14,8 @@ use super::source::{DEMO, Source, data_error, tokenizer};
 use super::step::{StepBatch, StepReport, Trainer};
 use super::tensorboard::{EventWriter, Kind};
 use crate::data::{Batch, Loader, Skips, Tokenizer};
-use crate::model::Clip;
-use crate::{data, io};
+use crate::eval::Outcome;
+use crate::io;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -31,6 +31,8 @@ pub struct Summary {
     pub checkpoint: PathBuf,
     /// The trained student.
     pub trainer: Trainer,
+    /// What it makes of all the run's sets, if its last step was evaluated.
+    pub outcomes: Option<Vec<Outcome>>,
 }
 
 /// Trains as `config` says; `label` stands before the progress.
@@ -227,6 +229,7 @@ impl Run {
             folder: self.folder,
             checkpoint,
             trainer: self.trainer,
+            outcomes: self.evaluations.at(self.position.step),
         })
     }
 
@@ -414,7 +417,7 @@ impl Run {
         let path = checkpoint::save(
             &self.folder.join("checkpoints"),
             snapshot,
-            &description(trainer.clip())?,
+            &checkpoint::description(trainer.clip())?,
             |path| {
                 io::save_clip(
                     path,
@@ -485,18 +488,4 @@ impl Run {
             }
         }
     }
-}
-
-/// open_clip's `open_clip_config.json`.
-pub(super) fn description(clip: &Clip) -> Result<Value> {
-    let model = serde_json::to_value(clip.config()).map_err(failed)?;
-    Ok(json!({
-        "model_cfg": model,
-        "preprocess_cfg": {
-            "mean": data::transform::OPENAI_MEAN,
-            "std": data::transform::OPENAI_STD,
-            "interpolation": "bicubic",
-            "resize_mode": "shortest",
-        },
-    }))
 }

@@ -5,12 +5,12 @@
 //! steps that train gates, whose `export/` is the smaller model. What is finished stands in `stages.json`, so
 //! that `--resume latest` goes on where the whole run stopped.
 
-use super::checkpoint::{MODEL, MODEL_CONFIG};
+use super::checkpoint::{MODEL, MODEL_CONFIG, description};
 use super::config::{Call, Config};
 use super::error::{Error, Result, failed, file, unreadable, unwritten, usage};
 use super::flags::LrScheduler;
 use super::inheritance::bigger_config;
-use super::run::{self, Summary, description};
+use super::run::{self, Summary};
 use super::setup::{self, model_config};
 use super::source::Source;
 use crate::eval::flags::EvalFlags;

@@ -19,7 +19,7 @@ use super::interrupt;
 use super::log::span;
 use super::setup;
 use super::stages;
-use crate::eval::Model;
+use crate::eval::{self, Model};
 use plan::Run;
 use record::Record;
 use std::path::Path;
@@ -106,7 +106,7 @@ fn stopped(plan: &Plan) -> Error {
 /// Trains and evaluates one run, from its last checkpoint if it has one.
 fn carry_out(run: &Run, label: &str) -> Result<Record> {
     let config = &run.config;
-    let metrics = match run.seed {
+    let outcomes = match run.seed {
         None => {
             let (backend, _) = setup::device(config)?;
             let Some(teacher) = setup::teacher(config, backend.as_ref())? else {
@@ -118,7 +118,7 @@ fn carry_out(run: &Run, label: &str) -> Result<Record> {
                 clip: teacher.clip(),
                 parameters: teacher.parameters(),
             };
-            evaluation::metrics(config, model)?
+            evaluation::outcomes(config, model)?
         }
         Some(_) => {
             let checkpoints = run.folder().join("checkpoints");
@@ -132,14 +132,13 @@ fn carry_out(run: &Run, label: &str) -> Result<Record> {
                 ..Call::default()
             };
             let done = stages::train(config, &call, label)?;
-            let model = Model {
-                backend: done.trainer.backend(),
-                clip: done.trainer.clip(),
-                parameters: done.trainer.parameters(),
-            };
-            evaluation::metrics(config, model)?
+            match done.outcomes {
+                Some(outcomes) => outcomes,
+                None => evaluation::outcomes(config, done.trainer.model())?,
+            }
         }
     };
+    let metrics = outcomes.iter().flat_map(eval::report::metrics).collect();
     let record = Record::new(config, metrics)?;
     record.write(&run.folder())?;
     Ok(record)
