@@ -177,6 +177,10 @@ fn a_row_that_fails_leaves_the_others() {
     assert!(place.value("alone-seed1") > 0.0);
     let markdown = std::fs::read_to_string(place.path("logs/two/ablation.md")).unwrap();
     assert!(markdown.contains("| + distilled | – | – |"), "{markdown}");
+    assert!(
+        markdown.contains("So far 2 of 3 runs are done."),
+        "{markdown}"
+    );
 }
 
 #[test]

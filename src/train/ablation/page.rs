@@ -39,7 +39,7 @@ pub(super) fn html(plan: &Plan, measured: &Table, reference: Option<&Table>) -> 
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width\">\n<title>{title}</title>\n\
          <style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n<p>{}</p>\n",
-        encode_text(&reading(plan))
+        encode_text(&reading(plan, measured))
     );
     grid(&mut out, measured);
     out.push_str("<h2>Means and standard deviations</h2>\n");

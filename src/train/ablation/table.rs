@@ -43,6 +43,8 @@ pub(super) struct Table {
     pub(super) columns: Vec<String>,
     pub(super) rows: Vec<Line>,
     pub(super) baseline: String,
+    /// Runs that are done, and all.
+    pub(super) done: (usize, usize),
 }
 
 /// A row of it.
@@ -100,6 +102,7 @@ impl Table {
             columns: plan.columns().iter().map(|c| c.name.clone()).collect(),
             rows: plan.rows().enumerate().map(line).collect(),
             baseline: plan.baseline().to_string(),
+            done: (done.iter().flatten().count(), runs.len()),
         }
     }
 
@@ -124,6 +127,7 @@ impl Table {
             columns: reference.columns.clone(),
             rows: reference.rows.iter().map(line).collect(),
             baseline: plan.baseline().to_string(),
+            done: (0, 0),
         }
     }
 
@@ -189,7 +193,7 @@ fn grid(out: &mut String, table: &Table, signed: bool) {
 
 /// The whole report: both tables, and how to read them.
 pub(super) fn markdown(plan: &Plan, measured: &Table, reference: Option<&Table>) -> String {
-    let mut out = format!("# {}\n\n{}\n\n", measured.title, reading(plan));
+    let mut out = format!("# {}\n\n{}\n\n", measured.title, reading(plan, measured));
     rows(&mut out, measured);
     if let (Some(table), Some(reference)) = (reference, plan.reference()) {
         let _ = write!(out, "\n## {}\n\n{}\n\n", table.title, reference.note);
@@ -199,7 +203,7 @@ pub(super) fn markdown(plan: &Plan, measured: &Table, reference: Option<&Table>)
 }
 
 /// How the numbers are to be read.
-pub(super) fn reading(plan: &Plan) -> String {
+pub(super) fn reading(plan: &Plan, measured: &Table) -> String {
     let seeds = plan.seeds().len();
     let mut text = format!(
         "Per cent: mean ± standard deviation over {seeds} seeds; in brackets the difference to \
@@ -209,6 +213,10 @@ pub(super) fn reading(plan: &Plan) -> String {
     if !plan.note().is_empty() {
         text.push(' ');
         text.push_str(plan.note());
+    }
+    let (done, all) = measured.done;
+    if done < all {
+        let _ = write!(text, " So far {done} of {all} runs are done.");
     }
     text
 }
@@ -263,6 +271,7 @@ mod tests {
                 line("a | b", &[13.0, 17.0], &[3.0, 5.0]),
             ],
             baseline: "base".into(),
+            done: (4, 4),
         }
     }
 
