@@ -18,13 +18,13 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 p { max-width: 46rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid var(--rule);
+th, td { padding: .3rem .55rem; text-align: right; border-bottom: 1px solid var(--rule);
   white-space: nowrap; font-weight: normal; }
 thead th { color: var(--quiet); vertical-align: bottom; }
 th:first-child { text-align: left; }
 tr.base th, tr.base td { font-weight: 600; }
 td small { display: block; color: var(--quiet); }
-.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1rem 2rem; }
+.plots { margin-top: 1.5rem; display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1rem 2rem; }
 figure { margin: 0; } figcaption { font-weight: 600; }
 svg { width: 100%; height: auto; font-size: 11px; fill: var(--ink); }
 svg .rule { stroke: var(--rule); } svg .bar { stroke: var(--mark); stroke-width: 2; }
