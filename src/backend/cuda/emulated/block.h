@@ -228,26 +228,34 @@ inline void run_block(Block& b) {
   unsigned idle = 0;
   for (;;) {
     bool progress = false;
+    const bool ahead = random.next() % 2;
     const Order warp_order(random, warps_rounded);
     for (unsigned i = 0; i < warps_rounded; i++) {
       const unsigned warp = warp_order(i);
       if (warp >= warps) continue;
       const unsigned first = warp * 32, end = first + 32 < b.count ? first + 32 : b.count;
-      const Order lane_order(random, 32);
-      for (unsigned j = 0; j < 32; j++) {
-        const unsigned at = first + lane_order(j);
-        if (at >= end) continue;
-        Thread& t = b.threads[at];
-        if (t.waits == Collective::spin) t.waits = Collective::none;
-        if (t.waits != Collective::none) continue;
-        b.running = at;
-        emulator_switch(&b.scheduler, t.stack);
-        if (b.run->watched_count) look_at_guards(b);
+      // Every other pass a warp goes on until it waits for the others, as one may on a GPU: what it then
+      // overwrites before they have read it lacks a barrier.
+      bool moved;
+      do {
+        moved = false;
+        const Order lane_order(random, 32);
+        for (unsigned j = 0; j < 32; j++) {
+          const unsigned at = first + lane_order(j);
+          if (at >= end) continue;
+          Thread& t = b.threads[at];
+          if (t.waits == Collective::spin) t.waits = Collective::none;
+          if (t.waits != Collective::none) continue;
+          b.running = at;
+          emulator_switch(&b.scheduler, t.stack);
+          if (b.run->watched_count) look_at_guards(b);
+          if (b.faulty()) return;
+          moved |= t.waits != Collective::spin;
+        }
+        moved |= complete_warp(b, first, end);
         if (b.faulty()) return;
-        progress |= t.waits != Collective::spin;
-      }
-      progress |= complete_warp(b, first, end);
-      if (b.faulty()) return;
+        progress |= moved;
+      } while (ahead && moved);
     }
     if (progress) {
       idle = 0;

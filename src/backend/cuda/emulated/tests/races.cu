@@ -83,6 +83,26 @@ KERNEL(row_sums, SumArguments, 256) {
   }
 }
 
+// Σ v and then Σ v² over rows of 256 values, a block each and for every thread, by the same shared memory.
+template <bool after>
+__device__ void two_sums(const SumArguments& a) {
+  __shared__ float parts[8];
+  const int at = blockIdx.x * 256 + threadIdx.x;
+  float total = 0;
+  for (int power = 1; power <= 2; power++) {
+    float sum = power == 1 ? a.x[at] : a.x[at] * a.x[at];
+    for (int d = 16; d; d /= 2) sum += __shfl_xor_sync(~0u, sum, d);
+    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = sum;
+    __syncthreads();
+    for (int warp = 0; warp < 8; warp++) total += parts[warp];
+    if (after) __syncthreads();
+  }
+  a.y[at] = total;
+}
+
+KERNEL(two_sums_whole, SumArguments, 256) { two_sums<true>(a); }
+KERNEL(two_sums_without_second, SumArguments, 256) { two_sums<false>(a); }
+
 struct ZeroFillArguments {
   const float* x;
   float* y;

@@ -81,6 +81,26 @@ fn a_wait_for_too_few_copies_shows() {
     }
 }
 
+/// A warp that is ahead overwrites what the others have yet to read.
+#[test]
+fn shared_memory_that_is_used_again_too_early_shows() {
+    const BLOCKS: usize = 20;
+    let x = numbers(BLOCKS * 256, 3);
+    let sums = |entry, seed| {
+        let device = device(seed, 1);
+        let (x, y) = (upload(&device, &x), device.allocate(BLOCKS * 1024).unwrap());
+        let shape = grid([BLOCKS as u32, 1, 1], 256);
+        launch(&device, entry, shape, &arguments(&[x, y], &[256i32]));
+        download::<f32>(&device, y, BLOCKS * 256)
+    };
+    let of_row = |row: &[f32]| vec![row.iter().map(|v| v + v * v).sum(); 256];
+    let want: Vec<f32> = x.chunks(256).flat_map(of_row).collect();
+    for seed in SEEDS {
+        assert_eq!(sums("two_sums_whole", seed), want, "seed {seed}");
+        assert_ne!(sums("two_sums_without_second", seed), want, "seed {seed}");
+    }
+}
+
 #[test]
 fn copies_are_filled_up_with_zeros() {
     let device = device(0, 1);
