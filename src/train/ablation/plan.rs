@@ -133,9 +133,11 @@ impl Plan {
         let shipped = SHIPPED.iter().find(|(name, _)| *name == source);
         let text = match shipped {
             Some((_, text)) => (*text).to_string(),
-            None => {
-                std::fs::read_to_string(source).map_err(|e| unreadable(Path::new(source), &e))?
-            }
+            None => std::fs::read_to_string(source).map_err(|e| {
+                let names = SHIPPED.map(|(name, _)| name).join(" and ");
+                let why = unreadable(Path::new(source), &e);
+                Error::Usage(format!("{why}; the plans inside this program are {names}"))
+            })?,
         };
         let stem = Path::new(source).file_stem().unwrap_or_default();
         Self::parse(&text, &stem.to_string_lossy(), given)
