@@ -58,21 +58,26 @@ __device__ __forceinline__ Partial row_part(const float (&a)[COLUMNS], const flo
   }
   max = row_max(max);
   if (TEACHER) teacher_max = row_max(teacher_max);
-  float sum = 0.f, teacher_sum = 0.f, cross = 0.f;
+  // The largest logits are counted, the others summed apart: beside a 1 they would lose their last bits, of which a
+  // divergence between two rows that are nearly certain consists.
+  float tops = 0.f, teacher_tops = 0.f, rest = 0.f, teacher_rest = 0.f, cross = 0.f;
 #pragma unroll
   for (int c = 0; c < COLUMNS; c++) {
     if (!kept[c]) continue;
-    const float da = a[c] - max;
-    sum += expf(da);
+    const float da = a[c] - max, p = expf(da);
+    tops += da == 0.f ? 1.f : 0.f;
+    rest += da == 0.f ? 0.f : p;
     if (TEACHER) {
       const float db = b[c] - teacher_max, q = expf(db);
-      teacher_sum += q;
+      teacher_tops += db == 0.f ? 1.f : 0.f;
+      teacher_rest += db == 0.f ? 0.f : q;
       cross += q * (db - da);
     }
   }
-  sum = row_sum(sum);
+  const double sum = static_cast<double>(row_sum(tops)) + row_sum(rest);
+  double teacher_sum = 0.;
   if (TEACHER) {
-    teacher_sum = row_sum(teacher_sum);
+    teacher_sum = static_cast<double>(row_sum(teacher_tops)) + row_sum(teacher_rest);
     cross = row_sum(cross);
   }
   return {sum, teacher_sum, cross, max, teacher_max};

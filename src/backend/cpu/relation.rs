@@ -180,12 +180,17 @@ impl Row {
                 - (f64::from(before.student.max) - f64::from(top_a));
             self.cross = shrink * (before.cross + before.teacher.sum * drift);
         }
+        // The largest logits are counted, the others summed apart: beside a 1 they would lose their last
+        // bits, of which a divergence between two rows that are nearly certain consists.
+        let (mut tops_a, mut tops_b) = ([0.0; LANES], [0.0; LANES]);
         let (mut sa, mut sb, mut cross) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
         let mut add = |l: usize, a: f32, b: f32| {
             let (a, b) = (a - top_a, b - top_b);
-            let q = exp(b);
-            sa[l] += exp(a);
-            sb[l] += q;
+            let (p, q) = (exp(a), exp(b));
+            tops_a[l] += if a == 0.0 { 1.0 } else { 0.0 };
+            tops_b[l] += if b == 0.0 { 1.0 } else { 0.0 };
+            sa[l] += if a == 0.0 { 0.0 } else { p };
+            sb[l] += if b == 0.0 { 0.0 } else { q };
             cross[l] += q * (b - a);
         };
         let (a_main, a_tail) = a.as_chunks::<LANES>();
@@ -198,8 +203,9 @@ impl Row {
         for (l, (&a, &b)) in a_tail.iter().zip(b_tail).enumerate() {
             add(l, a, b);
         }
-        self.student.sum += f64::from(sa.iter().sum::<f32>());
-        self.teacher.sum += f64::from(sb.iter().sum::<f32>());
+        let sum = |lanes: [f32; LANES]| f64::from(lanes.iter().sum::<f32>());
+        self.student.sum += sum(tops_a) + sum(sa);
+        self.teacher.sum += sum(tops_b) + sum(sb);
         self.cross += f64::from(cross.iter().sum::<f32>());
     }
 
