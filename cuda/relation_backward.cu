@@ -21,6 +21,8 @@ struct Side {
   // [2, n]: each row's largest logit, and 1 / Σ exp(a − max).
   const float* softmax;
   const float* teacher_softmax;
+  // Of each anchor, [n]; without a teacher its cross-entropy.
+  const float* value;
   // k, [n].
   const float* coef;
   long long n;
@@ -63,12 +65,14 @@ __device__ __forceinline__ Anchor anchor(const Side& side, int i, bool there, fl
           max * inverse};
 }
 
-// P − T of one element; `own`: of an anchor with its own class.
+// P − T of one element; `own`: of an anchor with its own class, whose value is `*value`.
 template <bool TEACHER>
-__device__ __forceinline__ float difference(float a, float b, const Anchor& anchor, bool kept, bool own) {
+__device__ __forceinline__ float difference(float a, float b, const Anchor& anchor, bool kept, bool own,
+                                            const float* value) {
+  if (!TEACHER && own) return residual(*value);
   const float p = kept ? expf(a - anchor.max) * anchor.inverse : 0.f;
   if (TEACHER) return kept ? p - expf(b - anchor.teacher_max) * anchor.teacher_inverse : 0.f;
-  return own ? p - 1.f : p;
+  return p;
 }
 
 template <bool TEACHER>
@@ -109,11 +113,11 @@ __device__ __forceinline__ void relation_backward(const RelationBackwardArgument
       const float teacher_at = TEACHER ? logit(teacher_scale, t[r][c]) : 0.f;
       const bool there = i < a.row_end && j < a.column_end, own = there && i == j;
       const bool kept = there && !(own && a.skip_diagonal);
-      const float along = difference<TEACHER>(at, teacher_at, mine, kept, own);
+      const float along = difference<TEACHER>(at, teacher_at, mine, kept, own, a.row.value + i);
       float coefficient = mine.coef * along;
       if (!a.mirrored || j >= i) row_slope += along * (cosine - mine.center);
       if (both) {
-        const float across = difference<TEACHER>(at, teacher_at, columns[c], kept, own);
+        const float across = difference<TEACHER>(at, teacher_at, columns[c], kept, own, a.column.value + j);
         coefficient += columns[c].coef * across;
         if (a.symmetric && (!a.mirrored || j > i)) column_slope[c] += across * (cosine - columns[c].center);
       }

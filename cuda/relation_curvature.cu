@@ -1,15 +1,18 @@
 // Second derivatives of a relation's cross-entropies, applied to tangents u of x and z of y: with
 //
 //   P_ij = exp(a_ij − max_i) / Σ_i,   w_ij = u_i·y_j + x_i·z_j,   r_i = Σ_j P_ij w_ij,   E_ij = P_ij − [i=j],
-//   D_ij = k α P_ij (w_ij − r_i),
+//   D_ij = k α P_ij (w_ij − r_i) = k α P_ij ((w_ij − w_ii) − ρ_i),   ρ_i = r_i − w_ii,
 //
 //   dx_i = α Σ_j (D_ij y_j + k E_ij z_j),   dy_j = α Σ_i (D_ij x_i + k E_ij u_i),
 //   dα = Σ_ij D_ij x_i·y_j + k Σ_ij E_ij w_ij.
 //
-// First r, by blocks that run along tiles of columns as in relation.cu; then panels of α D and α k E as in
+// Where row i is nearly certain of its class, r_i − w_ii and E_ii are small differences of large numbers, and the whole
+// gradient consists of them: ρ_i = Σ_{j≠i} P_ij w_ij + E_ii w_ii, with E_ii from the cross-entropy, loses nothing.
+//
+// First ρ, by blocks that run along tiles of columns as in relation.cu; then panels of α D and α k E as in
 // relation_backward.cu, each multiplied with four matrices: the panels serve both sides.
 //
-// Per element 3 · 2 d FLOP for r and as many for the panels, 16 bytes to and from the panels and two exponentials.
+// Per element 3 · 2 d FLOP for ρ and as many for the panels, 16 bytes to and from the panels and two exponentials.
 #include "reduce.cuh"
 #include "similarity.cuh"
 
@@ -31,8 +34,10 @@ struct RelationCurvatureMeanArguments {
   Products products;
   // [2, n]: each row's largest logit, and 1 / Σ exp(a − max).
   const float* softmax;
-  // [splits, n].
+  // Σ_{j≠i} P_ij w_ij by parts of the columns, [splits, n].
   double* partials;
+  // w_ii, [n].
+  float* own;
   int n, m;
   // Tiles of columns that a block takes.
   int tiles;
@@ -59,7 +64,9 @@ KERNEL(relation_curvature_mean_f32, RelationCurvatureMeanArguments, TILE_THREADS
       float sum = 0.f;
 #pragma unroll
       for (int k = 0; k < COLUMNS; k++) {
-        const bool there = i < a.n && column + lane * COLUMNS + k < end;
+        const int j = column + lane * COLUMNS + k;
+        const bool there = i < a.n && j < end && i != j;
+        if (i == j && i < a.n && j < end) a.own[i] = w[r][k];
         sum += there ? expf(logit(scale, c[r][k]) - max) * inverse * w[r][k] : 0.f;
       }
       sum = row_sum(sum);
@@ -71,7 +78,10 @@ KERNEL(relation_curvature_mean_f32, RelationCurvatureMeanArguments, TILE_THREADS
 
 struct RelationCurvatureFinishArguments {
   const double* partials;
-  // r, [n].
+  // Each anchor's cross-entropy and w_ii, [n].
+  const float* value;
+  const float* own;
+  // ρ, [n].
   float* mean;
   int n;
   int splits;
@@ -82,13 +92,15 @@ KERNEL(relation_curvature_finish_f32, RelationCurvatureFinishArguments, 256) {
   if (i >= a.n) return;
   double mean = 0.;
   for (int split = 0; split < a.splits; split++) mean += a.partials[static_cast<long long>(split) * a.n + i];
-  a.mean[i] = static_cast<float>(mean);
+  a.mean[i] = static_cast<float>(mean + static_cast<double>(residual(a.value[i])) * a.own[i]);
 }
 
 struct RelationCurvatureArguments {
   Products products;
   const float* softmax;
-  // r, [n].
+  // Each anchor's cross-entropy, w_ii and ρ, [n].
+  const float* value;
+  const float* own;
   const float* mean;
   // α D and α k E of this panel, [rows, columns], where wanted.
   float* curvature;
@@ -119,9 +131,9 @@ KERNEL(relation_curvature_f32, RelationCurvatureArguments, TILE_THREADS) {
   for (int r = 0; r < ROWS; r++) {
     const int i = i0 + r;
     if (i >= a.row_end) continue;
-    const float max = a.softmax[i], inverse = a.softmax[a.n + i], mean = a.mean[i];
+    const float max = a.softmax[i], inverse = a.softmax[a.n + i], own = a.own[i], mean = a.mean[i];
     // D's rows sum to 0, so that any c₀ taken from the cosines changes nothing but roundings: the largest one, as in
-    // relation_backward.cu. E's rows sum to 0 as well, and Σ_j E_ij w_ij = r_i − w_ii.
+    // relation_backward.cu. E's rows sum to 0 as well, and Σ_j E_ij w_ij = ρ_i.
     const float center = max * inverse_scale;
     float row_slope = 0.f;
 #pragma unroll
@@ -129,12 +141,12 @@ KERNEL(relation_curvature_f32, RelationCurvatureArguments, TILE_THREADS) {
       const int j = j0 + k;
       const bool there = j < a.column_end;
       const float p = there ? a.coef * (expf(logit(scale, c[r][k]) - max) * inverse) : 0.f;
-      const float off = w[r][k] - mean, d = scale * p * off;
+      const float d = scale * p * (i == j ? -mean : (w[r][k] - own) - mean);
       row_slope += d * (c[r][k] - center);
       float e = p;
       if (there && i == j) {
-        row_slope -= a.coef * off;
-        e -= a.coef;
+        row_slope += a.coef * mean;
+        e = a.coef * residual(a.value[i]);
       }
       c[r][k] = scale * d;
       w[r][k] = scale * e;

@@ -112,5 +112,9 @@ __device__ __forceinline__ float row_sum(float v) {
   return v;
 }
 
+// P_ii − 1 = e^{−ℓ} − 1 of an anchor whose cross-entropy is ℓ. The difference itself would lose what a nearly certain
+// P_ii lacks of 1, and that is all of its gradient.
+__device__ __forceinline__ float residual(float cross_entropy) { return expm1f(-cross_entropy); }
+
 // α c, rounded once wherever it is made: equal cosines and scales give equal logits.
 __device__ __forceinline__ float logit(float scale, float cosine) { return __fmul_rn(scale, cosine); }

@@ -198,22 +198,14 @@ fn curvature_is_a_second_derivative() {
             teacher: None,
             skip_diagonal: false,
         };
-        let softmax = backend.relation(&pair).expect("forward").softmax;
+        let stats = backend.relation(&pair).expect("forward");
         let (u, z) = (upload(&*backend, &u), upload(&*backend, &z));
         let (mut dx, mut dy, mut dscale) = (None, None, None);
         for times in [1.0, 2.0] {
             let slots = (Some(&mut dx), Some(&mut dy), Some(&mut dscale));
             let coef = COEF as f32;
             backend
-                .relation_curvature(
-                    &relation,
-                    &softmax,
-                    (&u, &z),
-                    coef,
-                    slots.0,
-                    slots.1,
-                    slots.2,
-                )
+                .relation_curvature(&relation, &stats, (&u, &z), coef, slots.0, slots.1, slots.2)
                 .expect("curvature");
             for (slot, want) in [&dx, &dy, &dscale].into_iter().zip(&want) {
                 let got = values(&*backend, slot.as_ref().expect("a gradient"));
@@ -229,15 +221,8 @@ fn curvature_is_a_second_derivative() {
                 }
             }
         }
-        let misshapen = backend.relation_curvature(
-            &relation,
-            &softmax,
-            (&u, &u),
-            1.0,
-            Some(&mut dx),
-            None,
-            None,
-        );
+        let misshapen =
+            backend.relation_curvature(&relation, &stats, (&u, &u), 1.0, Some(&mut dx), None, None);
         let error = misshapen
             .expect_err("a tangent of the wrong side")
             .to_string();

@@ -489,7 +489,7 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
 
     /// Gradient of φ = ⟨u, ∂ℓ/∂x⟩ + ⟨z, ∂ℓ/∂y⟩ with respect to the relation's x, y and scale, where
     /// ℓ = coef Σ_i CE(a_i:, i) and `tangent` = (u `[n, width]`, z `[m, width]`) is constant: ℓ's second
-    /// derivative applied to (u, z). `softmax` is the relation's of [`RowStats`]; tiles are made again.
+    /// derivative applied to (u, z). `stats` are the relation's without a teacher; tiles are made again.
     ///
     /// With E_ij = P_ij − [i=j], w_ij = u_i·y_j + x_i·z_j, r_i = Σ_j P_ij w_ij and
     /// D_ij = coef α P_ij (w_ij − r_i): dx_i += α Σ_j (D_ij y_j + coef E_ij z_j),
@@ -497,7 +497,7 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     fn relation_curvature(
         &self,
         relation: &Relation,
-        softmax: &Tensor,
+        stats: &RowStats,
         tangent: (&Tensor, &Tensor),
         coef: f32,
         dx: Slot,

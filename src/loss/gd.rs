@@ -81,7 +81,7 @@ pub fn gd(tape: &Tape, student: &Features, scale: &Var, teacher: &TeacherFeature
                 let mut dscale = grads.take(&scale);
                 backend.relation_curvature(
                     &own.relation,
-                    &own.stats.softmax,
+                    &own.stats,
                     (&u, &z),
                     mean(n),
                     dx.as_mut(),

@@ -447,14 +447,14 @@ impl Backend for Cpu {
     fn relation_curvature(
         &self,
         relation: &Relation,
-        softmax: &Tensor,
+        stats: &RowStats,
         tangent: (&Tensor, &Tensor),
         coef: f32,
         dx: Slot,
         dy: Slot,
         dscale: Slot,
     ) -> Result<()> {
-        relation::curvature(relation, softmax, tangent, coef, dx, dy, dscale)
+        relation::curvature(relation, stats, tangent, coef, dx, dy, dscale)
     }
 
     fn intra_weights(

@@ -383,14 +383,14 @@ impl Backend for Cuda {
     fn relation_curvature(
         &self,
         relation: &Relation,
-        softmax: &Tensor,
+        stats: &RowStats,
         tangent: (&Tensor, &Tensor),
         coef: f32,
         dx: Slot,
         dy: Slot,
         dscale: Slot,
     ) -> Result<()> {
-        relation_curvature::curvature(self, relation, softmax, tangent, coef, dx, dy, dscale)
+        relation_curvature::curvature(self, relation, stats, tangent, coef, dx, dy, dscale)
     }
 
     fn intra_weights(

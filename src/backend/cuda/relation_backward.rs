@@ -17,6 +17,7 @@ pub(super) const PANEL: usize = 4096;
 struct Direction<'a> {
     softmax: Operand<'a>,
     teacher_softmax: Option<Operand<'a>>,
+    value: Operand<'a>,
     coef: Operand<'a>,
     rows: usize,
 }
@@ -26,6 +27,7 @@ struct Direction<'a> {
 struct Direct {
     softmax: Address,
     teacher_softmax: Address,
+    value: Address,
     coef: Address,
     n: i64,
 }
@@ -42,14 +44,16 @@ impl<'a> Direction<'a> {
             let detail = format!("statistics {:?} for {rows} rows", wrong.shape());
             return shape_error(OP, detail);
         }
-        if side.coef.len() != rows {
-            let detail = format!("{} coefficients for {rows} rows", side.coef.len());
-            return shape_error(OP, detail);
+        for (what, tensor) in [("values", &side.stats.value), ("coefficients", &side.coef)] {
+            if tensor.len() != rows {
+                return shape_error(OP, format!("{} {what} for {rows} rows", tensor.len()));
+            }
         }
         let read = |t| cuda.read(OP, t, DType::F32);
         Ok(Self {
             softmax: read(&side.stats.softmax)?,
             teacher_softmax: teacher_softmax.map(read).transpose()?,
+            value: read(&side.stats.value)?,
             coef: read(&side.coef)?,
             rows,
         })
@@ -59,6 +63,7 @@ impl<'a> Direction<'a> {
         Direct {
             softmax: self.softmax.at(),
             teacher_softmax: optional(&self.teacher_softmax),
+            value: self.value.at(),
             coef: self.coef.at(),
             n: self.rows as i64,
         }

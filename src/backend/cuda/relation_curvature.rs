@@ -1,4 +1,4 @@
-//! Second derivatives of a relation's cross-entropies: the rows' means of w, and then panels of coefficients, which
+//! Second derivatives of a relation's cross-entropies: the rows' means of w − w_ii, and then panels of coefficients, which
 //! are multiplied into the gradients of both sides.
 
 use super::Cuda;
@@ -7,7 +7,7 @@ use super::relation::{Argument, Features, THREADS, TILE_ROWS, split};
 use super::relation_backward::{PANEL, panels, tiles};
 use super::storage::{Memory, Target, done};
 use super::sum::Partials;
-use crate::backend::{Relation, Result, Slot, shape_error};
+use crate::backend::{Relation, Result, RowStats, Slot, shape_error};
 use crate::tensor::{DType, Tensor};
 use bytemuck::{Pod, Zeroable};
 use std::ops::Range;
@@ -29,6 +29,7 @@ struct Mean {
     products: Products,
     softmax: Address,
     partials: Address,
+    own: Address,
     n: i32,
     m: i32,
     tiles: i32,
@@ -39,6 +40,8 @@ struct Mean {
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Finish {
     partials: Address,
+    value: Address,
+    own: Address,
     mean: Address,
     n: i32,
     splits: i32,
@@ -49,6 +52,8 @@ struct Finish {
 struct Curvature {
     products: Products,
     softmax: Address,
+    value: Address,
+    own: Address,
     mean: Address,
     curvature: Address,
     residual: Address,
@@ -65,20 +70,21 @@ fn kernel(entry: &'static str) -> Kernel {
     Kernel { module: OP, entry }
 }
 
-/// r_i = Σ_j P_ij w_ij, f32 `[n]`.
+/// w_ii and ρ_i = Σ_j P_ij w_ij − w_ii, f32 `[n]` each.
 fn means(
     cuda: &Cuda,
     products: Products,
-    softmax: Address,
+    (softmax, value): (Address, Address),
     (n, m): (usize, usize),
-) -> Result<Memory> {
+) -> Result<[Memory; 2]> {
     let (splits, tiles) = split(n, m);
     let partials = cuda.allocate(splits * n * 8)?;
-    let mean = cuda.allocate(n * 4)?;
+    let (own, mean) = (cuda.allocate(n * 4)?, cuda.allocate(n * 4)?);
     let arguments = Mean {
         products,
         softmax,
         partials: partials.at(),
+        own: own.at(),
         n: n as i32,
         m: m as i32,
         tiles: tiles as i32,
@@ -92,6 +98,8 @@ fn means(
     cuda.launch(kernel("relation_curvature_mean_f32"), launch, &arguments)?;
     let arguments = Finish {
         partials: partials.at(),
+        value,
+        own: own.at(),
         mean: mean.at(),
         n: n as i32,
         splits: splits as i32,
@@ -102,7 +110,7 @@ fn means(
         shared: 0,
     };
     cuda.launch(kernel("relation_curvature_finish_f32"), launch, &arguments)?;
-    Ok(mean)
+    Ok([own, mean])
 }
 
 /// The gradient of one side, gathered from panels.
@@ -169,23 +177,21 @@ impl<'a> Gathered<'a> {
 pub(super) fn curvature(
     cuda: &Cuda,
     relation: &Relation,
-    softmax: &Tensor,
+    stats: &RowStats,
     tangent: (&Tensor, &Tensor),
     coef: f32,
     dx: Slot,
     dy: Slot,
     dscale: Slot,
 ) -> Result<()> {
-    curvature_by(
-        cuda, relation, softmax, tangent, coef, dx, dy, dscale, PANEL,
-    )
+    curvature_by(cuda, relation, stats, tangent, coef, dx, dy, dscale, PANEL)
 }
 
 /// [`curvature`] with panels of `side` rows and columns, a multiple of the tile's.
 fn curvature_by(
     cuda: &Cuda,
     relation: &Relation,
-    softmax: &Tensor,
+    stats: &RowStats,
     (u, z): (&Tensor, &Tensor),
     coef: f32,
     dx: Slot,
@@ -202,9 +208,10 @@ fn curvature_by(
         return shape_error(OP, format!("{n} rows, but only {m} classes"));
     }
     for (what, tensor, shape) in [
-        ("statistics", softmax, [2, n]),
-        ("tangent", u, [n, width]),
-        ("tangent", z, [m, width]),
+        ("statistics", &stats.softmax, &[2, n][..]),
+        ("values", &stats.value, &[n]),
+        ("tangent", u, &[n, width]),
+        ("tangent", z, &[m, width]),
     ] {
         if tensor.shape() != shape {
             let detail = format!("{what} {:?}, not {shape:?}", tensor.shape());
@@ -212,13 +219,14 @@ fn curvature_by(
         }
     }
     let read = |t| cuda.read(OP, t, DType::F32);
-    let (softmax, u, z) = (read(softmax)?, read(u)?, read(z)?);
+    let (softmax, value) = (read(&stats.softmax)?, read(&stats.value)?);
+    let (u, z) = (read(u)?, read(z)?);
     let products = Products {
         features: features.argument(),
         left: Argument::products(u.at(), features.y.at(), width),
         right: Argument::products(features.x.at(), z.at(), width),
     };
-    let mean = means(cuda, products, softmax.at(), (n, m))?;
+    let [own, mean] = means(cuda, products, (softmax.at(), value.at()), (n, m))?;
 
     let dx = cuda.target(OP, dx, &[n, width], DType::F32)?;
     let dy = cuda.target(OP, dy, &[m, width], DType::F32)?;
@@ -245,6 +253,8 @@ fn curvature_by(
     let mut arguments = Curvature {
         products,
         softmax: softmax.at(),
+        value: value.at(),
+        own: own.at(),
         mean: mean.at(),
         curvature,
         residual,
@@ -295,7 +305,7 @@ mod tests {
     fn gradients(
         cuda: &Cuda,
         relation: &Relation,
-        softmax: &Tensor,
+        stats: &RowStats,
         tangent: (&Tensor, &Tensor),
         side: usize,
     ) -> Vec<Vec<f32>> {
@@ -304,7 +314,7 @@ mod tests {
             curvature_by(
                 cuda,
                 relation,
-                softmax,
+                stats,
                 tangent,
                 0.1,
                 Some(&mut dx),
@@ -342,9 +352,9 @@ mod tests {
             teacher: None,
             skip_diagonal: false,
         };
-        let softmax = cuda.relation(&pair).expect("forward").softmax;
-        let whole = gradients(&cuda, &relation, &softmax, (&u, &z), PANEL);
-        let parts = gradients(&cuda, &relation, &softmax, (&u, &z), 128);
+        let stats = cuda.relation(&pair).expect("forward");
+        let whole = gradients(&cuda, &relation, &stats, (&u, &z), PANEL);
+        let parts = gradients(&cuda, &relation, &stats, (&u, &z), 128);
         for (part, whole) in parts.iter().zip(&whole) {
             let largest = whole.iter().fold(0f32, |m, v| m.max(v.abs()));
             assert!(largest > 0.1, "nothing to compare");

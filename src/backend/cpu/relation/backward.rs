@@ -7,7 +7,7 @@ use crate::backend::cpu::math::{exp, sum};
 use crate::backend::cpu::memory::Memory;
 use crate::backend::cpu::parallel::vectorised;
 use crate::backend::cpu::storage::{accumulator, f32s, target};
-use crate::backend::{Pair, Result, Side, Slot, shape_error};
+use crate::backend::{Pair, Result, RowStats, Side, Slot, shape_error};
 use crate::tensor::Tensor;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -49,6 +49,8 @@ impl<'a> Softmax<'a> {
 struct Direction<'a> {
     student: Softmax<'a>,
     teacher: Softmax<'a>,
+    /// Of each anchor, without a teacher its cross-entropy ℓ_i.
+    value: &'a [f32],
     coef: &'a [f32],
 }
 
@@ -66,9 +68,11 @@ impl<'a> Direction<'a> {
         if coef.len() != rows {
             return shape_error(OP, format!("{} coefficients for {rows} rows", coef.len()));
         }
+        let value = values(&side.stats, rows)?;
         Ok(Self {
             student,
             teacher,
+            value,
             coef,
         })
     }
@@ -77,9 +81,30 @@ impl<'a> Direction<'a> {
         Self {
             student: self.student.slice(range.clone()),
             teacher: self.teacher.slice(range.clone()),
+            value: &self.value[range.clone()],
             coef: &self.coef[range],
         }
     }
+
+    /// k (P_ii − 1) of the first anchor and its own class.
+    fn own(self) -> f32 {
+        self.coef[0] * residual(self.value[0])
+    }
+}
+
+/// The values of a relation's `rows` anchors.
+pub(super) fn values(stats: &RowStats, rows: usize) -> Result<&[f32]> {
+    let value = f32s(OP, &stats.value)?;
+    if value.len() != rows {
+        return shape_error(OP, format!("{} values for {rows} rows", value.len()));
+    }
+    Ok(value)
+}
+
+/// P_ii − 1 = e^{−ℓ_i} − 1 of an anchor whose cross-entropy is ℓ_i. The difference itself would lose what a
+/// nearly certain P_ii lacks of 1, and that is all of its gradient.
+pub(super) fn residual(cross_entropy: f32) -> f32 {
+    (-cross_entropy).exp_m1()
 }
 
 /// Turns part of one row of cosines c into coefficients C in place, the teacher's cosines t beside
@@ -178,7 +203,7 @@ impl Backward<'_> {
             if let Some(k) = own {
                 if !TEACHER {
                     // The target of row i is class i: T_ii = 1.
-                    c[k] -= anchor.coef[0] + self.col.map_or(0.0, |col| col.coef[i]);
+                    c[k] = anchor.own() + self.col.map_or(0.0, |col| col.slice(i..i + 1).own());
                     slope -= f64::from(own_cosine - center);
                 } else if self.skip_diagonal {
                     c[k] = 0.0;

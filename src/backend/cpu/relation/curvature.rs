@@ -1,14 +1,14 @@
 //! Second derivatives of a relation's cross-entropies, streamed: the products w of features with tangents
 //! are tiles beside those of the cosines. See `Backend::relation_curvature`; `loss/gd.rs` derives it.
 
-use super::backward::Softmax;
+use super::backward::{Softmax, residual, values};
 use super::{Operands, TILE, row_block};
 use crate::backend::cpu::gemm::{View, gemm_serial};
 use crate::backend::cpu::math::sum;
 use crate::backend::cpu::memory::Memory;
 use crate::backend::cpu::parallel::vectorised;
 use crate::backend::cpu::storage::{accumulator, f32s, target};
-use crate::backend::{Grad, Relation, Result, Slot, shape_error};
+use crate::backend::{Grad, Relation, Result, RowStats, Slot, shape_error};
 use crate::tensor::Tensor;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -50,7 +50,10 @@ struct Curvature<'a> {
     other: Points<'a>,
     /// Of each anchor.
     softmax: Softmax<'a>,
-    /// r of each anchor, once known.
+    /// Of each anchor, its cross-entropy.
+    value: &'a [f32],
+    /// w_ii and ρ_i of each anchor, once known.
+    own_w: &'a [f32],
     means: &'a [f32],
     scale: f32,
     coef: f32,
@@ -88,8 +91,9 @@ impl Curvature<'_> {
         gemm_serial(&mut tiles.w[..area], true, 1.0, x, z.t());
     }
 
-    /// r_i = Σ_j P_ij w_ij of the anchors `rows`.
-    fn means(&self, rows: Range<usize>, out: &mut [f32]) {
+    /// w_ii and ρ_i = Σ_j P_ij w_ij − w_ii = Σ_{j≠i} P_ij w_ij + (P_ii − 1) w_ii of the anchors `rows`: both
+    /// terms are as small as what P_ii lacks of 1.
+    fn means(&self, rows: Range<usize>, out: &mut [[f32; 2]]) {
         let m = self.other.n;
         let mut tiles = Tiles::new(rows.len(), m);
         let mut sums = vec![0.0f64; rows.len()];
@@ -108,20 +112,26 @@ impl Curvature<'_> {
                         for ((out, c), w) in work.iter_mut().zip(c).zip(w) {
                             *out = softmax.at(0, self.scale * c) * w;
                         }
+                        let i = rows.start + r;
+                        if cols.contains(&i) {
+                            let k = i - cols.start;
+                            out[r][0] = w[k];
+                            work[k] = 0.0;
+                        }
                         *total += f64::from(sum(work, |x| x));
                     }
                 },
             );
         }
-        for (out, total) in out.iter_mut().zip(sums) {
-            *out = total as f32;
+        for ((i, [own, mean]), total) in rows.zip(out).zip(sums) {
+            *mean = (total + f64::from(residual(self.value[i])) * f64::from(*own)) as f32;
         }
     }
 
     /// Turns a tile into D and coef E, the block's rows being the anchors. Returns its part of dscale.
     ///
     /// D's rows sum to 0, so Σ_j D_ij c_ij = Σ_j D_ij (c_ij − c₀) with c₀ the row's largest cosine, which
-    /// keeps roundings of D from multiplying cosines near 1; and Σ_j E_ij w_ij = r_i − w_ii.
+    /// keeps roundings of D from multiplying cosines near 1; and Σ_j E_ij w_ij = ρ_i.
     #[inline(always)]
     fn along(&self, rows: &Range<usize>, cols: &Range<usize>, tiles: &mut Tiles) -> f64 {
         let inverse = if self.scale == 0.0 {
@@ -134,42 +144,51 @@ impl Curvature<'_> {
             let line = r * cols.len()..(r + 1) * cols.len();
             let (c, w) = (&mut tiles.c[line.clone()], &mut tiles.w[line]);
             let work = &mut tiles.work[..c.len()];
-            let (softmax, mean) = (self.softmax.slice(i..i + 1), self.means[i]);
+            let softmax = self.softmax.slice(i..i + 1);
+            let (own_w, mean) = (self.own_w[i], self.means[i]);
             let center = softmax.max[0] * inverse;
-            let own = cols.contains(&i).then(|| i - cols.start);
-            if let Some(k) = own {
-                dscale -= f64::from(self.coef * (w[k] - mean));
-            }
+            let own = cols
+                .contains(&i)
+                .then(|| (i - cols.start, c[i - cols.start]));
             for ((work, c), w) in work.iter_mut().zip(c.iter_mut()).zip(w.iter_mut()) {
                 let p = self.coef * softmax.at(0, self.scale * *c);
-                let d = self.scale * p * (*w - mean);
+                let d = self.scale * p * ((*w - own_w) - mean);
                 *work = d * (*c - center);
                 (*c, *w) = (d, p);
             }
-            dscale += f64::from(sum(work, |x| x));
-            if let Some(k) = own {
-                w[k] -= self.coef;
+            if let Some((k, cosine)) = own {
+                self.own(i, &mut c[k], &mut w[k]);
+                work[k] = c[k] * (cosine - center) + self.coef * mean;
             }
+            dscale += f64::from(sum(work, |x| x));
         }
         dscale
+    }
+
+    /// D_ii and coef E_ii of anchor `i`, where `e` holds coef P_ii.
+    #[inline(always)]
+    fn own(&self, i: usize, d: &mut f32, e: &mut f32) {
+        *d = -self.scale * *e * self.means[i];
+        *e = self.coef * residual(self.value[i]);
     }
 
     /// The same where the block's rows are the candidates and the tile's columns the anchors.
     #[inline(always)]
     fn across(&self, rows: &Range<usize>, cols: &Range<usize>, tiles: &mut Tiles) {
         let len = cols.len();
-        let (softmax, means) = (self.softmax.slice(cols.clone()), &self.means[cols.clone()]);
-        let means = &means[..len];
+        let softmax = self.softmax.slice(cols.clone());
+        let (own_w, means) = (&self.own_w[cols.clone()], &self.means[cols.clone()]);
+        let (own_w, means) = (&own_w[..len], &means[..len]);
         for (r, j) in rows.clone().enumerate() {
             let line = r * len..(r + 1) * len;
             let (c, w) = (&mut tiles.c[line.clone()], &mut tiles.w[line]);
             let (c, w) = (&mut c[..len], &mut w[..len]);
             for i in 0..len {
                 let p = self.coef * softmax.at(i, self.scale * c[i]);
-                (c[i], w[i]) = (self.scale * p * (w[i] - means[i]), p);
+                (c[i], w[i]) = (self.scale * p * ((w[i] - own_w[i]) - means[i]), p);
             }
             if cols.contains(&j) {
-                w[j - cols.start] -= self.coef;
+                self.own(j, &mut c[j - cols.start], &mut w[j - cols.start]);
             }
         }
     }
@@ -239,7 +258,7 @@ impl Curvature<'_> {
 /// See `Backend::relation_curvature`.
 pub(in crate::backend::cpu) fn curvature(
     relation: &Relation,
-    softmax: &Tensor,
+    stats: &RowStats,
     (u, z): (&Tensor, &Tensor),
     coef: f32,
     dx: Slot,
@@ -262,11 +281,13 @@ pub(in crate::backend::cpu) fn curvature(
     }
     let anchors = Points::new(x, u, n, width)?;
     let candidates = Points::new(y, z, m, width)?;
-    let mut means = vec![0.0; n];
+    let mut means = vec![[0.0; 2]; n];
     let call = Curvature {
         own: anchors,
         other: candidates,
-        softmax: Softmax::new(softmax, n)?,
+        softmax: Softmax::new(&stats.softmax, n)?,
+        value: values(stats, n)?,
+        own_w: &[],
         means: &[],
         scale,
         coef,
@@ -276,7 +297,9 @@ pub(in crate::backend::cpu) fn curvature(
         .par_chunks_mut(block)
         .enumerate()
         .for_each(|(k, out)| call.means(k * block..k * block + out.len(), out));
+    let (own_w, means): (Vec<f32>, Vec<f32>) = means.iter().map(|[w, mean]| (*w, *mean)).unzip();
     let call = Curvature {
+        own_w: &own_w,
         means: &means,
         ..call
     };
