@@ -2,7 +2,12 @@
 
 use serde_json::Value;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
+
+#[path = "common/program.rs"]
+mod program;
+
+use program::Folder;
 
 const STUDENT: &str = r#"{"embed_dim": 16,
   "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 16, "layers": 1, "head_width": 16},
@@ -38,16 +43,14 @@ rows = [{ row = "alone", values = [30] }, { row = "+ distilled", values = [43.25
 "#;
 
 struct Place {
-    dir: tempfile::TempDir,
+    folder: Folder,
 }
 
 impl Place {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("student.json"), STUDENT).unwrap();
-        let place = Self { dir };
-        place.plan(PLAN);
-        place
+        Self {
+            folder: Folder::new(&[("student.json", STUDENT), ("two.toml", PLAN)]),
+        }
     }
 
     fn plan(&self, text: &str) {
@@ -55,17 +58,12 @@ impl Place {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.folder.path(name)
     }
 
     fn ablation(&self, more: &str) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_train"))
-            .current_dir(self.dir.path())
-            .args(["--ablation", "two.toml"])
-            .args(more.split_whitespace())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
+        let mut command = self.folder.train(&format!("--ablation two.toml {more}"));
+        command.output().unwrap()
     }
 
     /// The share that a run's own record holds, in per cent.

@@ -1,11 +1,14 @@
 //! The real `train` program with weight inheritance: manual, automatic and in stages, each resumed to the bit.
 
 use clip_distill::model::ClipConfig;
-use clip_distill::train::checkpoint::TrainState;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::process::Command;
+
+#[path = "common/program.rs"]
+mod program;
+
+use program::{Folder, expect, killed_at, refuses, same};
 
 const BIG: &str = r#"{"embed_dim": 16,
   "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 3, "head_width": 8},
@@ -15,88 +18,36 @@ const SMALL: &str = r#"{"embed_dim": 16,
   "text_cfg": {"context_length": 12, "vocab_size": 600, "width": 24, "heads": 3, "layers": 2}}"#;
 
 struct Place {
-    dir: tempfile::TempDir,
+    folder: Folder,
 }
 
 impl Place {
     /// A folder with both configurations and the run `big` of the bigger model.
     fn new() -> Self {
         let place = Self {
-            dir: tempfile::tempdir().unwrap(),
+            folder: Folder::new(&[("big.json", BIG), ("small.json", SMALL)]),
         };
-        std::fs::write(place.path("big.json"), BIG).unwrap();
-        std::fs::write(place.path("small.json"), SMALL).unwrap();
         expect(place.train("--model big.json --steps 2 --name big"), 0);
         place
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.folder.path(name)
     }
 
     fn train(&self, args: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_train"));
         let always = "--train-data demo --method clip --batch-size 16 --workers 1 --threads 1";
-        command
-            .current_dir(self.dir.path())
-            .args(always.split_whitespace())
-            .args(args.split_whitespace())
-            .stdin(Stdio::null());
-        command
+        self.folder.train(&format!("{always} {args}"))
     }
 
-    /// Runs until `path` exists, and kills.
     fn killed_at(&self, args: &str, path: &str) {
-        let path = self.path(path);
-        let mut child = self.train(args).stderr(Stdio::null()).spawn().unwrap();
-        let start = Instant::now();
-        while !path.exists() {
-            let ended = child.try_wait().unwrap();
-            assert!(ended.is_none(), "ended before {}", path.display());
-            assert!(start.elapsed() < Duration::from_secs(120));
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    fn metrics(&self, run: &str) -> Vec<Value> {
-        let path = self.path(&format!("logs/{run}/metrics.jsonl"));
-        let text = std::fs::read_to_string(path).unwrap();
-        text.lines()
-            .map(|l| serde_json::from_str(l).unwrap())
-            .collect()
+        killed_at(self.train(args), &self.path(path));
     }
 
     fn model(&self, folder: &str) -> ClipConfig {
         let path = self.path(folder).join("open_clip_config.json");
         ClipConfig::from_json(&std::fs::read_to_string(path).unwrap()).unwrap()
     }
-}
-
-fn expect(mut command: Command, code: i32) -> Output {
-    let output = command.output().unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{text}");
-    output
-}
-
-fn refuses(command: Command, words: &str) {
-    let output = expect(command, 2);
-    let text = String::from_utf8(output.stderr).unwrap();
-    let last = text.lines().last().unwrap();
-    assert!(
-        last.starts_with("train: ") && last.contains(words),
-        "{text}"
-    );
-}
-
-fn same(a: &Path, b: &Path) {
-    let weights = |p: &Path| std::fs::read(p.join("model.safetensors")).unwrap();
-    assert!(weights(a) == weights(b), "{} differs", a.display());
-    let (a, b) = (TrainState::load(a).unwrap(), TrainState::load(b).unwrap());
-    assert_eq!(a.position, b.position);
-    assert!(a.tensors == b.tensors, "states differ");
 }
 
 const PRUNE: &str = "--model big.json --pretrained-image-file logs/big --pretrained-text-file logs/big \
@@ -107,7 +58,7 @@ const PRUNE: &str = "--model big.json --pretrained-image-file logs/big --pretrai
 fn gates_reach_their_target_and_a_killed_run_resumes_to_the_bit() {
     let place = Place::new();
     expect(place.train(&format!("{PRUNE} --name whole")), 0);
-    for line in place.metrics("whole/prune") {
+    for line in place.folder.metrics("whole/prune") {
         let number = |key: &str| line[key].as_f64().unwrap();
         let (step, target) = (number("step"), number("sparsity_target"));
         assert_eq!(target, 0.5 * ((step - 1.0) / 60.0).min(1.0));
@@ -132,11 +83,8 @@ fn gates_reach_their_target_and_a_killed_run_resumes_to_the_bit() {
     for (left, all) in weights(&export).iter().zip(weights(&whole)) {
         assert!((left / all - 0.5).abs() < 0.07, "{left} of {all}");
     }
-    let mut eval = Command::new(env!("CARGO_BIN_EXE_eval"));
     let args = "logs/whole/prune/export --val-data demo --threads 1";
-    eval.current_dir(place.dir.path())
-        .args(args.split_whitespace());
-    expect(eval, 0);
+    expect(place.folder.run(env!("CARGO_BIN_EXE_eval"), args), 0);
 
     let args = format!("{PRUNE} --name killed");
     place.killed_at(&args, "logs/killed/prune/checkpoints/step_40");
@@ -164,7 +112,7 @@ fn memory_savers_change_nothing_while_gates_learn() {
         let args = format!("{gates} --gate-lr 1 --steps 5 --log-every 1 --name {name} {more}");
         expect(place.train(&args), 0);
         let number = |line: &Value| line["loss"].as_f64().unwrap();
-        let metrics = place.metrics(&format!("{name}/prune"));
+        let metrics = place.folder.metrics(&format!("{name}/prune"));
         metrics.iter().map(number).collect::<Vec<_>>()
     };
     let whole = run("whole", "");
@@ -275,7 +223,7 @@ fn what_cannot_be_inherited_is_one_clear_line() {
             "--logit-scale must be positive",
         ),
     ] {
-        refuses(place.train(&format!("{args} --steps 9 --name x")), words);
+        refuses(place.train(&format!("{args} --steps 9 --name x")), &[words]);
         let _ = std::fs::remove_dir_all(place.path("logs/x"));
     }
 }

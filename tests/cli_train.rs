@@ -3,12 +3,18 @@
 
 use clip_distill::io::{self, Data};
 use clip_distill::train::checkpoint::TrainState;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use serde_json::Value;
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
+#[path = "common/program.rs"]
+mod program;
 #[path = "common/tolerance.rs"]
 mod tolerance;
+
+use program::{Folder, expect, killed_at, refuses, same, wait_for};
 
 const STUDENT: &str = r#"{"embed_dim": 16,
   "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 1, "head_width": 16},
@@ -20,32 +26,17 @@ const RESNET: &str = r#"{"embed_dim": 16,
   "vision_cfg": {"image_size": 32, "patch_size": null, "width": 4, "layers": [1, 1, 1, 1], "head_width": 32},
   "text_cfg": {"context_length": 12, "vocab_size": 600, "width": 32, "heads": 2, "layers": 1}}"#;
 
-/// A folder with both models' configurations and a teacher's weights.
+/// A folder with the models' configurations and, once trained, a teacher's weights.
 struct Place {
-    dir: tempfile::TempDir,
+    folder: Folder,
 }
 
 impl Place {
     fn new() -> Self {
-        let place = Self {
-            dir: tempfile::tempdir().unwrap(),
-        };
-        std::fs::write(place.path("student.json"), STUDENT).unwrap();
-        std::fs::write(place.path("teacher.json"), TEACHER).unwrap();
-        place
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn train(&self, args: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_train"));
-        command
-            .current_dir(self.dir.path())
-            .args(args.split_whitespace())
-            .stdin(Stdio::null());
-        command
+        let files = [("student.json", STUDENT), ("teacher.json", TEACHER)];
+        Self {
+            folder: Folder::new(&files),
+        }
     }
 
     fn teacher(&self) {
@@ -59,65 +50,20 @@ impl Place {
     }
 }
 
+impl Deref for Place {
+    type Target = Folder;
+
+    fn deref(&self) -> &Folder {
+        &self.folder
+    }
+}
+
 /// A distillation of 12 steps that uses every loss, heads, and a teacher with its own vocabulary.
 const RUN: &str = "--train-data demo --model student.json --teacher teacher.json \
     --teacher-checkpoint logs/teacher/checkpoints/step_2/model.safetensors --method intra-kd \
     --alpha-affinity 1 --alpha-cross-kd 1 --alpha-mfd 50 --alpha-gd 10 --alpha-afd 1 \
     --batch-size 24 --steps 12 --warmup 3 --augment affine --log-every 1 --workers 2 --threads 2 \
     --grad-clip-norm 1 --save-every-steps 1";
-
-fn expect(mut command: Command, code: i32) -> Output {
-    let output = command.output().unwrap();
-    assert_eq!(
-        output.status.code(),
-        Some(code),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    output
-}
-
-/// Runs with wrong input: exit code 2 and a single line that holds every one of `words`.
-fn refuses(command: Command, words: &[&str]) {
-    let output = expect(command, 2);
-    let text = String::from_utf8(output.stderr).unwrap();
-    let last = text.lines().last().unwrap();
-    assert!(last.starts_with("train: "), "{text}");
-    assert!(!text.contains("panicked"), "{text}");
-    for word in words {
-        assert!(last.contains(word), "no {word:?} in: {last}");
-    }
-}
-
-fn wait_for(child: &mut Child, path: &Path) {
-    let start = Instant::now();
-    while !path.exists() {
-        assert!(
-            child.try_wait().unwrap().is_none(),
-            "ended before {}",
-            path.display()
-        );
-        assert!(
-            start.elapsed() < Duration::from_secs(120),
-            "{} never came",
-            path.display()
-        );
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-fn same(a: &Path, b: &Path) {
-    let weights = |p: &Path| std::fs::read(p.join("model.safetensors")).unwrap();
-    assert!(
-        weights(a) == weights(b),
-        "weights of {} and {} differ",
-        a.display(),
-        b.display()
-    );
-    let (a, b) = (TrainState::load(a).unwrap(), TrainState::load(b).unwrap());
-    assert_eq!(a.position, b.position);
-    assert!(a.tensors == b.tensors, "optimiser states differ");
-}
 
 #[test]
 fn killed_runs_resume_to_the_bit() {
@@ -127,14 +73,8 @@ fn killed_runs_resume_to_the_bit() {
     let args = format!("{RUN} --name killed --threads 1 --workers 1");
     let mut resume = "";
     for step in [3, 6, 10] {
-        let mut child = place
-            .train(&format!("{args}{resume}"))
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        wait_for(&mut child, &place.checkpoint("killed", step));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        let run = place.train(&format!("{args}{resume}"));
+        killed_at(run, &place.checkpoint("killed", step));
         resume = " --resume latest";
     }
     // What a kill in the middle of a checkpoint leaves is no obstacle and goes away.
@@ -327,7 +267,7 @@ fn a_full_disk_leaves_the_last_checkpoint() {
         env!("CARGO_BIN_EXE_train")
     );
     let mut shell = Command::new("sh");
-    shell.current_dir(place.dir.path()).args(["-c", &script]);
+    shell.current_dir(place.path("")).args(["-c", &script]);
     let output = expect(shell, 1);
     let text = String::from_utf8(output.stderr).unwrap();
     let last = text.lines().last().unwrap();
@@ -522,13 +462,12 @@ fn help_and_dry_run() {
 
 /// The terms of a run's loss, step by step.
 fn terms(place: &Place, name: &str) -> Vec<Vec<f64>> {
-    let text = std::fs::read_to_string(place.path(&format!("logs/{name}/metrics.jsonl"))).unwrap();
-    let terms = |line: &str| -> Vec<f64> {
-        let line: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).unwrap();
-        let losses = line.iter().filter(|(key, _)| key.starts_with("loss"));
+    let terms = |line: &Value| -> Vec<f64> {
+        let all = line.as_object().unwrap().iter();
+        let losses = all.filter(|(key, _)| key.starts_with("loss"));
         losses.map(|(_, x)| x.as_f64().unwrap()).collect()
     };
-    text.lines().map(terms).collect()
+    place.metrics(name).iter().map(terms).collect()
 }
 
 #[test]

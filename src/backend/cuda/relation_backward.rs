@@ -236,7 +236,7 @@ fn backward_by(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::backend::{Backend, Relation};
     use crate::tensor::Tensor;
@@ -303,12 +303,18 @@ mod tests {
             (&cross, &row, None),
         ] {
             let whole = gradients(&cuda, pair, row, col, PANEL);
-            let largest = whole.iter().fold(0f32, |m, v| m.max(v.abs()));
-            assert!(largest > 1.0, "nothing to compare");
-            for (part, whole) in gradients(&cuda, pair, row, col, 128).iter().zip(&whole) {
-                let off = (part - whole).abs();
-                assert!(off <= 1e-5 * largest, "{part} by panels, {whole} at once");
-            }
+            add_up(&gradients(&cuda, pair, row, col, 128), &whole, 1.0);
+        }
+    }
+
+    /// Whether a gradient by panels is the one at once, whose largest entry is more than `least`.
+    pub(in crate::backend::cuda) fn add_up(parts: &[f32], whole: &[f32], least: f32) {
+        let largest = whole.iter().fold(0f32, |m, v| m.max(v.abs()));
+        assert!(largest > least, "nothing to compare");
+        assert_eq!(parts.len(), whole.len());
+        for (part, whole) in parts.iter().zip(whole) {
+            let off = (part - whole).abs();
+            assert!(off <= 1e-5 * largest, "{part} by panels, {whole} at once");
         }
     }
 }
