@@ -1,6 +1,7 @@
 //! What a run says while it goes: metrics.jsonl, results.jsonl, the progress line.
 
 use super::error::{Result, file};
+use super::files;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value};
 use std::fs::{File, OpenOptions};
@@ -19,11 +20,7 @@ impl JsonLines {
     /// Opens the file at `path`, keeping the lines of steps up to `step`: a resumed run writes the
     /// later ones again.
     pub fn open(path: &Path, step: u64) -> Result<Self> {
-        let old = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(e) => return Err(file("read", path, &e)),
-        };
+        let old = files::read(path)?.unwrap_or_default();
         let of = |line: &&str| {
             let value: Value = serde_json::from_str(line).ok()?;
             value.get("step")?.as_u64()

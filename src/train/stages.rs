@@ -7,7 +7,8 @@
 
 use super::checkpoint::{MODEL, MODEL_CONFIG, description};
 use super::config::{Call, Config};
-use super::error::{Error, Result, failed, file, unreadable, unwritten, usage};
+use super::error::{Error, Result, failed, file, unwritten, usage};
+use super::files;
 use super::flags::LrScheduler;
 use super::inheritance::bigger_config;
 use super::run::{self, Summary};
@@ -150,16 +151,6 @@ pub fn train(config: &Config, call: &Call, label: &str) -> Result<Summary> {
     })
 }
 
-/// Writes a file under a temporary name first.
-fn write(path: &Path, text: &str) -> Result<()> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(|e| file("create", folder, &e))?;
-    }
-    let temporary = path.with_extension("tmp");
-    std::fs::write(&temporary, text).map_err(|e| file("write", &temporary, &e))?;
-    std::fs::rename(&temporary, path).map_err(|e| file("rename", &temporary, &e))
-}
-
 /// A path as a flag's value.
 fn word(path: &Path) -> String {
     path.to_string_lossy().into_owned()
@@ -172,13 +163,12 @@ fn staged(config: &Config, sizes: &[Size], call: &Call, label: &str) -> Result<S
     let mut from = inherit.inherit_from.clone().unwrap_or_default();
     let mut of = inherit.inherit_model.clone();
     let first = bigger_config(&from, of.as_deref())?;
-    write(&folder.join("config.toml"), &config.to_toml()?)?;
+    files::replace(&folder.join("config.toml"), &config.to_toml()?)?;
     let list = folder.join(FINISHED);
-    let mut finished: Map<String, Value> = match std::fs::read_to_string(&list) {
-        Ok(text) => serde_json::from_str(&text)
+    let mut finished: Map<String, Value> = match files::read(&list)? {
+        Some(text) => serde_json::from_str(&text)
             .map_err(|e| Error::Usage(format!("{}: {e}", list.display())))?,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Map::new(),
-        Err(e) => return Err(unreadable(&list, &e)),
+        None => Map::new(),
     };
     let mut before = 100.0;
     let mut last = None;
@@ -209,7 +199,7 @@ fn staged(config: &Config, sizes: &[Size], call: &Call, label: &str) -> Result<S
                 stage.inherit.target_sparsity = 1.0 - p / before;
             }
             let text = serde_json::to_string_pretty(&shape).map_err(failed)?;
-            write(&model, &text)?;
+            files::replace(&model, &text)?;
             stage.model = word(&model);
             let label = format!("{label} {name}");
             let done = match inherit.prunes() {
@@ -219,7 +209,7 @@ fn staged(config: &Config, sizes: &[Size], call: &Call, label: &str) -> Result<S
             let place = done.checkpoint.strip_prefix(&folder);
             let place = word(place.unwrap_or(&done.checkpoint));
             finished.insert(name, json!(place));
-            write(&list, &Value::Object(finished.clone()).to_string())?;
+            files::replace(&list, &Value::Object(finished.clone()).to_string())?;
             from = word(&done.checkpoint);
             last = Some(done);
         }
@@ -252,7 +242,7 @@ fn pruned(config: &Config, call: &Call, label: &str) -> Result<Summary> {
         ));
     }
     if !folder.join("checkpoints").exists() {
-        write(&folder.join("config.toml"), &config.to_toml()?)?;
+        files::replace(&folder.join("config.toml"), &config.to_toml()?)?;
     }
     let export = folder.join(PRUNE).join(EXPORT);
     if !export.exists() {
@@ -307,7 +297,7 @@ fn save_export(done: &Summary, export: &Path, label: &str) -> Result<()> {
     let weights = temporary.join(MODEL);
     io::save_clip(&weights, &clip, &parameters, backend, false).map_err(unwritten)?;
     let text = serde_json::to_string_pretty(&description(&clip)?).map_err(failed)?;
-    write(&temporary.join(MODEL_CONFIG), &text)?;
+    files::replace(&temporary.join(MODEL_CONFIG), &text)?;
     std::fs::rename(&temporary, export).map_err(|e| file("rename", &temporary, &e))?;
     let before = trainer.clip().parameter_shapes();
     let before: usize = before

@@ -15,6 +15,7 @@ use super::checkpoint;
 use super::config::Call;
 use super::error::{Error, Result, file, usage};
 use super::evaluation;
+use super::files;
 use super::interrupt;
 use super::log::span;
 use super::setup;
@@ -162,16 +163,8 @@ fn write(plan: &Plan, runs: &[Run], done: &[Option<Record>]) -> Result<()> {
     let measured = Table::measured(plan, runs, done);
     let reference = plan.reference().map(|r| Table::reference(plan, r));
     let folder = plan.folder();
-    std::fs::create_dir_all(&folder).map_err(|e| file("create", &folder, &e))?;
-    for (name, text) in [
-        (
-            MARKDOWN,
-            table::markdown(plan, &measured, reference.as_ref()),
-        ),
-        (PAGE, page::html(plan, &measured, reference.as_ref())),
-    ] {
-        let path = folder.join(name);
-        std::fs::write(&path, text).map_err(|e| file("write", &path, &e))?;
-    }
-    Ok(())
+    let markdown = table::markdown(plan, &measured, reference.as_ref());
+    files::replace(&folder.join(MARKDOWN), &markdown)?;
+    let page = page::html(plan, &measured, reference.as_ref());
+    files::replace(&folder.join(PAGE), &page)
 }

@@ -2,11 +2,11 @@
 
 use super::plan::Run;
 use crate::train::config::Config;
-use crate::train::error::{Error, Result, failed, file, unreadable, usage};
+use crate::train::error::{Error, Result, failed, usage};
+use crate::train::files;
 use crate::train::setup;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::path::Path;
 
 /// The file in the run's folder.
@@ -35,7 +35,7 @@ impl Record {
         let folder = run.folder();
         let path = folder.join(NAME);
         let wanted = setup::decisive(&run.config)?;
-        if let Some(text) = read(&path)? {
+        if let Some(text) = files::read(&path)? {
             let record: Self = serde_json::from_str(&text)
                 .map_err(|e| Error::Usage(format!("{}: {e}; remove it", path.display())))?;
             // A flag that is newer than the record had its default.
@@ -44,28 +44,17 @@ impl Record {
             return Ok(Some(record));
         }
         let path = folder.join("config.toml");
-        if let Some(text) = read(&path)? {
+        if let Some(text) = files::read(&path)? {
             let config = Config::from_toml(&text)?;
             compare(&setup::decisive(&config)?, &wanted, &folder)?;
         }
         Ok(None)
     }
 
-    /// Writes the record, whole or not at all.
+    /// Writes the record into the run's folder.
     pub(super) fn write(&self, folder: &Path) -> Result<()> {
-        std::fs::create_dir_all(folder).map_err(|e| file("create", folder, &e))?;
-        let (path, draft) = (folder.join(NAME), folder.join("ablation.json.part"));
         let text = serde_json::to_string_pretty(self).map_err(failed)?;
-        std::fs::write(&draft, text + "\n").map_err(|e| file("write", &draft, &e))?;
-        std::fs::rename(&draft, &path).map_err(|e| file("write", &path, &e))
-    }
-}
-
-fn read(path: &Path) -> Result<Option<String>> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(unreadable(path, &e)),
+        files::replace(&folder.join(NAME), &(text + "\n"))
     }
 }
 

@@ -11,7 +11,8 @@ mod pictures;
 mod scale;
 mod series;
 
-use super::error::{Error, Result, failed, file};
+use super::error::{Error, Result, failed};
+use super::files;
 use crate::eval::Neighbours;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -61,7 +62,7 @@ impl Extras {
     /// If it cannot be read or is malformed.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join(EXTRAS);
-        match series::text(&path)? {
+        match files::read(&path)? {
             None => Ok(Self::default()),
             Some(text) => serde_json::from_str(&text)
                 .map_err(|e| Error::Usage(format!("{}: {e}; remove it", path.display()))),
@@ -74,7 +75,7 @@ impl Extras {
     /// If the file cannot be written.
     pub fn save(&self, folder: &Path) -> Result<()> {
         let text = serde_json::to_string(self).map_err(failed)?;
-        replace(&folder.join(EXTRAS), &text)
+        files::replace(&folder.join(EXTRAS), &text)
     }
 }
 
@@ -100,17 +101,8 @@ pub fn write(folder: &Path, others: &[PathBuf]) -> Result<PathBuf> {
         runs.push(RunLog::read(other)?);
     }
     let path = folder.join(FILE);
-    replace(&path, &page::page(&runs, &extras))?;
+    files::replace(&path, &page::page(&runs, &extras))?;
     Ok(path)
-}
-
-/// Writes a file so that a reader finds the old one or the new one.
-fn replace(path: &Path, text: &str) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".tmp");
-    let temporary = path.with_file_name(name);
-    std::fs::write(&temporary, text).map_err(|e| file("write", &temporary, &e))?;
-    std::fs::rename(&temporary, path).map_err(|e| file("write", path, &e))
 }
 
 #[cfg(test)]

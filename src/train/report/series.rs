@@ -1,9 +1,9 @@
 //! A run's logs as series of numbers.
 
 use super::chart::{Band, Line, Point};
-use crate::train::error::{Error, Result, unreadable, usage};
+use crate::train::error::{Error, Result, usage};
+use crate::train::files;
 use serde_json::{Map, Value};
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// A longer series is put together to this many points.
@@ -29,7 +29,7 @@ impl RunLog {
     /// # Errors
     /// If it is no run's folder, or cannot be read.
     pub fn read(folder: &Path) -> Result<Self> {
-        let Some(config) = text(&folder.join("config.toml"))? else {
+        let Some(config) = files::read(&folder.join("config.toml"))? else {
             return usage(format!(
                 "{}: no config.toml there: name a run's folder",
                 folder.display()
@@ -40,7 +40,7 @@ impl RunLog {
             Error::Usage(format!("{}: config.toml: {message}", folder.display()))
         })?;
         let lines = |name: &str| -> Result<Vec<Map<String, Value>>> {
-            let text = text(&folder.join(name))?.unwrap_or_default();
+            let text = files::read(&folder.join(name))?.unwrap_or_default();
             let object = |line: &str| serde_json::from_str(line).ok();
             Ok(text.lines().filter_map(object).collect())
         };
@@ -104,16 +104,6 @@ impl RunLog {
             colour,
             points: points.map(|(l, h)| [l.x, l.y, h.y]).collect(),
         }
-    }
-}
-
-/// The content of a file; `None` if there is none.
-pub fn text(path: &Path) -> Result<Option<String>> {
-    match std::fs::read(path) {
-        // A line that a crash left half written may end within a character.
-        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(unreadable(path, &e)),
     }
 }
 
