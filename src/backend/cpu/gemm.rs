@@ -24,8 +24,13 @@ use std::ops::Range;
 /// the second-level cache, and C is read and written once for 256 multiply-adds an element.
 const DEPTH: usize = 256;
 
-/// Largest task: rows and panels of C.
-const TASK: (usize, usize) = (32 * ROWS, 6);
+/// Largest task: rows and columns of C. Its rows of A, if they must be packed, are packed once for all
+/// these columns.
+const TASK: (usize, usize) = (32 * ROWS, 384);
+
+/// Steps of k by which packing asks ahead for memory. From step to step it jumps a row of the matrix,
+/// which is further than processors foresee.
+const AHEAD: usize = 8;
 
 /// Elements of A made at a time by [`gemm_from`], to stay in the second-level cache.
 const MADE: usize = 64 * 1024;
@@ -107,6 +112,8 @@ fn pack_panel<E: Element>(b: View<E>, first: usize, nr: usize, out: &mut [E]) {
         || {
             if b.col_stride == 1 {
                 for (k, out) in out.chunks_exact_mut(nr).enumerate() {
+                    let ahead = (k + 2 * AHEAD) * b.row_stride + first;
+                    kernel::prefetch(b.data.as_ptr().wrapping_add(ahead), cols * size_of::<E>());
                     out[..cols].copy_from_slice(&b.data[k * b.row_stride + first..][..cols]);
                 }
                 return;
@@ -125,12 +132,20 @@ fn pack_panel<E: Element>(b: View<E>, first: usize, nr: usize, out: &mut [E]) {
     );
 }
 
+/// Elements from one group of [`ROWS`] packed rows to the next. They are filled side by side, step by
+/// step: a cache line between them keeps groups of 256 steps from sharing the same few cache sets.
+const fn group<E>(steps: usize) -> usize {
+    ROWS * steps + 64 / size_of::<E>()
+}
+
 /// Packs `rows` of a transposed A over the steps `k`, [`ROWS`] by [`ROWS`].
 #[inline(always)]
 fn pack_rows<E: Element>(a: View<E>, rows: &Range<usize>, k: &Range<usize>, out: &mut [E]) {
-    let group = ROWS * k.len();
+    let group = group::<E>(k.len());
     for (step, k) in k.clone().enumerate() {
         let row = &a.data[k * a.col_stride..][rows.clone()];
+        let ahead = row.as_ptr().wrapping_add(AHEAD * a.col_stride);
+        kernel::prefetch(ahead, size_of_val(row));
         // Arrays of known size move in two registers; a slice would call memmove.
         let (groups, rest) = row.as_chunks::<ROWS>();
         for (p, from) in groups.iter().enumerate() {
@@ -196,7 +211,9 @@ impl<E: Element> WithSimd for Task<'_, E> {
                 for first in rows.clone().step_by(ROWS) {
                     let left = if packed {
                         Left {
-                            at: self.row_scratch[(first - rows.start) * k.len()..].as_ptr(),
+                            at: self.row_scratch
+                                [(first - rows.start) / ROWS * group::<E>(k.len())..]
+                                .as_ptr(),
                             row: 1,
                             k: ROWS,
                         }
@@ -282,7 +299,7 @@ fn task<E: Element>(a: View<E>, panels: &[E], rows: Range<usize>, cols: usize, o
     let scratch = if a.col_stride == 1 {
         0
     } else {
-        rows.len().next_multiple_of(ROWS) * DEPTH
+        rows.len().div_ceil(ROWS) * group::<E>(DEPTH)
     };
     with_scratch(&ROW_SCRATCH, scratch, |row_scratch| {
         Arch::new().dispatch(Task {
@@ -306,7 +323,10 @@ pub(super) fn gemm_serial(c: &mut [f32], add: bool, alpha: f32, a: View, b: View
 /// Rows and panels of C in one task: a few tasks a thread, as long as each is worth its start. Near
 /// squares read least.
 fn task_size(m: usize, panels: usize, nr: usize, k: usize) -> (usize, usize) {
-    let mut size = (TASK.0.min(m.next_multiple_of(ROWS)), TASK.1.min(panels));
+    let mut size = (
+        TASK.0.min(m.next_multiple_of(ROWS)),
+        (TASK.1 / nr).clamp(1, panels.max(1)),
+    );
     let enough = 4 * rayon::current_num_threads();
     while m.div_ceil(size.0) * panels.div_ceil(size.1) < enough
         && size.0 * size.1 * nr * k > 4 * SMALL

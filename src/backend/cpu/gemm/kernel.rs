@@ -105,6 +105,19 @@ unsafe fn by_rows<S: Simd, const V: usize>(
     }
 }
 
+/// Asks for the cache lines of `bytes` bytes from `at` on, which may lie outside any object.
+#[inline(always)]
+pub(super) fn prefetch<E>(at: *const E, bytes: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..bytes).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing and never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast::<i8>().wrapping_add(line)) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (at, bytes);
+}
+
 /// Asks for the cache line at `at`, which may lie outside any object.
 #[inline(always)]
 fn prefetch_for_writing(at: *const f32) {
@@ -124,7 +137,7 @@ fn prefetch_for_writing(at: *const f32) {
 unsafe fn registers<S: Simd, const V: usize, const R: usize>(
     simd: S,
     k: usize,
-    mut a: Left<f32>,
+    a: Left<f32>,
     mut b: *const f32,
     out: Out,
     cols: usize,
@@ -139,44 +152,57 @@ unsafe fn registers<S: Simd, const V: usize, const R: usize>(
     let mut sum = [[simd.splat_f32s(0.0); V]; R];
     // SAFETY: the caller's promise on `a` and `b`.
     unsafe {
-        for _ in 0..k {
+        // Each row has a pointer of its own: from row to row by addition would be a chain as long as the
+        // multiply-adds take.
+        let left: [*const f32; R] = std::array::from_fn(|r| a.at.add(r * a.row));
+        for step in 0..k {
             let mut column = [simd.splat_f32s(0.0); V];
             for (v, column) in column.iter_mut().enumerate() {
                 *column = b.add(v * lanes).cast::<S::f32s>().read_unaligned();
             }
-            for (r, sum) in sum.iter_mut().enumerate() {
-                let x = simd.splat_f32s(*a.at.add(r * a.row));
+            for (row, sum) in left.iter().zip(&mut sum) {
+                let x = simd.splat_f32s(*row.add(step * a.k));
                 for (sum, column) in sum.iter_mut().zip(column) {
                     *sum = simd.mul_add_e_f32s(x, column, *sum);
                 }
             }
-            a.at = a.at.add(a.k);
             b = b.add(columns::<S>());
         }
     }
     let alpha = simd.splat_f32s(out.alpha);
-    for (r, sum) in sum.into_iter().enumerate() {
-        for (v, sum) in sum.into_iter().enumerate() {
-            let valid = cols.saturating_sub(v * lanes).min(lanes);
-            // SAFETY: row `r` of `out` has `cols` elements, of which `valid` begin at v · lanes.
-            unsafe {
-                let at = out.at.add(r * out.row + v * lanes);
-                if valid == lanes {
-                    let at = at.cast::<S::f32s>();
-                    at.write_unaligned(if out.add {
-                        simd.mul_add_e_f32s(alpha, sum, at.read_unaligned())
-                    } else {
-                        simd.mul_f32s(alpha, sum)
-                    });
-                } else {
-                    let at = std::slice::from_raw_parts_mut(at, valid);
-                    let y = if out.add {
-                        simd.mul_add_e_f32s(alpha, sum, simd.partial_load_f32s(at))
-                    } else {
-                        simd.mul_f32s(alpha, sum)
-                    };
-                    simd.partial_store_f32s(at, y);
+    let at = |r: usize, v: usize| out.at.wrapping_add(r * out.row + v * lanes);
+    // A whole tile has a path of its own without choices inside: its loops unroll, and the sums never
+    // leave the registers before they are written.
+    if cols == V * lanes && out.add {
+        for (r, sum) in sum.into_iter().enumerate() {
+            for (v, sum) in sum.into_iter().enumerate() {
+                let at = at(r, v).cast::<S::f32s>();
+                // SAFETY: `R` rows of `out` have `cols` elements.
+                unsafe {
+                    at.write_unaligned(simd.mul_add_e_f32s(alpha, sum, at.read_unaligned()));
                 }
+            }
+        }
+    } else if cols == V * lanes {
+        for (r, sum) in sum.into_iter().enumerate() {
+            for (v, sum) in sum.into_iter().enumerate() {
+                let at = at(r, v).cast::<S::f32s>();
+                // SAFETY: as above.
+                unsafe { at.write_unaligned(simd.mul_f32s(alpha, sum)) };
+            }
+        }
+    } else {
+        for (r, sum) in sum.into_iter().enumerate() {
+            for (v, sum) in sum.into_iter().enumerate() {
+                let valid = cols.saturating_sub(v * lanes).min(lanes);
+                // SAFETY: row `r` of `out` has `cols` elements, of which `valid` begin at v · lanes.
+                let at = unsafe { std::slice::from_raw_parts_mut(at(r, v), valid) };
+                let y = if out.add {
+                    simd.mul_add_e_f32s(alpha, sum, simd.partial_load_f32s(at))
+                } else {
+                    simd.mul_f32s(alpha, sum)
+                };
+                simd.partial_store_f32s(at, y);
             }
         }
     }
