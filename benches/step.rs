@@ -124,9 +124,10 @@ fn main() {
     let mut times = [const { Vec::new() }; 5];
     for step in 0..=steps {
         let mut marks = vec![Instant::now()];
-        let teacher_features = teacher
-            .as_ref()
-            .map(|t| t.features(&backend, &images, &texts).expect("teacher"));
+        let teacher_features = teacher.as_ref().map(|t| {
+            t.features(&backend, &pixels, &images, &texts)
+                .expect("teacher")
+        });
         marks.push(Instant::now());
         let (collected, seen) = {
             let tape = Tape::new(backend.clone());

@@ -155,6 +155,30 @@ fn an_ablation_goes_on_and_ends_in_a_table() {
     assert!(last.contains("--lr was 0.001, is 0.0001"), "{last}");
 }
 
+/// The teacher's features of a seed's batches are computed for the first row and read by the second.
+#[test]
+fn a_row_that_shares_its_teacher_equals_a_run_alone() {
+    let place = Place::new();
+    let shared = PLAN.replace("\"clip\"", "\"clip-kd\"");
+    place.plan(&shared.replace("[1, 2]", "[1]"));
+    let output = place.ablation("--steps 4 --log-every 1 --accum-freq 2");
+    assert_eq!(output.status.code(), Some(0), "{}", words(&output).1);
+    let alone = "--model student.json --teacher demo --train-data demo --batch-size 16 --warmup 1 --seed 1 \
+        --alpha-icl 0.5 --steps 4 --log-every 1 --accum-freq 2 --name apart";
+    program::expect(place.folder.train(alone), 0);
+    let losses = |run: &str| {
+        let lines = place.folder.metrics(run).into_iter();
+        let number = |line: &Value, key: &str| line[key].as_f64().unwrap();
+        let keys = ["loss", "loss_icl", "loss_intra", "grad_norm"];
+        lines
+            .map(|line| keys.map(|key| number(&line, key)))
+            .collect::<Vec<_>>()
+    };
+    let (got, want) = (losses("two/distilled-seed1"), losses("apart"));
+    assert_eq!(want.len(), 4);
+    assert_eq!(got, want);
+}
+
 #[test]
 fn a_row_that_fails_leaves_the_others() {
     let place = Place::new();

@@ -1,6 +1,7 @@
 //! The configuration of a run: one struct for flags and file, so that they cannot drift apart.
 
 use super::error::{Error, Result, usage};
+use super::feature_cache::FeatureCache;
 use super::flags::{
     Augment, Device, IntraModality, IntraScale, IntraWeights, LrScheduler, Method, Precision,
 };
@@ -10,6 +11,7 @@ use crate::eval::flags::{CsvFlags, EvalFlags};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Everything that can be said about a run. Flags and `--config` keys are the same words.
 #[derive(Clone, Debug, Args, Serialize, Deserialize)]
@@ -338,6 +340,9 @@ pub struct Call {
     /// than once, the first run's report shows the others in the same charts.
     #[arg(long, value_name = "DIR", help_heading = "Run")]
     pub report: Vec<PathBuf>,
+    /// Where features of the teacher wait that other runs of this program asked for.
+    #[arg(skip)]
+    pub teacher_features: Option<Arc<FeatureCache>>,
 }
 
 impl Config {

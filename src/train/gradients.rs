@@ -73,7 +73,10 @@ impl Student<'_> {
         let all = 0..batch.texts.len();
         let images = self.images(batch, &all)?;
         let teacher = match self.teacher {
-            Some(t) => Some(t.features(self.backend, &images, batch.teacher_texts)?),
+            Some(t) => {
+                let pixels = self.pixels(batch, &all);
+                Some(t.features(self.backend, pixels, &images, batch.teacher_texts)?)
+            }
             None => None,
         };
         let tape = Tape::new(self.backend.clone());
@@ -97,7 +100,8 @@ impl Student<'_> {
             let images = self.images(batch, part)?;
             if let Some(teacher) = self.teacher {
                 let texts = &batch.teacher_texts[part.clone()];
-                let features = teacher.features(self.backend, &images, texts)?;
+                let pixels = self.pixels(batch, part);
+                let features = teacher.features(self.backend, pixels, &images, texts)?;
                 teacher_image.put(self.backend.as_ref(), part, &features.image)?;
                 teacher_text.put(self.backend.as_ref(), part, &features.text)?;
                 teacher_scale = Some(features.scale);
@@ -175,12 +179,18 @@ impl Student<'_> {
         Ok(losses)
     }
 
+    /// The images of `part`.
+    fn pixels<'a>(&self, batch: StepBatch<'a>, part: &Range<usize>) -> &'a [f32] {
+        let size = self.clip.config().vision_cfg.image_size;
+        let one = size * size * 3;
+        &batch.images[part.start * one..part.end * one]
+    }
+
     /// The images of `part`, on the device.
     fn images(&self, batch: StepBatch, part: &Range<usize>) -> Result<Tensor> {
         let size = self.clip.config().vision_cfg.image_size;
-        let one = size * size * 3;
-        let pixels = &batch.images[part.start * one..part.end * one];
         let shape = [part.len(), size, size, 3];
+        let pixels = self.pixels(batch, part);
         self.backend.upload(&shape, pixels).map_err(failed)
     }
 

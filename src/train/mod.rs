@@ -14,6 +14,7 @@ pub mod device;
 pub mod dry_run;
 pub mod error;
 mod evaluation;
+pub mod feature_cache;
 mod files;
 pub mod flags;
 pub mod gates;

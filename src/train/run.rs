@@ -5,6 +5,7 @@ use super::checkpoint::{self, Position, Snapshot, TrainState};
 use super::config::{Call, Config};
 use super::error::{Error, Result, file, input, unwritten, usage};
 use super::evaluation::{Evaluations, Found};
+use super::feature_cache::Share;
 use super::inheritance::initial;
 use super::interrupt;
 use super::log::{JsonLines, Progress};
@@ -45,7 +46,9 @@ pub fn train(config: &Config, call: &Call, label: &str) -> Result<Summary> {
     let (backend, line) = device(&config)?;
     eprintln!("{label}: {} on {line}", config.model);
     let clip = student(&config)?;
-    let teacher = teacher(&config, backend.as_ref())?;
+    let cache = call.teacher_features.clone();
+    let cache = cache.map(|cache| Share::new(cache, &config));
+    let teacher = teacher(&config, backend.as_ref())?.map(|t| t.with_cache(cache));
     if config.train_data.as_deref() != Some(DEMO)
         && config.steps.is_none()
         && config.train_num_samples.is_none()

@@ -1,6 +1,7 @@
 //! The frozen teacher.
 
 use super::error::{Result, failed, input, usage};
+use super::feature_cache::Share;
 use super::rows::{Rows, row_index};
 use crate::autodiff::{Tape, Var};
 use crate::backend::Backend;
@@ -19,6 +20,7 @@ pub struct Teacher {
     parameters: Parameters,
     scale: Tensor,
     inverse_scale: Tensor,
+    cache: Option<Share>,
 }
 
 impl Teacher {
@@ -35,7 +37,13 @@ impl Teacher {
             parameters,
             scale,
             inverse_scale,
+            cache: None,
         })
+    }
+
+    /// The same, asked only for what `cache` does not hold.
+    pub fn with_cache(self, cache: Option<Share>) -> Self {
+        Self { cache, ..self }
     }
 
     /// Reads a teacher: a model name or configuration file, and its weights.
@@ -62,14 +70,36 @@ impl Teacher {
         &self.parameters
     }
 
+    /// α_T, `[1]`.
+    pub(super) fn scale(&self) -> &Tensor {
+        &self.scale
+    }
+
     /// 1/α_T, `[1]`.
     pub(super) fn inverse_scale(&self) -> &Tensor {
         &self.inverse_scale
     }
 
+    /// Unit features of a batch, whose images are `pixels` on the host and `images` on the device.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn features(
+        &self,
+        backend: &Arc<dyn Backend>,
+        pixels: &[f32],
+        images: &Tensor,
+        texts: &[Vec<i32>],
+    ) -> Result<TeacherFeatures> {
+        match &self.cache {
+            Some(cache) => cache.features(self, backend, (pixels, images), texts),
+            None => self.compute(backend, images, texts),
+        }
+    }
+
     /// Unit features of a batch, on a tape that records nothing. Images go through the tower by
     /// [`Backend::frozen_batch`], which changes no bit of them: every image is for itself.
-    pub fn features(
+    pub(super) fn compute(
         &self,
         backend: &Arc<dyn Backend>,
         images: &Tensor,
@@ -137,7 +167,7 @@ mod tests {
         let pixels: Vec<f32> = (0..n * 8 * 8 * 3).map(|_| rng.normal()).collect();
         let images = backend.upload(&[n, 8, 8, 3], &pixels).unwrap();
         let found = teacher
-            .features(&backend, &images, &vec![vec![18, 1, 19]; n])
+            .compute(&backend, &images, &vec![vec![18, 1, 19]; n])
             .unwrap();
         let tape = Tape::frozen(backend.clone());
         let bound = teacher.parameters.bind(&tape);

@@ -15,6 +15,7 @@ use super::checkpoint;
 use super::config::Call;
 use super::error::{Error, Result, file, usage};
 use super::evaluation;
+use super::feature_cache::FeatureCache;
 use super::files;
 use super::interrupt;
 use super::log::span;
@@ -24,6 +25,7 @@ use crate::eval::{self, Model};
 use plan::Run;
 use record::Record;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 use table::Table;
 
@@ -53,6 +55,8 @@ pub fn run(plan: &Plan) -> Result<String> {
         runs.len() - left
     );
     let mut failures = Vec::new();
+    // Runs of one seed follow one another, and their teacher sees the same batches.
+    let mut shared = (None, Arc::default());
     for (i, run) in runs.iter().enumerate() {
         if done[i].is_some() {
             continue;
@@ -61,7 +65,10 @@ pub fn run(plan: &Plan) -> Result<String> {
             return Err(stopped(plan));
         }
         let label = format!("[{}/{}] {}", i + 1, runs.len(), run.label());
-        match carry_out(run, &label) {
+        if shared.0 != run.seed {
+            shared = (run.seed, Arc::default());
+        }
+        match carry_out(run, &label, &shared.1) {
             Ok(record) => done[i] = Some(record),
             Err(Error::Interrupted(_)) => return Err(stopped(plan)),
             // Wrong input is wrong for all that follow, too.
@@ -105,7 +112,7 @@ fn stopped(plan: &Plan) -> Error {
 }
 
 /// Trains and evaluates one run, from its last checkpoint if it has one.
-fn carry_out(run: &Run, label: &str) -> Result<Record> {
+fn carry_out(run: &Run, label: &str, teacher_features: &Arc<FeatureCache>) -> Result<Record> {
     let config = &run.config;
     let outcomes = match run.seed {
         None => {
@@ -130,6 +137,7 @@ fn carry_out(run: &Run, label: &str) -> Result<Record> {
             }
             let call = Call {
                 resume,
+                teacher_features: Some(teacher_features.clone()),
                 ..Call::default()
             };
             let done = stages::train(config, &call, label)?;

@@ -1,0 +1,150 @@
+//! A frozen teacher's features of whole batches, kept for the runs that show it the same batches again.
+//!
+//! The rows of an ablation that share a seed read the same pairs in the same order with the same augmentation,
+//! and their teacher is the larger part of a step. What it said is found again by what it was shown, so
+//! rows that differ in their data as well only find nothing.
+
+use super::config::Config;
+use super::error::{Result, failed};
+use super::teacher::Teacher;
+use crate::backend::Backend;
+use crate::loss::TeacherFeatures;
+use crate::tensor::Tensor;
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Features held at most, in bytes of host memory; what comes later is computed as ever.
+const LIMIT: usize = 1 << 30;
+
+/// Image and text features by the hash of what they were computed from.
+#[derive(Debug, Default)]
+pub struct FeatureCache {
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    features: HashMap<u64, [Vec<f32>; 2]>,
+    bytes: usize,
+}
+
+/// The part of a cache that is one teacher's.
+#[derive(Clone, Debug)]
+pub struct Share {
+    cache: Arc<FeatureCache>,
+    /// Hash state of the teacher and of all that its arithmetic depends on.
+    teacher: DefaultHasher,
+}
+
+impl Share {
+    /// The part of `cache` that belongs to the teacher of `config`.
+    pub fn new(cache: Arc<FeatureCache>, config: &Config) -> Self {
+        let mut teacher = DefaultHasher::new();
+        (&config.teacher, &config.teacher_checkpoint).hash(&mut teacher);
+        let device = (config.backend, config.device, config.precision);
+        format!("{device:?}").hash(&mut teacher);
+        Self { cache, teacher }
+    }
+
+    /// What `teacher` makes of a batch: `pixels` are the host's copy of `images`.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn features(
+        &self,
+        teacher: &Teacher,
+        backend: &Arc<dyn Backend>,
+        (pixels, images): (&[f32], &Tensor),
+        texts: &[Vec<i32>],
+    ) -> Result<TeacherFeatures> {
+        let mut hasher = self.teacher.clone();
+        hasher.write(bytemuck::cast_slice(pixels));
+        texts.hash(&mut hasher);
+        let key = hasher.finish();
+        let lock = || {
+            self.cache
+                .held
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        if let Some([image, text]) = lock().features.get(&key) {
+            let width = teacher.clip().config().embed_dim;
+            let upload = |x: &[f32]| backend.upload(&[texts.len(), width], x).map_err(failed);
+            return Ok(TeacherFeatures {
+                image: upload(image)?,
+                text: upload(text)?,
+                scale: teacher.scale().clone(),
+            });
+        }
+        let features = teacher.compute(backend, images, texts)?;
+        let bytes = 4 * (features.image.len() + features.text.len());
+        if lock().bytes + bytes <= LIMIT {
+            let download = |x: &Tensor| backend.download(x).map_err(failed);
+            let values = [download(&features.image)?, download(&features.text)?];
+            let mut held = lock();
+            held.features.insert(key, values);
+            held.bytes += bytes;
+        }
+        Ok(features)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::Cpu;
+    use crate::model::{Clip, ClipConfig};
+    use crate::tensor::rng::{Philox, Purpose};
+
+    #[test]
+    fn a_batch_seen_again_has_the_same_bits_and_any_other_its_own() {
+        let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
+        let json = r#"{"embed_dim": 8,
+            "vision_cfg": {"image_size": 8, "layers": 1, "width": 16, "head_width": 8, "patch_size": 4},
+            "text_cfg": {"context_length": 6, "vocab_size": 20, "width": 8, "heads": 2, "layers": 1}}"#;
+        let clip = Clip::new(ClipConfig::from_json(json).unwrap());
+        let cache = Arc::new(FeatureCache::default());
+        // Two teachers that differ in their weights alone, with names that say so.
+        let teachers = [1, 2].map(|seed| {
+            let parameters = clip.init(backend.as_ref(), seed).unwrap();
+            let teacher = Teacher::new(clip.clone(), parameters, backend.as_ref()).unwrap();
+            let config = Config {
+                teacher: Some(format!("teacher {seed}")),
+                ..Config::new()
+            };
+            (teacher, Share::new(cache.clone(), &config))
+        });
+        let mut rng = Philox::new(0, Purpose::Test, 0, 0);
+        let images = [(); 2].map(|()| {
+            (0..2 * 8 * 8 * 3)
+                .map(|_| rng.normal())
+                .collect::<Vec<f32>>()
+        });
+        let texts = [
+            vec![vec![18, 1, 19]; 2],
+            vec![vec![18, 1], vec![19, 18, 1, 19]],
+        ];
+        let read = |f: TeacherFeatures| {
+            let read = |t| backend.download(t).unwrap();
+            (read(&f.image), read(&f.text))
+        };
+        for round in 0..2 {
+            let mut fresh = 0;
+            for (teacher, share) in &teachers {
+                for pixels in &images {
+                    for texts in &texts {
+                        let images = backend.upload(&[2, 8, 8, 3], pixels).unwrap();
+                        let want = teacher.compute(&backend, &images, texts).unwrap();
+                        let got = share.features(teacher, &backend, (pixels, &images), texts);
+                        assert_eq!(read(got.unwrap()), read(want));
+                        fresh += 1;
+                        let held = cache.held.lock().unwrap();
+                        let all = if round == 0 { fresh } else { 8 };
+                        assert_eq!((held.features.len(), held.bytes), (all, all * 4 * 4 * 8));
+                    }
+                }
+            }
+        }
+    }
+}
