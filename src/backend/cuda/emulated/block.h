@@ -108,6 +108,7 @@ struct Thread {
   unsigned count;      // matrices of an ldmatrix; the lane that a shuffle reads
   uint64_t value;      // given to the collective, and its result
   void* operand[3];    // registers, which lie on the thread's stack
+  unsigned short row[8];  // of an ldmatrix
   uint3 index;
   unsigned linear;
   unsigned groups;     // closed groups of asynchronous copies

@@ -69,19 +69,10 @@ inline void mma_tf32(Thread* lanes) {
 
 inline bool in_shared_memory(const Block& b, const void* at, size_t bytes);
 
-inline void ldmatrix(Block& b, Thread* lanes, bool transposed) {
+inline void ldmatrix(Thread* lanes, bool transposed) {
   for (unsigned j = 0; j < lanes[0].count; j++) {
     unsigned short m[8][8];
-    for (int row = 0; row < 8; row++) {
-      const Thread& lane = lanes[8 * j + row];
-      const void* from = lane.operand[1];
-      if (reinterpret_cast<uintptr_t>(from) % 16 != 0 || !in_shared_memory(b, from, 16)) {
-        b.fault(static_cast<int>(lane.linear), "ldmatrix at %s:%d from an address %s", lane.place.file, lane.place.line,
-                in_shared_memory(b, from, 16) ? "that is no multiple of 16" : "outside shared memory");
-        return;
-      }
-      memcpy(m[row], from, 16);
-    }
+    for (int row = 0; row < 8; row++) memcpy(m[row], lanes[8 * j + row].row, 16);
     for (int l = 0; l < 32; l++) {
       const int g = l / 4, t = 2 * (l % 4);
       const unsigned low = transposed ? m[t][g] : m[g][t], high = transposed ? m[t + 1][g] : m[g][t + 1];
@@ -116,7 +107,7 @@ inline void perform(Block& b, Thread* lanes, unsigned mask, Collective what) {
     }
     case Collective::ldmatrix:
     case Collective::ldmatrix_trans:
-      ldmatrix(b, lanes, what == Collective::ldmatrix_trans);
+      ldmatrix(lanes, what == Collective::ldmatrix_trans);
       break;
     case Collective::mma_bf16:
       mma_bf16(lanes);

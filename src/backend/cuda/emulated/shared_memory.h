@@ -16,8 +16,18 @@ inline bool in_shared_memory(const Block& b, const void* at, size_t bytes) {
 inline void load_matrices(unsigned* r, unsigned count, const void* row, bool transposed, Place place) {
   Thread& t = self();
   t.operand[0] = r;
-  t.operand[1] = const_cast<void*>(row);
   t.count = count;
+  // A lane's row is read when the lane comes: what others have still to write or to wait for is not there yet,
+  // whatever order the hardware happens to keep.
+  if (t.linear % 32 < 8 * count) {
+    if (reinterpret_cast<uintptr_t>(row) % 16 != 0) {
+      fail("ldmatrix at %s:%d from an address that is no multiple of 16", place.file, place.line);
+    }
+    if (!in_shared_memory(*current, row, 16)) {
+      fail("ldmatrix at %s:%d from an address outside shared memory", place.file, place.line);
+    }
+    memcpy(t.row, row, 16);
+  }
   wait(transposed ? Collective::ldmatrix_trans : Collective::ldmatrix, ~0u, place);
 }
 
