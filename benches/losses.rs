@@ -1,15 +1,16 @@
 //! The losses at growing batch: time of forward and backward, and the memory that they add.
 //!
-//! `cargo bench --bench losses` prints criterion's times. The intra-modal loss does five products of
+//! `cargo bench --bench losses` prints criterion's times; `BENCH_BACKEND=cuda` for those of a GPU. The intra-modal loss does five products of
 //! 2 n² d operations per modality (two tiles forward; two again and one into the gradient backward),
 //! so its throughput says how near the products the whole fused operation runs.
 
 use clip_distill::autodiff::Tape;
 use clip_distill::backend::Backend;
-use clip_distill::backend::cpu::Cpu;
 use clip_distill::loss::{Features, Intra, TeacherFeatures, affinity, clip, crd, gd, icl, intra};
 use clip_distill::tensor::Tensor;
 use clip_distill::tensor::rng::{Philox, Purpose};
+use clip_distill::train::device;
+use clip_distill::train::flags::{Device, Precision};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,20 +19,31 @@ const WIDTH: usize = 512;
 
 /// Unit features of one batch, student's and teacher's.
 struct Batch {
+    backend: Arc<dyn Backend>,
     student: [Tensor; 2],
     scale: Tensor,
     teacher: TeacherFeatures,
 }
 
+fn on_gpu() -> bool {
+    std::env::var("BENCH_BACKEND").is_ok_and(|name| name == "cuda")
+}
+
+fn backend() -> Arc<dyn Backend> {
+    let device = if on_gpu() { Device::Cuda } else { Device::Cpu };
+    let opened = device::open(device, 0, Precision::Fp32, None);
+    opened.expect("a device").0
+}
+
 fn batch(n: usize) -> Batch {
-    let cpu = Cpu::new();
+    let backend = backend();
     let unit = |index| {
         let mut rng = Philox::new(1, Purpose::Test, 0, index);
         let x: Vec<f32> = (0..n * WIDTH).map(|_| rng.normal()).collect();
-        let x = cpu.upload(&[n, WIDTH], &x).expect("upload");
-        cpu.l2_normalize(&x).expect("l2_normalize").0
+        let x = backend.upload(&[n, WIDTH], &x).expect("upload");
+        backend.l2_normalize(&x).expect("l2_normalize").0
     };
-    let scale = |x| cpu.upload(&[1], &[x]).expect("upload");
+    let scale = |x| backend.upload(&[1], &[x]).expect("upload");
     Batch {
         student: [unit(0), unit(1)],
         scale: scale(14.3),
@@ -40,12 +52,13 @@ fn batch(n: usize) -> Batch {
             text: unit(3),
             scale: scale(50.0),
         },
+        backend: backend.clone(),
     }
 }
 
 /// Loss and gradients of all variables once.
 fn step(name: &str, batch: &Batch) {
-    let tape = Tape::new(Arc::new(Cpu::new()));
+    let tape = Tape::new(batch.backend.clone());
     let [image, text] = batch.student.clone().map(|x| tape.leaf(x));
     let (student, scale) = (Features { image, text }, tape.leaf(batch.scale.clone()));
     let value = match name {
@@ -65,6 +78,8 @@ fn step(name: &str, batch: &Batch) {
     }
     .expect("loss");
     tape.backward(&value).expect("backward");
+    // A GPU may still be at it.
+    batch.backend.download(value.value()).expect("download");
 }
 
 /// A line of /proc/self/status in MiB; `None` where there is no such file.
@@ -78,9 +93,13 @@ fn status(key: &str) -> Option<f64> {
         .map(|kib| kib / 1024.0)
 }
 
-/// Time and peak memory, above what its inputs hold, of one step at batches too slow to sample.
+/// Time and peak memory of the host, above what its inputs hold, of one step at batches too slow to sample.
 /// Runs first: where the peak cannot be reset, it never falls.
 fn large(_: &mut Criterion) {
+    if on_gpu() {
+        // Compiles the kernels.
+        step("intra", &batch(256));
+    }
     for n in [8192, 16384] {
         let batch = batch(n);
         // "5" resets the peak to now; elsewhere the peak so far includes making the inputs.
@@ -91,7 +110,7 @@ fn large(_: &mut Criterion) {
         let time = start.elapsed().as_secs_f64();
         let work = 2.0 * 5.0 * 2.0 * (n * n * WIDTH) as f64 * 1e-9;
         println!("intra n = {n}: {time:.2} s, {:.0} GFLOP/s", work / time);
-        if let (Some(before), Some(after)) = (before, status("VmHWM:")) {
+        if let (Some(before), Some(after), false) = (before, status("VmHWM:"), on_gpu()) {
             let matrix = (n * n * 4) as f64 / 1048576.0;
             let added = after - before;
             println!(

@@ -3,19 +3,21 @@
 //! takes the same flags:
 //!
 //!     cargo bench --bench step -- --student RN50 --teacher ViT-B-16 --batch 8 --precision amp_bf16
+//!     cargo bench --bench step -- --backend cuda --batch 256 --precision amp_bf16
 //!
-//! Without a teacher the loss is the contrastive one alone.
+//! Without a teacher the loss is the contrastive one alone. Parts are timed with a wait for the device behind each
+//! of them; then as many steps again with none in between, as a run of training does them.
 
 use clap::Parser;
 use clip_distill::autodiff::Tape;
-use clip_distill::backend::{Backend, cpu::Cpu};
 use clip_distill::loss::{Features, Head, Heads, Inputs, Method, Objective};
 use clip_distill::model::{Bound, Clip, ClipConfig};
 use clip_distill::ops;
 use clip_distill::optim::{self, AdamW, AdamWConfig};
 use clip_distill::tensor::rng::{Philox, Purpose};
+use clip_distill::train::device;
+use clip_distill::train::flags::{Device, Precision};
 use clip_distill::train::teacher::Teacher;
-use std::sync::Arc;
 use std::time::Instant;
 
 fn median(mut times: Vec<f64>) -> f64 {
@@ -34,8 +36,10 @@ struct Flags {
     batch: usize,
     #[arg(long, default_value_t = 5)]
     steps: usize,
-    #[arg(long, default_value = "fp32")]
-    precision: String,
+    #[arg(long, value_enum, default_value = "fp32")]
+    precision: Precision,
+    #[arg(long, value_enum, default_value = "cpu")]
+    backend: Device,
     /// What cargo passes to every bench.
     #[arg(long, hide = true)]
     bench: bool,
@@ -64,12 +68,7 @@ fn random(n: usize, scale: f32) -> Vec<f32> {
 fn main() {
     let flags = Flags::parse();
     let (batch, steps) = (flags.batch, flags.steps);
-    let cpu = match flags.precision.as_str() {
-        "fp32" => Cpu::new(),
-        "amp_bf16" => Cpu::bf16().expect("a processor with AVX512-BF16"),
-        other => panic!("--precision {other}: fp32 or amp_bf16"),
-    };
-    let backend: Arc<dyn Backend> = Arc::new(cpu);
+    let (backend, line) = device::open(flags.backend, 0, flags.precision, None).expect("a device");
     let clip = |name: &str| Clip::new(ClipConfig::named(name).expect("a built-in model"));
     let student = clip(&flags.student);
     let teacher = (flags.teacher != "none").then(|| {
@@ -111,6 +110,7 @@ fn main() {
     let images = backend
         .upload(&[batch, 224, 224, 3], &pixels)
         .expect("images");
+    let nothing = backend.zeros(&[1]).expect("zeros");
     let mut rng = Philox::new(0, Purpose::Test, 1, 0);
     let texts: Vec<Vec<i32>> = (0..batch)
         .map(|_| {
@@ -121,14 +121,13 @@ fn main() {
         })
         .collect();
 
-    let mut times = [const { Vec::new() }; 5];
-    for step in 0..=steps {
-        let mut marks = vec![Instant::now()];
+    let mut step = |mark: &mut dyn FnMut()| {
+        mark();
         let teacher_features = teacher.as_ref().map(|t| {
-            t.features(&backend, &pixels, &images, &texts)
-                .expect("teacher")
+            let features = t.features(&backend, &pixels, &images, &texts);
+            features.expect("teacher")
         });
-        marks.push(Instant::now());
+        mark();
         let (collected, seen) = {
             let tape = Tape::new(backend.clone());
             let bound = parameters.bind_training(&tape);
@@ -150,9 +149,9 @@ fn main() {
                 ..Inputs::new(&features, &scale)
             };
             let total = objective.evaluate(&tape, &inputs).expect("loss").total;
-            marks.push(Instant::now());
+            mark();
             let mut grads = tape.backward(&total).expect("backward");
-            marks.push(Instant::now());
+            mark();
             let collected = optim::collect(&parameters, &bound, &mut grads);
             (collected, bound.observations())
         };
@@ -162,8 +161,18 @@ fn main() {
         adamw
             .step(backend.as_ref(), &mut parameters, &collected, 1e-4, None)
             .expect("step");
-        marks.push(Instant::now());
-        if step > 0 {
+        mark();
+    };
+    let settle = || backend.download(&nothing).map(drop).expect("download");
+
+    let mut times = [const { Vec::new() }; 5];
+    for number in 0..=steps {
+        let mut marks = Vec::new();
+        step(&mut || {
+            settle();
+            marks.push(Instant::now());
+        });
+        if number > 0 {
             for (i, time) in times[..4].iter_mut().enumerate() {
                 time.push((marks[i + 1] - marks[i]).as_secs_f64());
             }
@@ -171,16 +180,21 @@ fn main() {
         }
     }
     println!(
-        "{} <- {}, {}, batch {batch}, {}; median of {steps} steps after one warm-up:",
-        flags.student,
-        flags.teacher,
-        flags.precision,
-        backend.describe()
+        "{} <- {}, {:?}, batch {batch}, {line}; median of {steps} steps after one warm-up:",
+        flags.student, flags.teacher, flags.precision,
     );
     for (part, time) in ["teacher", "forward", "backward", "optimiser", "step"]
         .iter()
         .zip(times)
     {
-        println!("  {part:10} {:.3} s", median(time));
+        println!("  {part:10} {:.4} s", median(time));
     }
+    let start = Instant::now();
+    (0..steps).for_each(|_| step(&mut || {}));
+    settle();
+    let each = start.elapsed().as_secs_f64() / steps as f64;
+    println!(
+        "  unbroken   {each:.4} s, {:.0} samples/s",
+        batch as f64 / each
+    );
 }

@@ -18,6 +18,8 @@ struct AdamWEntry {
 
 struct AdamWArguments {
   const AdamWEntry* table;
+  // The gradients' norm; null where nothing is clipped.
+  const float* norm;
   int count;
   float lr;
   float beta1;
@@ -26,13 +28,16 @@ struct AdamWArguments {
   // lr / (1 − β₁ᵗ) and 1 / √(1 − β₂ᵗ).
   float step_size;
   float inverse_correction2;
-  float grad_scale;
+  // The largest norm that stays as it is.
+  float max_norm;
 };
 
 KERNEL(adamw_f32, AdamWArguments, 256) {
   const AdamWEntry& e = entry_of(a.table, a.count, blockIdx.x);
   const long long first = (blockIdx.x - e.first) * TABLE_CHUNK;
   const long long last = first + TABLE_CHUNK < e.n ? first + TABLE_CHUNK : e.n;
+  // fminf(1, NaN) is 1: gradients that are no numbers show in the parameters.
+  const float grad_scale = a.norm ? fminf(1.f, a.max_norm / (*a.norm + 1e-6f)) : 1.f;
   const float keep = 1.f - a.lr * e.weight_decay;
   for (long long i = first + threadIdx.x * 4; i < last; i += 256 * 4) {
     const long long count = last - i;
@@ -43,7 +48,7 @@ KERNEL(adamw_f32, AdamWArguments, 256) {
     load(v, e.v + i, count, true);
 #pragma unroll
     for (int k = 0; k < 4; k++) {
-      const float scaled = g[k] * a.grad_scale;
+      const float scaled = g[k] * grad_scale;
       m[k] = fmaf(a.beta1, m[k], (1.f - a.beta1) * scaled);
       v[k] = fmaf(a.beta2, v[k], (1.f - a.beta2) * scaled * scaled);
       const float denominator = fmaf(sqrtf(v[k]), a.inverse_correction2, a.eps);

@@ -22,11 +22,11 @@ KERNEL(sum_f32, SumArguments, 256) {
 
 struct SumFinishArguments {
   const double* partials;
-  // Either may be null.
-  float* sum_f32;
-  double* sum_f64;
+  float* sum;
   double factor;
   int count;
+  // Whether it is the sum's square root that is wanted.
+  int root;
 };
 
 // One block.
@@ -36,8 +36,7 @@ KERNEL(sum_finish, SumFinishArguments, 256) {
   for (int i = threadIdx.x; i < a.count; i += 256) sum += a.partials[i];
   sum = block_sum<256>(sum, scratch) * a.factor;
   if (threadIdx.x > 0) return;
-  if (a.sum_f32) *a.sum_f32 = static_cast<float>(sum);
-  if (a.sum_f64) *a.sum_f64 = sum;
+  *a.sum = static_cast<float>(a.root ? sqrt(sum) : sum);
 }
 
 struct ScaleByArguments {

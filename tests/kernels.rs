@@ -3,7 +3,9 @@
 
 use check::{Tenant, coarse, tenants_with};
 use clip_distill::autodiff::{Result, Tape, Var};
-use clip_distill::backend::{Activation, AdamWStep, AdamWTensor, Backend, Segments, cpu::Cpu};
+use clip_distill::backend::{
+    Activation, AdamWStep, AdamWTensor, Backend, Clip, Segments, cpu::Cpu,
+};
 use clip_distill::ops;
 use clip_distill::tensor::Tensor;
 use oracle::{Array, normal};
@@ -184,18 +186,11 @@ fn assert_near(what: &str, got: &[f32], want: &[f64], allowed: f64) {
     }
 }
 
-/// Two steps over tensors of one element, of a chunk, and of several, with gradients scaled by a half.
+/// Two steps over tensors of one element, of a chunk, and of several: the second's gradients are clipped to half
+/// of their norm, which is not theirs here but a number on the device.
 #[test]
 fn adamw_of_many_sizes() {
     let sizes = [1usize, 5, 4096, 4097, 12_290];
-    let step = |number| AdamWStep {
-        lr: 0.01,
-        beta1: 0.9,
-        beta2: 0.98,
-        eps: 1e-6,
-        step: number,
-        grad_scale: 0.5,
-    };
     let decay = |k: usize| if k.is_multiple_of(2) { 0.2 } else { 0.0 };
     for Tenant { backend, .. } in tenants_with(&["adamw"]) {
         let tensors = |seed: u64| -> Vec<Tensor> {
@@ -223,7 +218,21 @@ fn adamw_of_many_sizes() {
                     weight_decay: decay(k),
                 })
                 .collect();
-            backend.adamw(&mut tensors, step(number)).expect("adamw");
+            // 7 stays below 8; of 16, half is left.
+            let norm = backend.upload(&[1], &[[7.0, 16.0][number as usize - 1]]);
+            let clip = Clip {
+                norm: &norm.expect("norm"),
+                max: 8.0,
+            };
+            let step = AdamWStep {
+                lr: 0.01,
+                beta1: 0.9,
+                beta2: 0.98,
+                eps: 1e-6,
+                step: number,
+                clip: Some(clip),
+            };
+            backend.adamw(&mut tensors, step).expect("adamw");
         }
         for (k, &n) in sizes.iter().enumerate() {
             let values = |seed: u64| {
@@ -240,7 +249,8 @@ fn adamw_of_many_sizes() {
             };
             for number in 1..=2 {
                 let mut grad = values(100 * number);
-                grad.data.iter_mut().for_each(|g| *g *= 0.5);
+                let kept = [1.0, 8.0 / (16.0 + 1e-6)][number as usize - 1];
+                grad.data.iter_mut().for_each(|g| *g *= kept);
                 oracle::adamw::step(&mut want, &mut moments, &grad, number as i32, &options);
             }
             let got = backend.download(&params[k]).expect("download");
@@ -289,7 +299,7 @@ fn products_see_what_the_optimiser_wrote() {
             beta2: 0.98,
             eps: 1e-6,
             step: 1,
-            grad_scale: 1.0,
+            clip: None,
         };
         let mut tensors = [AdamWTensor {
             param: &mut w,
@@ -312,11 +322,15 @@ fn grad_norm_of_many_sizes() {
     for Tenant { backend, .. } in tenants_with(&["grad_norm"]) {
         let arrays = [1usize, 3, 4096, 4097, 9001].map(|n| normal(&[n], n as u64));
         let tensors = arrays.each_ref().map(|a| upload(&*backend, a));
-        let got = backend.grad_norm(&tensors.each_ref()).expect("norm");
+        let norm = |grads: &[&Tensor]| {
+            let norm = backend.grad_norm(grads).expect("norm");
+            f64::from(backend.download(&norm).expect("download")[0])
+        };
+        let got = norm(&tensors.each_ref());
         let squares = arrays.iter().flat_map(Array::to_f32);
         let want = squares.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
         assert!((got - want).abs() < 1e-6 * want, "{got}, not {want}");
-        assert_eq!(backend.grad_norm(&[]).expect("of nothing"), 0.0);
+        assert_eq!(norm(&[]), 0.0);
     }
 }
 

@@ -1,12 +1,13 @@
-"""A training step in PyTorch and open_clip on the CPU, by part.
+"""A training step in PyTorch and open_clip, by part.
 
     python benches/peers/step.py [--student ViT-T-16] [--teacher ViT-B-16] [--batch 16] [--steps 5]
-                                 [--precision fp32 | amp_bf16] [--threads 0]
+                                 [--precision fp32 | amp_bf16] [--threads 0] [--device cpu | cuda]
 
 The work of `cargo bench --bench step`, with its flags: teacher forward, student forward and backward under clip +
 crd + fd(2000) + icl + intra(divergence), AdamW; with `--teacher none` the contrastive loss alone. Random weights,
 images and ids; captions of about a dozen words, padded to 77 as open_clip pads them. `amp_bf16` is autocast
-around a student in f32 and a teacher whose weights are cast to bf16 once, which is PyTorch's fastest here.
+around a student in f32 and a teacher whose weights are cast to bf16 once, which is PyTorch's fastest here. Parts are
+timed with a wait for the device behind each; then as many steps again with none in between.
 Needs torch and open_clip_torch.
 """
 
@@ -58,10 +59,15 @@ def main():
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--precision", choices=["fp32", "amp_bf16"], default="fp32")
     parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's own choice")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    cuda = args.device == "cuda"
+    torch.set_default_device(args.device)
+    # TF32 where PyTorch lets convolutions have it by default would not be f32.
+    torch.backends.cudnn.allow_tf32 = False
     low = args.precision == "amp_bf16"
     student, teacher, heads = CLIP(**MODELS[args.student]).train(), None, []
     if args.teacher != "none":
@@ -82,18 +88,18 @@ def main():
     )  # fmt: skip
 
     def autocast():
-        return torch.autocast("cpu", torch.bfloat16) if low else contextlib.nullcontext()
+        return torch.autocast(args.device, torch.bfloat16) if low else contextlib.nullcontext()
 
-    seconds = {"teacher": [], "forward": [], "backward": [], "optimiser": [], "step": []}
-    for step in range(1 + args.steps):
-        image, text = torch.randn(args.batch, 3, 224, 224), captions(args.batch)
-        marks = [time.perf_counter()]
+    image, text = torch.randn(args.batch, 3, 224, 224), captions(args.batch)
+
+    def one(mark):
+        mark()
         if teacher is not None:
             with torch.no_grad():
                 V = teacher.encode_image(image.bfloat16() if low else image, normalize=True).float()
                 T = teacher.encode_text(text, normalize=True).float()
                 alpha_t = teacher.logit_scale.exp().float()
-        marks.append(time.perf_counter())
+        mark()
         with autocast():
             features = student.encode_image(image), student.encode_text(text)
         features = [f.float() for f in features]
@@ -104,28 +110,48 @@ def main():
         else:
             projected = [F.normalize(h(f), dim=-1) for h, f in zip(heads, features)] or unit
             loss = objective(unit, projected, (V, T), alpha, alpha_t, icl_logit_scale.exp())
-        marks.append(time.perf_counter())
+        mark()
         optimizer.zero_grad()
         loss.backward()
-        marks.append(time.perf_counter())
+        mark()
         optimizer.step()
         with torch.no_grad():
             student.logit_scale.clamp_(0, math.log(100))
             icl_logit_scale.clamp_(0, math.log(100))
-        loss.item()
-        marks.append(time.perf_counter())
+        mark()
+
+    def settle():
+        if cuda:
+            torch.cuda.synchronize()
+
+    seconds = {"teacher": [], "forward": [], "backward": [], "optimiser": [], "step": []}
+    for step in range(1 + args.steps):
+        marks = []
+
+        def mark():
+            settle()
+            marks.append(time.perf_counter())
+
+        one(mark)
         if step > 0:
             spans = [b - a for a, b in zip(marks, marks[1:])] + [marks[-1] - marks[0]]
             for phase, span in zip(seconds, spans, strict=True):
                 seconds[phase].append(span)
+    start = time.perf_counter()
+    for _ in range(args.steps):
+        one(lambda: None)
+    settle()
+    each = (time.perf_counter() - start) / args.steps
 
+    where = torch.cuda.get_device_name() if cuda else f"{torch.get_num_threads()} threads"
     print(
         f"torch {torch.__version__}, open_clip {open_clip.__version__}: {args.student} <- {args.teacher}, "
-        f"{args.precision}, batch {args.batch}, {torch.get_num_threads()} threads; median of {args.steps} steps "
+        f"{args.precision}, batch {args.batch}, {where}; median of {args.steps} steps "
         "after one warm-up:"
     )
     for phase, spans in seconds.items():
-        print(f"  {phase:<10}{statistics.median(spans):8.3f} s")
+        print(f"  {phase:<10}{statistics.median(spans):9.4f} s")
+    print(f"  unbroken  {each:9.4f} s, {args.batch / each:.0f} samples/s")
 
 
 if __name__ == "__main__":

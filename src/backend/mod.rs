@@ -8,10 +8,12 @@
 pub mod cpu;
 pub mod cuda;
 mod error;
+mod fetch;
 mod relation;
 mod segments;
 
 pub use error::{Error, Result, device_error, shape_error};
+pub use fetch::{Coming, Fetch};
 pub use relation::{IntraWeights, Pair, Relation, RowStats, Side};
 pub use segments::Segments;
 
@@ -98,7 +100,7 @@ pub struct AdamWTensor<'a> {
 
 /// Numbers of one AdamW step, the same for all parameters.
 #[derive(Clone, Copy, Debug)]
-pub struct AdamWStep {
+pub struct AdamWStep<'a> {
     /// Learning rate.
     pub lr: f32,
     /// Decay of the first moment.
@@ -109,8 +111,17 @@ pub struct AdamWStep {
     pub eps: f32,
     /// 1-based number of this step, for the bias corrections.
     pub step: u64,
-    /// Every gradient is multiplied by this first (clipping, loss scaling).
-    pub grad_scale: f32,
+    /// Clips all gradients together first.
+    pub clip: Option<Clip<'a>>,
+}
+
+/// Clipping as torch's `clip_grad_norm_`: gradients times min(1, max/(norm + 1e-6)).
+#[derive(Clone, Copy, Debug)]
+pub struct Clip<'a> {
+    /// The gradients' norm, `[1]`, of [`Backend::grad_norm`]: on the device, where nobody waits for it.
+    pub norm: &'a Tensor,
+    /// The largest norm that stays as it is.
+    pub max: f32,
 }
 
 /// The names of all kernels, as [`Backend::coverage`] lists them.
@@ -168,6 +179,12 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
 
     /// The values of an f32 tensor, waiting for all work before it.
     fn download(&self, tensor: &Tensor) -> Result<Vec<f32>>;
+
+    /// Sends the values of f32 tensors, one behind the other, to the host, which goes on meanwhile.
+    fn fetch(&self, tensors: &[&Tensor]) -> Result<Fetch> {
+        let values: Result<Vec<_>> = tensors.iter().map(|t| self.download(t)).collect();
+        Ok(Fetch::Here(values?.concat()))
+    }
 
     /// A tensor of zeros (f32).
     fn zeros(&self, shape: &[usize]) -> Result<Tensor>;
@@ -539,8 +556,8 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     /// p ← p (1 − lr·wd); m, v updated; p ← p − lr m̂ / (√v̂ + ε).
     fn adamw(&self, tensors: &mut [AdamWTensor], step: AdamWStep) -> Result<()>;
 
-    /// √Σ g² over all tensors, summed in f64 in a fixed order.
-    fn grad_norm(&self, grads: &[&Tensor]) -> Result<f64>;
+    /// √Σ g² over all tensors, `[1]`, summed in f64 in a fixed order.
+    fn grad_norm(&self, grads: &[&Tensor]) -> Result<Tensor>;
 
     /// Clamps every element into [low, high] in place.
     fn clamp(&self, x: &mut Tensor, low: f32, high: f32) -> Result<()>;

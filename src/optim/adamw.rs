@@ -1,7 +1,7 @@
 //! AdamW over named parameters.
 
 use crate::autodiff::Grads;
-use crate::backend::{AdamWStep, AdamWTensor, Backend, Result};
+use crate::backend::{AdamWStep, AdamWTensor, Backend, Clip, Result};
 use crate::model::{Bound, Parameters};
 use crate::tensor::Tensor;
 
@@ -60,7 +60,7 @@ impl AdamW {
 
     /// One step at learning rate `lr`, after clipping the gradients' global norm to `max_norm` if
     /// given; then every parameter named `…logit_scale` is clamped to [0, ln 100]. A parameter
-    /// without gradient took no part and stays. Returns the norm before clipping.
+    /// without gradient took no part and stays. Returns the norm before clipping, `[1]`.
     ///
     /// `bound` and its tape must be gone or unused: a parameter still shared cannot be written.
     ///
@@ -73,11 +73,9 @@ impl AdamW {
         grads: &[Option<Tensor>],
         lr: f64,
         max_norm: Option<f64>,
-    ) -> Result<f64> {
+    ) -> Result<Tensor> {
         let present: Vec<&Tensor> = grads.iter().flatten().collect();
         let norm = backend.grad_norm(&present)?;
-        // torch.nn.utils.clip_grad_norm_ divides by norm + 1e-6.
-        let grad_scale = max_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0)) as f32;
         self.steps += 1;
         let decay = self.config.weight_decay;
         let mut tensors: Vec<AdamWTensor> = parameters
@@ -106,7 +104,10 @@ impl AdamW {
             beta2,
             eps,
             step: self.steps,
-            grad_scale,
+            clip: max_norm.map(|max| Clip {
+                norm: &norm,
+                max: max as f32,
+            }),
         };
         backend.adamw(&mut tensors, step)?;
         for p in parameters

@@ -46,20 +46,20 @@ struct Seen {
     masked: Option<Var>,
 }
 
-/// The losses of a batch, and the gradient of their sum.
+/// The losses of a batch, and the gradient of their sum: all on the device, which may still be at it.
 #[derive(Debug)]
 pub(super) struct Gradients {
-    /// Each loss without its weight, by name.
-    pub(super) terms: Vec<(&'static str, f32)>,
-    /// The weighted sum.
-    pub(super) total: f32,
-    /// The student's α.
-    pub(super) scale: f32,
-    /// The anchors of the intra-modal loss, still on the device.
+    /// Each loss without its weight, `[1]`, by name.
+    pub(super) terms: Vec<(&'static str, Tensor)>,
+    /// The weighted sum, `[1]`.
+    pub(super) total: Tensor,
+    /// The student's α, `[1]`.
+    pub(super) scale: Tensor,
+    /// The anchors of the intra-modal loss.
     pub(super) anchors: Vec<Anchors>,
-    /// By parameter; `None` for one that took no part. Empty if the total is not finite.
+    /// By parameter; `None` for one that took no part.
     pub(super) grads: Vec<Option<Tensor>>,
-    /// What BatchNorms saw, part by part. Empty if the total is not finite.
+    /// What BatchNorms saw, part by part.
     pub(super) seen: Vec<Observations>,
 }
 
@@ -83,10 +83,8 @@ impl Student<'_> {
         let bound = self.parameters.bind_training(&tape);
         let seen = self.features(&tape, &bound, &images, batch, &all)?;
         let (mut losses, mut grads) = self.losses(&tape, &bound, &seen, teacher.as_ref())?;
-        if losses.total.is_finite() {
-            losses.grads = collect(self.parameters, &bound, &mut grads);
-            losses.seen.push(bound.observations());
-        }
+        losses.grads = collect(self.parameters, &bound, &mut grads);
+        losses.seen.push(bound.observations());
         Ok(losses)
     }
 
@@ -139,9 +137,6 @@ impl Student<'_> {
             };
             let mut grads;
             (losses, grads) = self.losses(&tape, &bound, &seen, teacher.as_ref())?;
-            if !losses.total.is_finite() {
-                return Ok(losses);
-            }
             d_image = grads.remove(&seen.features.image);
             d_text = grads.remove(&seen.features.text);
             d_masked = seen.masked.as_ref().and_then(|v| grads.remove(v));
@@ -231,8 +226,7 @@ impl Student<'_> {
         })
     }
 
-    /// The losses, without the parameters' gradients yet, and the gradients of every leaf of `tape`:
-    /// none if the total is not finite.
+    /// The losses, without the parameters' gradients yet, and the gradients of every leaf of `tape`.
     fn losses(
         &self,
         tape: &Tape,
@@ -244,26 +238,17 @@ impl Student<'_> {
         let teacher = teacher.zip(self.teacher.map(Teacher::inverse_scale));
         let inputs = heads.inputs(&seen.features, seen.masked.as_ref(), teacher);
         let value = self.objective.evaluate(tape, &inputs).map_err(failed)?;
-        let number_of = |v: &Var| -> Result<f32> {
-            let values = self.backend.download(v.value()).map_err(failed)?;
-            Ok(values.first().copied().unwrap_or(f32::NAN))
-        };
-        let terms = value
-            .terms
-            .iter()
-            .map(|(name, v)| Ok((*name, number_of(v)?)));
+        let tensor_of = |v: &Var| v.value().clone();
+        let terms = value.terms.iter().map(|(name, v)| (*name, tensor_of(v)));
         let losses = Gradients {
-            terms: terms.collect::<Result<_>>()?,
-            total: number_of(&value.total)?,
-            scale: number_of(&heads.scale)?,
+            terms: terms.collect(),
+            total: tensor_of(&value.total),
+            scale: tensor_of(&heads.scale),
             anchors: value.anchors,
             grads: Vec::new(),
             seen: Vec::new(),
         };
-        let grads = match losses.total.is_finite() {
-            true => tape.backward(&value.total).map_err(failed)?,
-            false => Grads::default(),
-        };
+        let grads = tape.backward(&value.total).map_err(failed)?;
         Ok((losses, grads))
     }
 }
@@ -356,11 +341,16 @@ mod tests {
         };
         let whole = student.gradients(batch, 1).unwrap();
         assert_eq!(whole.terms.len(), 10, "every loss takes part");
+        let numbers = |g: &Gradients| {
+            let terms = g.terms.iter().map(|(_, t)| t);
+            let all = terms.chain([&g.total, &g.scale]);
+            all.flat_map(|t| backend.download(t).unwrap())
+                .collect::<Vec<_>>()
+        };
         // Parts of 3, 3 and 1; of 1 each.
         for parts in [2, 7] {
             let got = student.gradients(batch, parts).unwrap();
-            assert_eq!(got.terms, whole.terms);
-            assert_eq!((got.total, got.scale), (whole.total, whole.scale));
+            assert_eq!(numbers(&got), numbers(&whole));
             let pairs = got.grads.iter().zip(&whole.grads);
             for ((got, want), p) in pairs.zip(trainer.parameters().iter()) {
                 let read = |t: &Option<Tensor>| backend.download(t.as_ref().unwrap()).unwrap();

@@ -1,23 +1,23 @@
 //! The loop: epochs, steps, logs, checkpoints, and going on from one.
 
-use super::anchors;
 use super::checkpoint::{self, Position, Snapshot, TrainState};
 use super::config::{Call, Config};
 use super::error::{Error, Result, file, input, unwritten, usage};
 use super::evaluation::{Evaluations, Found};
 use super::feature_cache::Share;
+use super::flight::Flight;
 use super::inheritance::initial;
 use super::interrupt;
 use super::log::{JsonLines, Progress};
+use super::log_line;
 use super::report::{self, Pictures};
 use super::setup::{compare, device, objective, place, recipe, student, teacher, total_steps};
 use super::source::{DEMO, Source, data_error, tokenizer};
-use super::step::{StepBatch, StepReport, Trainer};
+use super::step::{StepBatch, Trainer};
 use super::tensorboard::{EventWriter, Kind};
 use crate::data::{Batch, Loader, Skips, Tokenizer};
 use crate::eval::Outcome;
 use crate::io;
-use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -132,6 +132,16 @@ struct Run {
     saved: Option<(Position, PathBuf)>,
     skips: Skips,
     window: Window,
+    /// The last step, until its numbers are here.
+    pending: Option<Pending>,
+}
+
+/// A step that the device may still be at.
+struct Pending {
+    /// After it.
+    position: Position,
+    pairs: usize,
+    flight: Flight,
 }
 
 /// What is counted between two logged steps.
@@ -201,6 +211,7 @@ impl Run {
             saved: from.map(|path| (position, path)),
             skips: Skips::default(),
             window: Window::new(),
+            pending: None,
         })
     }
 
@@ -211,6 +222,7 @@ impl Run {
                 .say(&format!("{}: unusable: {counted}", self.label));
         }
         let outcome = self.epochs();
+        let outcome = outcome.and_then(|()| self.settle());
         self.progress.finish();
         if outcome.is_err() {
             // A loss that is no number is best understood from its curves.
@@ -267,6 +279,7 @@ impl Run {
                 self.save()?;
             }
             if !self.finished() {
+                self.settle()?;
                 let aside = Instant::now();
                 let (trainer, position) = (&self.trainer, self.position);
                 let found = self.evaluations.after_epoch(trainer, position, false);
@@ -319,19 +332,32 @@ impl Run {
             epoch: self.position.epoch,
             first: self.position.batch * self.config.batch_size as u64,
         };
-        let report = self.trainer.step(input)?;
+        let flight = self.trainer.step(input)?;
         self.position.step += 1;
         self.position.batch += self.config.accum_freq as u64;
-        self.window.samples += batch.len();
-        self.log(&report)?;
+        let over = flight.is_over();
+        let pending = Pending {
+            position: self.position,
+            pairs: batch.len(),
+            flight,
+        };
+        // The device has this step to do while the host reads what the last one told.
+        if let Some(last) = self.pending.replace(pending) {
+            self.arrived(last)?;
+        }
         let step = self.position.step;
         let every = |n: Option<u64>| n.is_some_and(|n| step.is_multiple_of(n));
+        let saves = every(self.config.save_every_steps);
+        let evaluates = self.config.eval_every.is_some()
+            && (every(self.config.eval_every) || step == self.total);
+        if over || saves || evaluates {
+            self.settle()?;
+        }
         let aside = Instant::now();
-        if every(self.config.save_every_steps) {
+        if saves {
             self.save()?;
         }
-        if self.config.eval_every.is_some() && (every(self.config.eval_every) || step == self.total)
-        {
+        if evaluates {
             let found = self.evaluations.after_step(&self.trainer, self.position);
             self.tell_or_warn(found)?;
         }
@@ -347,65 +373,37 @@ impl Run {
         Ok(())
     }
 
-    fn log(&mut self, report: &StepReport) -> Result<()> {
-        let step = self.position.step;
+    /// Waits for the numbers of all steps so far.
+    fn settle(&mut self) -> Result<()> {
+        match self.pending.take() {
+            Some(pending) => self.arrived(pending),
+            None => Ok(()),
+        }
+    }
+
+    /// Logs a step whose numbers are here, or will be.
+    fn arrived(&mut self, pending: Pending) -> Result<()> {
+        let report = pending.flight.wait()?;
+        self.window.samples += pending.pairs;
+        let step = pending.position.step;
         let logged = step == 1 || step == self.total || step.is_multiple_of(self.config.log_every);
         let seconds = self.window.since.elapsed().as_secs_f64().max(1e-9);
         let rate = self.window.samples as f64 / seconds;
-        // gd is of the size (α/n)², below what four decimals show.
-        let shown = |x: f32| match x.abs() {
-            size if size > 0.0 && size < 1e-3 => format!("{x:.1e}"),
-            _ => format!("{x:.4}"),
-        };
-        let terms: Vec<String> = report
-            .terms
-            .iter()
-            .map(|(name, x)| format!("{name} {}", shown(*x)))
-            .collect();
-        let message = format!(
-            "loss {:.4} ({}) scale {:.2} lr {:.2e} {rate:.0} samples/s",
-            report.total,
-            terms.join(" "),
-            report.scale,
-            report.lr
-        );
-        self.progress.step(step, &message, logged);
+        self.progress
+            .step(step, &log_line::words(&report, rate), logged);
         if !logged {
             return Ok(());
         }
-        let mut line = Map::new();
-        let mut put = |key: &str, value: Value| line.insert(key.to_string(), value);
-        put("step", json!(step));
-        put("epoch", json!(self.position.epoch));
-        put("loss", json!(report.total));
-        for (name, x) in &report.terms {
-            put(&format!("loss_{name}"), json!(x));
-        }
-        put("lr", json!(report.lr));
-        put("scale", json!(report.scale));
-        for (loss, x) in self.trainer.loss_scales()? {
-            put(&format!("scale_{loss}"), json!(x));
-        }
-        put("grad_norm", json!(report.grad_norm));
-        for (name, x) in &report.gates {
-            put(name, json!(x));
-        }
-        put("samples_per_s", json!((rate * 10.0).round() / 10.0));
-        put(
-            "data_wait",
-            json!((self.window.waited / seconds * 1e4).round() / 1e4),
-        );
+        let waited = self.window.waited / seconds;
+        let line = log_line::line(pending.position, &report, rate, waited);
         self.window = Window::new();
-        for anchors in &report.anchors {
-            let backend = self.trainer.backend().as_ref();
-            line.extend(anchors::summary(backend, anchors)?);
-        }
         self.board.scalars(step, Kind::Train, &line)?;
         self.metrics.write(line)
     }
 
     /// Writes a checkpoint of this step, unless that is done.
     fn save(&mut self) -> Result<PathBuf> {
+        self.settle()?;
         if let Some((position, path)) = &self.saved
             && *position == self.position
         {

@@ -1,6 +1,7 @@
 //! One step: batch, teacher, student, losses, backward, optimiser.
 
-use super::error::{Error, Result, failed, usage};
+use super::error::{Result, failed, usage};
+use super::flight::{Flight, Left, LossScale};
 use super::gates::{GateReport, Gates};
 use super::gradients::{Gradients, Student};
 use super::heads::LossHeads;
@@ -9,7 +10,7 @@ use super::teacher::Teacher;
 use crate::backend::Backend;
 use crate::eval::Model;
 use crate::io::{Data, Entry, Pending};
-use crate::loss::{Anchors, Objective};
+use crate::loss::Objective;
 use crate::model::{Clip, Parameters};
 use crate::optim::{AdamW, AdamWConfig, Schedule};
 use crate::tensor::Tensor;
@@ -42,26 +43,6 @@ pub struct StepBatch<'a> {
     pub epoch: u32,
     /// Position of the first pair in its epoch.
     pub first: u64,
-}
-
-/// What a step tells.
-#[derive(Clone, Debug)]
-pub struct StepReport {
-    /// Each loss without its weight, by name.
-    pub terms: Vec<(&'static str, f32)>,
-    /// The weighted sum.
-    pub total: f32,
-    /// The learning rate of this step.
-    pub lr: f64,
-    /// α of the student before this step.
-    pub scale: f32,
-    /// The gradient's norm before clipping.
-    pub grad_norm: f64,
-    /// Of automatic weight inheritance: sparsities and multipliers by name.
-    pub gates: GateReport,
-    /// The anchors of the intra-modal loss by modality, on the device: they cost nothing until somebody
-    /// asks for their [`summary`](super::anchors::summary).
-    pub anchors: Vec<Anchors>,
 }
 
 /// A student in training: everything that a step changes, and what it needs to do so.
@@ -201,42 +182,17 @@ impl Trainer {
         &self.backend
     }
 
-    /// The learned scales of the losses' own after the last step, by the loss's name: c of `icl`, say.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub fn loss_scales(&self) -> Result<Vec<(String, f32)>> {
-        let mut scales = Vec::new();
-        for p in self.parameters.iter() {
-            let Some(name) = p.name.strip_prefix("heads.") else {
-                continue;
-            };
-            // A log-scale, or (with `--clip-kd-compat`) the scale itself.
-            let (loss, log) = match name.strip_suffix("_logit_scale") {
-                Some(loss) => (loss, true),
-                None => match name.strip_suffix("_scale") {
-                    Some(loss) => (loss, false),
-                    None => continue,
-                },
-            };
-            let values = self.backend.download(&p.tensor).map_err(failed)?;
-            let shown = |x: f32| if log { x.exp() } else { x };
-            scales.extend(values.first().map(|x| (loss.to_string(), shown(*x))));
-        }
-        Ok(scales)
-    }
-
     /// Steps done.
     pub fn steps(&self) -> u64 {
         self.optimiser.steps
     }
 
-    /// Does one step.
+    /// Asks the device for one step. With gates, it waits for what they learn from.
     ///
     /// # Errors
-    /// If the batch does not fit the models, or the loss or its gradient is no number; then the
-    /// parameters are not fit to be kept.
-    pub fn step(&mut self, batch: StepBatch) -> Result<StepReport> {
+    /// If the batch does not fit the models, or the device fails. That the loss or its gradient is no number
+    /// shows in [`Flight::wait`]: then the parameters are not fit to be kept.
+    pub fn step(&mut self, batch: StepBatch) -> Result<Flight> {
         let number = self.optimiser.steps + 1;
         let backend = self.backend.clone();
         let drawn = match &self.gates {
@@ -266,9 +222,6 @@ impl Trainer {
             mut grads,
             seen,
         } = student.gradients(batch, self.recipe.accum_freq)?;
-        if !total.is_finite() {
-            return Err(diverged(number, "the loss", f64::from(total), &terms));
-        }
         for seen in &seen {
             self.parameters
                 .update_running(self.backend.as_ref(), seen)
@@ -295,18 +248,33 @@ impl Trainer {
             )
             .map_err(failed)?;
         self.hold_scale()?;
-        if !grad_norm.is_finite() {
-            return Err(diverged(number, "the gradient's norm", grad_norm, &terms));
-        }
-        Ok(StepReport {
-            terms,
-            total,
-            lr,
-            scale,
-            grad_norm,
-            gates,
-            anchors,
-        })
+        let left = Left {
+            terms: &terms,
+            total: &total,
+            scale: &scale,
+            grad_norm: &grad_norm,
+            loss_scales: self.loss_scales(),
+            anchors: &anchors,
+        };
+        Flight::begin(self.backend.as_ref(), number, lr, gates, &left)
+    }
+
+    /// The learned scales of the losses' own.
+    fn loss_scales(&self) -> Vec<LossScale<'_>> {
+        let scales = self.parameters.iter().filter_map(|p| {
+            let name = p.name.strip_prefix("heads.")?;
+            // A log-scale, or (with `--clip-kd-compat`) the scale itself.
+            let (loss, log) = match name.strip_suffix("_logit_scale") {
+                Some(loss) => (loss, true),
+                None => (name.strip_suffix("_scale")?, false),
+            };
+            Some(LossScale {
+                loss,
+                log,
+                parameter: &p.tensor,
+            })
+        });
+        scales.collect()
     }
 
     /// What a resumed run needs beside the model's weights: moments, loss heads and gates. Each tensor comes
@@ -376,16 +344,4 @@ impl Trainer {
         self.optimiser.steps = steps;
         Ok(())
     }
-}
-
-fn diverged(step: u64, what: &str, value: f64, terms: &[(&'static str, f32)]) -> Error {
-    let terms: Vec<String> = terms
-        .iter()
-        .map(|(name, x)| format!("{name} {x}"))
-        .collect();
-    Error::Failed(format!(
-        "step {step}: {what} is {value} ({}); the last checkpoint is from before: lower --lr, \
-         lengthen --warmup or clip with --grad-clip-norm, and go on with --resume latest",
-        terms.join(", ")
-    ))
 }

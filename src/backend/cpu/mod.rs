@@ -492,8 +492,8 @@ impl Backend for Cpu {
         optimizer::adamw(tensors, step)
     }
 
-    fn grad_norm(&self, grads: &[&Tensor]) -> Result<f64> {
-        optimizer::grad_norm(grads)
+    fn grad_norm(&self, grads: &[&Tensor]) -> Result<Tensor> {
+        self.upload(&[1], &[optimizer::grad_norm(grads)?])
     }
 
     fn clamp(&self, x: &mut Tensor, low: f32, high: f32) -> Result<()> {

@@ -17,6 +17,10 @@ pub(super) fn adamw(tensors: &mut [AdamWTensor], step: AdamWStep) -> Result<()> 
     let correction2_sqrt = (1.0 - f64::from(step.beta2).powi(t)).sqrt();
     let step_size = (f64::from(step.lr) / correction1) as f32;
     let inverse_correction2 = (1.0 / correction2_sqrt) as f32;
+    let grad_scale = match step.clip {
+        Some(clip) => (clip.max / (f32s(OP, clip.norm)?[0] + 1e-6)).min(1.0),
+        None => 1.0,
+    };
     for tensor in tensors {
         let n = tensor.param.len();
         if [tensor.grad.len(), tensor.m.len(), tensor.v.len()] != [n; 3] {
@@ -41,7 +45,7 @@ pub(super) fn adamw(tensors: &mut [AdamWTensor], step: AdamWStep) -> Result<()> 
                         for (((p, g), m), v) in
                             p.iter_mut().zip(g).zip(m.iter_mut()).zip(v.iter_mut())
                         {
-                            let g = g * step.grad_scale;
+                            let g = g * grad_scale;
                             *m = step.beta1.mul_add(*m, (1.0 - step.beta1) * g);
                             *v = step.beta2.mul_add(*v, (1.0 - step.beta2) * g * g);
                             let denominator = v.sqrt().mul_add(inverse_correction2, step.eps);
@@ -54,7 +58,7 @@ pub(super) fn adamw(tensors: &mut [AdamWTensor], step: AdamWStep) -> Result<()> 
     Ok(())
 }
 
-pub(super) fn grad_norm(grads: &[&Tensor]) -> Result<f64> {
+pub(super) fn grad_norm(grads: &[&Tensor]) -> Result<f32> {
     let mut total = 0.0;
     for grad in grads {
         let partials: Vec<f64> = f32s("grad_norm", grad)?
@@ -68,7 +72,7 @@ pub(super) fn grad_norm(grads: &[&Tensor]) -> Result<f64> {
             .collect();
         total += partials.iter().sum::<f64>();
     }
-    Ok(total.sqrt())
+    Ok(total.sqrt() as f32)
 }
 
 pub(super) fn clamp(x: &mut Tensor, low: f32, high: f32) -> Result<()> {

@@ -1,7 +1,7 @@
 //! AdamW over all parameters in one launch, and clamping.
 
 use super::device::{Address, Kernel, Launch};
-use super::storage::Memory;
+use super::storage::{Memory, optional};
 use super::{Cuda, spread};
 use crate::backend::{AdamWStep, AdamWTensor, Result, shape_error};
 use crate::tensor::{DType, Tensor};
@@ -75,6 +75,7 @@ struct Entry {
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct AdamW {
     table: Address,
+    norm: Address,
     count: i32,
     lr: f32,
     beta1: f32,
@@ -82,7 +83,7 @@ struct AdamW {
     eps: f32,
     step_size: f32,
     inverse_correction2: f32,
-    grad_scale: f32,
+    max_norm: f32,
 }
 
 pub(super) fn adamw(cuda: &Cuda, tensors: &mut [AdamWTensor], step: AdamWStep) -> Result<()> {
@@ -119,11 +120,14 @@ pub(super) fn adamw(cuda: &Cuda, tensors: &mut [AdamWTensor], step: AdamWStep) -
     if entries.is_empty() {
         return Ok(());
     }
+    let norm = step.clip.map(|clip| cuda.read(OP, clip.norm, DType::F32));
+    let norm = norm.transpose()?;
     let t = step.step as i32;
     let correction1 = 1.0 - f64::from(step.beta1).powi(t);
     let correction2 = 1.0 - f64::from(step.beta2).powi(t);
     let arguments = AdamW {
         table: table(cuda, Of::AdamW, bytemuck::cast_slice(&entries))?,
+        norm: optional(&norm),
         count: entries.len() as i32,
         lr: step.lr,
         beta1: step.beta1,
@@ -131,7 +135,7 @@ pub(super) fn adamw(cuda: &Cuda, tensors: &mut [AdamWTensor], step: AdamWStep) -
         eps: step.eps,
         step_size: (f64::from(step.lr) / correction1) as f32,
         inverse_correction2: (1.0 / correction2.sqrt()) as f32,
-        grad_scale: step.grad_scale,
+        max_norm: step.clip.map_or(0.0, |clip| clip.max),
     };
     let kernel = Kernel {
         module: OP,

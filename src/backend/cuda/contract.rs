@@ -1,13 +1,13 @@
 //! The files of the operations joined to the contract.
 
 use super::{
-    Cuda, adamw, attention, attention_pool, avg_pool, batch_norm, conv2d, embedding, exp,
+    Cuda, adamw, attention, attention_pool, avg_pool, batch_norm, conv2d, embedding, exp, fetch,
     grad_norm, intra_weights, l2_normalize, layer_norm, linear, mse, patchify, prepend_class,
     prepend_mean, relation, relation_backward, relation_curvature, select_rows, submatrix, sum,
     weighted_sum,
 };
 use crate::backend::{
-    Activation, AdamWStep, AdamWTensor, Backend, Convolution, Grad, IntraWeights, KERNELS,
+    Activation, AdamWStep, AdamWTensor, Backend, Convolution, Fetch, Grad, IntraWeights, KERNELS,
     LayerNorm, Linear, Moments, Pair, Relation, Result, RowStats, Segments, Side, Slot,
     shape_error,
 };
@@ -49,6 +49,10 @@ impl Backend for Cuda {
 
     fn download(&self, tensor: &Tensor) -> Result<Vec<f32>> {
         self.values(tensor)
+    }
+
+    fn fetch(&self, tensors: &[&Tensor]) -> Result<Fetch> {
+        fetch::fetch(self, tensors)
     }
 
     fn zeros(&self, shape: &[usize]) -> Result<Tensor> {
@@ -428,7 +432,7 @@ impl Backend for Cuda {
         adamw::adamw(self, tensors, step)
     }
 
-    fn grad_norm(&self, grads: &[&Tensor]) -> Result<f64> {
+    fn grad_norm(&self, grads: &[&Tensor]) -> Result<Tensor> {
         grad_norm::grad_norm(self, grads)
     }
 

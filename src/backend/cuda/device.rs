@@ -2,8 +2,8 @@
 //!
 //! Two devices do it: a real GPU (`driver`), and one that runs the same kernels on the processor
 //! (`emulated`), so that everything above this trait, and the kernels themselves, run in `cargo test` on any
-//! machine. All calls are in the order of one stream; only [`Device::download`] and
-//! [`Device::synchronise`] wait.
+//! machine. All calls are in the order of one stream; only [`Device::download`],
+//! [`Device::collect`] and [`Device::synchronise`] wait.
 
 use crate::backend::Result;
 use crate::tensor::DType;
@@ -82,6 +82,13 @@ pub(super) trait Device: Send + Sync + std::fmt::Debug {
 
     /// Copies to the host, waiting for everything before it.
     fn download(&self, from: Address, to: &mut [u8]) -> Result<()>;
+
+    /// Sends so many bytes from each address to the host behind everything before it, and goes on. Returns what
+    /// [`Device::collect`] knows them by.
+    fn fetch(&self, parts: &[(Address, usize)]) -> Result<u64>;
+
+    /// The bytes of a [`Device::fetch`], one part behind the other, as soon as they are there; once.
+    fn collect(&self, ticket: u64) -> Result<Vec<u8>>;
 
     /// Sets `bytes` bytes to zero.
     fn clear(&self, at: Address, bytes: usize) -> Result<()>;

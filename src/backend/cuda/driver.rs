@@ -3,6 +3,7 @@
 use super::NAME;
 use super::compile::{Image, architecture, image};
 use super::device::{Address, Device, Kernel, Launch, Product};
+use super::landing::Landing;
 use super::library;
 use super::modules;
 use super::nvrtc::Nvrtc;
@@ -40,6 +41,7 @@ pub(super) struct Driver {
     stream: sys::CUstream,
     kernels: Mutex<Kernels>,
     staging: Mutex<Staging>,
+    landing: Mutex<Landing>,
     products: Mutex<Products>,
 }
 
@@ -152,6 +154,7 @@ impl Driver {
             stream: std::ptr::null_mut(),
             kernels: Mutex::default(),
             staging: Mutex::default(),
+            landing: Mutex::default(),
             products: Mutex::new(products),
         };
         driver.bind()?;
@@ -341,6 +344,16 @@ impl Device for Driver {
         self.synchronise()
     }
 
+    fn fetch(&self, parts: &[(Address, usize)]) -> Result<u64> {
+        self.bind()?;
+        lock(&self.landing).fetch(parts, self.stream)
+    }
+
+    fn collect(&self, ticket: u64) -> Result<Vec<u8>> {
+        self.bind()?;
+        lock(&self.landing).collect(ticket)
+    }
+
     fn clear(&self, at: Address, bytes: usize) -> Result<()> {
         self.bind()?;
         if bytes == 0 {
@@ -416,6 +429,7 @@ impl Drop for Driver {
         // What fails here has failed before. The context goes last: all else lies in it.
         let _ = self.synchronise();
         lock(&self.staging).close();
+        lock(&self.landing).close();
         lock(&self.products).close(self.stream);
         for (module, _) in lock(&self.kernels).modules.values() {
             // SAFETY: loaded once, and nothing runs any more.

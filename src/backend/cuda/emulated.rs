@@ -32,6 +32,7 @@ use super::modules::{self, Module};
 use crate::backend::{Error, Result, device_error};
 use library::{Entry, Fault, Worker};
 use memory::Memory;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -79,6 +80,9 @@ struct State {
     workers: Vec<Worker>,
     last: Option<Kernel>,
     launches: u64,
+    /// What was fetched and is not collected yet, by its ticket.
+    fetched: HashMap<u64, Vec<u8>>,
+    tickets: u64,
 }
 
 #[derive(Debug)]
@@ -103,6 +107,8 @@ impl Emulated {
                 workers: Vec::new(),
                 last: None,
                 launches: 0,
+                fetched: HashMap::new(),
+                tickets: 0,
             }),
         })
     }
@@ -185,6 +191,26 @@ impl Device for Emulated {
         state.check()?;
         to.copy_from_slice(state.memory.bytes(from, to.len())?);
         Ok(())
+    }
+
+    fn fetch(&self, parts: &[(Address, usize)]) -> Result<u64> {
+        let mut state = self.state();
+        state.check()?;
+        let mut all = Vec::new();
+        for &(at, bytes) in parts {
+            all.extend_from_slice(state.memory.bytes(at, bytes)?);
+        }
+        state.tickets += 1;
+        let ticket = state.tickets;
+        state.fetched.insert(ticket, all);
+        Ok(ticket)
+    }
+
+    fn collect(&self, ticket: u64) -> Result<Vec<u8>> {
+        match self.state().fetched.remove(&ticket) {
+            Some(bytes) => Ok(bytes),
+            None => error(format!("nothing was fetched as {ticket}")),
+        }
     }
 
     fn clear(&self, at: Address, bytes: usize) -> Result<()> {

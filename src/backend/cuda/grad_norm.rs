@@ -10,7 +10,7 @@ use bytemuck::{Pod, Zeroable};
 
 const OP: &str = "grad_norm";
 
-pub(super) fn grad_norm(cuda: &Cuda, grads: &[&Tensor]) -> Result<f64> {
+pub(super) fn grad_norm(cuda: &Cuda, grads: &[&Tensor]) -> Result<Tensor> {
     #[repr(C)]
     #[derive(Clone, Copy, Pod, Zeroable)]
     struct Entry {
@@ -37,7 +37,7 @@ pub(super) fn grad_norm(cuda: &Cuda, grads: &[&Tensor]) -> Result<f64> {
         operands.push(operand);
     }
     if entries.is_empty() {
-        return Ok(0.0);
+        return cuda.zero_tensor(&[1], DType::F32);
     }
     let partials = Partials::new(cuda, total)?;
     let arguments = GradNorm {
@@ -51,10 +51,7 @@ pub(super) fn grad_norm(cuda: &Cuda, grads: &[&Tensor]) -> Result<f64> {
         entry: "grad_norm_f32",
     };
     cuda.launch(kernel, launch(total), &arguments)?;
-    let square = cuda.allocate(8)?;
-    partials.finish(cuda, 1.0, 0, square.at())?;
-    let mut sum = [0.0f64];
-    cuda.device
-        .download(square.at(), bytemuck::cast_slice_mut(&mut sum))?;
-    Ok(sum[0].sqrt())
+    let (norm, at) = cuda.empty(&[1], DType::F32)?;
+    partials.finish_root(cuda, at)?;
+    Ok(norm)
 }

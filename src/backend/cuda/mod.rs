@@ -27,9 +27,11 @@ mod driver;
 mod embedding;
 mod emulated;
 mod exp;
+mod fetch;
 mod grad_norm;
 mod intra_weights;
 mod l2_normalize;
+mod landing;
 mod layer_norm;
 mod library;
 mod linear;
@@ -58,6 +60,7 @@ use crate::backend::Result;
 use crate::tensor::DType;
 use bytemuck::Pod;
 use device::{Device, Kernel, Launch, Product};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// What errors and logs name.
@@ -85,6 +88,7 @@ pub struct Cuda {
     bf16: bool,
     /// The tables of operands that kernels over all parameters read, kept from step to step.
     tables: Mutex<[Option<adamw::Table>; 2]>,
+    downloads: AtomicU64,
 }
 
 impl Cuda {
@@ -95,6 +99,7 @@ impl Cuda {
             name,
             bf16,
             tables: Mutex::default(),
+            downloads: AtomicU64::new(0),
         }
     }
 
@@ -114,6 +119,11 @@ impl Cuda {
     /// Where there is none.
     pub fn emulated(bf16: bool) -> Result<Self> {
         Ok(Self::on(emulated::emulated()?, "emulated", bf16))
+    }
+
+    /// How many downloads have made the host wait for the device so far: in a step of training, none.
+    pub fn downloads(&self) -> u64 {
+        self.downloads.load(Ordering::Relaxed)
     }
 
     /// Waits for all work so far.

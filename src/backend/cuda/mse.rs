@@ -39,7 +39,7 @@ pub(super) fn forward(cuda: &Cuda, x: &Tensor, y: &Tensor) -> Result<Tensor> {
     };
     cuda.launch(kernel, launch, &arguments)?;
     let (mean, mean_at) = cuda.empty(&[1], DType::F32)?;
-    partials.finish(cuda, 1.0 / n.max(1) as f64, mean_at, 0)?;
+    partials.finish(cuda, 1.0 / n.max(1) as f64, mean_at)?;
     Ok(mean)
 }
 

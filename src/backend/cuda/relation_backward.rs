@@ -229,7 +229,7 @@ fn backward_by(
     }
     if let (Some(partials), Some(slot)) = (partials, dscale) {
         let (sum, at) = cuda.empty(pair.student.scale.shape(), DType::F32)?;
-        partials.finish(cuda, 1.0, at, 0)?;
+        partials.finish(cuda, 1.0, at)?;
         cuda.add_into(slot, sum)?;
     }
     done(cuda, [dx])

@@ -289,7 +289,7 @@ fn curvature_by(
     }
     if let (Some(partials), Some(slot)) = (partials, dscale) {
         let (sum, at) = cuda.empty(relation.scale.shape(), DType::F32)?;
-        partials.finish(cuda, 1.0, at, 0)?;
+        partials.finish(cuda, 1.0, at)?;
         cuda.add_into(slot, sum)?;
     }
     done(cuda, [dx.target, dy.target])

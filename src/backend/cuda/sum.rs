@@ -39,23 +39,25 @@ impl Partials {
         self.memory.at()
     }
 
-    /// factor · Σ to an f32 at `single`, and to an f64 at `double`, where they are not 0.
-    pub(super) fn finish(
-        &self,
-        cuda: &Cuda,
-        factor: f64,
-        single: Address,
-        double: Address,
-    ) -> Result<()> {
+    /// factor · Σ, an f32 at `at`.
+    pub(super) fn finish(&self, cuda: &Cuda, factor: f64, at: Address) -> Result<()> {
+        self.finish_as(cuda, factor, false, at)
+    }
+
+    /// √Σ, an f32 at `at`.
+    pub(super) fn finish_root(&self, cuda: &Cuda, at: Address) -> Result<()> {
+        self.finish_as(cuda, 1.0, true, at)
+    }
+
+    fn finish_as(&self, cuda: &Cuda, factor: f64, root: bool, at: Address) -> Result<()> {
         #[repr(C)]
         #[derive(Clone, Copy, Pod, Zeroable)]
         struct Finish {
             partials: Address,
-            single: Address,
-            double: Address,
+            sum: Address,
             factor: f64,
             count: i32,
-            padding: u32,
+            root: i32,
         }
         let kernel = Kernel {
             module: MODULE,
@@ -68,11 +70,10 @@ impl Partials {
         };
         let arguments = Finish {
             partials: self.at(),
-            single,
-            double,
+            sum: at,
             factor,
             count: self.count as i32,
-            padding: 0,
+            root: root.into(),
         };
         cuda.launch(kernel, launch, &arguments)
     }
@@ -102,7 +103,7 @@ pub(super) fn sum(cuda: &Cuda, x: &Tensor, factor: f32) -> Result<Tensor> {
     };
     cuda.launch(kernel, launch, &arguments)?;
     let (y, y_at) = cuda.empty(&[1], DType::F32)?;
-    partials.finish(cuda, factor.into(), y_at, 0)?;
+    partials.finish(cuda, factor.into(), y_at)?;
     Ok(y)
 }
 
