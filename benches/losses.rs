@@ -1,8 +1,9 @@
 //! The losses at growing batch: time of forward and backward, and the memory that they add.
 //!
-//! `cargo bench --bench losses` prints criterion's times; `BENCH_BACKEND=cuda` for those of a GPU. The intra-modal loss does five products of
-//! 2 n² d operations per modality (two tiles forward; two again and one into the gradient backward),
-//! so its throughput says how near the products the whole fused operation runs.
+//! `cargo bench --bench losses` prints criterion's times; `BENCH_BACKEND=cuda` for those of a GPU. The
+//! intra-modal loss does five products of 2 n² d operations per modality (two tiles forward; two again and
+//! one into the gradient backward), so its throughput says how near the products the whole fused operation
+//! runs.
 
 use clip_distill::autodiff::Tape;
 use clip_distill::backend::Backend;
@@ -12,7 +13,7 @@ use clip_distill::tensor::rng::{Philox, Purpose};
 use clip_distill::train::device;
 use clip_distill::train::flags::{Device, Precision};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 const WIDTH: usize = 512;
@@ -31,8 +32,9 @@ fn on_gpu() -> bool {
 
 fn backend() -> Arc<dyn Backend> {
     let device = if on_gpu() { Device::Cuda } else { Device::Cpu };
-    let opened = device::open(device, 0, Precision::Fp32, None);
-    opened.expect("a device").0
+    static OPENED: OnceLock<Arc<dyn Backend>> = OnceLock::new();
+    let open = || device::open(device, 0, Precision::Fp32, None).expect("a device");
+    OPENED.get_or_init(|| open().0).clone()
 }
 
 fn batch(n: usize) -> Batch {
@@ -96,12 +98,12 @@ fn status(key: &str) -> Option<f64> {
 /// Time and peak memory of the host, above what its inputs hold, of one step at batches too slow to sample.
 /// Runs first: where the peak cannot be reset, it never falls.
 fn large(_: &mut Criterion) {
-    if on_gpu() {
-        // Compiles the kernels.
-        step("intra", &batch(256));
-    }
     for n in [8192, 16384] {
         let batch = batch(n);
+        if on_gpu() {
+            // Compiles the kernels and fills the pool.
+            step("intra", &batch);
+        }
         // "5" resets the peak to now; elsewhere the peak so far includes making the inputs.
         let reset = std::fs::write("/proc/self/clear_refs", "5").is_ok();
         let before = status(if reset { "VmRSS:" } else { "VmHWM:" });
@@ -109,7 +111,7 @@ fn large(_: &mut Criterion) {
         step("intra", &batch);
         let time = start.elapsed().as_secs_f64();
         let work = 2.0 * 5.0 * 2.0 * (n * n * WIDTH) as f64 * 1e-9;
-        println!("intra n = {n}: {time:.2} s, {:.0} GFLOP/s", work / time);
+        println!("intra n = {n}: {time:.4} s, {:.0} GFLOP/s", work / time);
         if let (Some(before), Some(after), false) = (before, status("VmHWM:"), on_gpu()) {
             let matrix = (n * n * 4) as f64 / 1048576.0;
             let added = after - before;

@@ -6,7 +6,7 @@
 //!     cargo bench --bench step -- --backend cuda --batch 256 --precision amp_bf16
 //!
 //! Without a teacher the loss is the contrastive one alone. Parts are timed with a wait for the device behind each
-//! of them; then as many steps again with none in between, as a run of training does them.
+//! of them; then as many steps again with none in between.
 
 use clap::Parser;
 use clip_distill::autodiff::Tape;
@@ -180,8 +180,13 @@ fn main() {
         }
     }
     println!(
-        "{} <- {}, {:?}, batch {batch}, {line}; median of {steps} steps after one warm-up:",
-        flags.student, flags.teacher, flags.precision,
+        "{} <- {}, {}, batch {batch}, {line}; median of {steps} steps after one warm-up:",
+        flags.student,
+        flags.teacher,
+        match flags.precision {
+            Precision::AmpBf16 => "amp_bf16",
+            _ => "fp32",
+        },
     );
     for (part, time) in ["teacher", "forward", "backward", "optimiser", "step"]
         .iter()

@@ -1,7 +1,7 @@
 """A training step in PyTorch and open_clip, by part.
 
     python benches/peers/step.py [--student ViT-T-16] [--teacher ViT-B-16] [--batch 16] [--steps 5]
-                                 [--precision fp32 | amp_bf16] [--threads 0] [--device cpu | cuda]
+                                 [--precision fp32 | amp_bf16] [--threads 0] [--backend cpu | cuda]
 
 The work of `cargo bench --bench step`, with its flags: teacher forward, student forward and backward under clip +
 crd + fd(2000) + icl + intra(divergence), AdamW; with `--teacher none` the contrastive loss alone. Random weights,
@@ -59,13 +59,13 @@ def main():
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--precision", choices=["fp32", "amp_bf16"], default="fp32")
     parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's own choice")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--backend", choices=["cpu", "cuda"], default="cpu")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    cuda = args.device == "cuda"
-    torch.set_default_device(args.device)
+    cuda = args.backend == "cuda"
+    torch.set_default_device(args.backend)
     # TF32 where PyTorch lets convolutions have it by default would not be f32.
     torch.backends.cudnn.allow_tf32 = False
     low = args.precision == "amp_bf16"
@@ -88,7 +88,7 @@ def main():
     )  # fmt: skip
 
     def autocast():
-        return torch.autocast(args.device, torch.bfloat16) if low else contextlib.nullcontext()
+        return torch.autocast(args.backend, torch.bfloat16) if low else contextlib.nullcontext()
 
     image, text = torch.randn(args.batch, 3, 224, 224), captions(args.batch)
 

@@ -7,12 +7,12 @@
 use super::config::Config;
 use super::error::{Result, failed};
 use super::teacher::Teacher;
-use crate::backend::Backend;
+use crate::backend::{Backend, Fetch};
 use crate::loss::TeacherFeatures;
 use crate::tensor::Tensor;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Features held at most, in bytes of host memory; what comes later is computed as ever.
 const LIMIT: usize = 1 << 30;
@@ -25,8 +25,21 @@ pub struct FeatureCache {
 
 #[derive(Debug, Default)]
 struct Held {
-    features: HashMap<u64, [Vec<f32>; 2]>,
+    /// Image features, then text features.
+    features: HashMap<u64, Vec<f32>>,
     bytes: usize,
+    hits: u64,
+}
+
+impl FeatureCache {
+    /// How many batches it has spared teachers so far.
+    pub fn hits(&self) -> u64 {
+        self.lock().hits
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The part of a cache that is one teacher's.
@@ -62,27 +75,24 @@ impl Share {
         hasher.write(bytemuck::cast_slice(pixels));
         texts.hash(&mut hasher);
         let key = hasher.finish();
-        let lock = || {
-            self.cache
-                .held
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-        };
-        if let Some([image, text]) = lock().features.get(&key) {
+        let mut held = self.cache.lock();
+        if let Some(values) = held.features.get(&key) {
             let width = teacher.clip().config().embed_dim;
+            let (image, text) = values.split_at(texts.len() * width);
             let upload = |x: &[f32]| backend.upload(&[texts.len(), width], x).map_err(failed);
-            return Ok(TeacherFeatures {
+            let features = TeacherFeatures {
                 image: upload(image)?,
                 text: upload(text)?,
                 scale: teacher.scale().clone(),
-            });
+            };
+            held.hits += 1;
+            return Ok(features);
         }
         let features = teacher.compute(backend, images, texts)?;
         let bytes = 4 * (features.image.len() + features.text.len());
-        if lock().bytes + bytes <= LIMIT {
-            let download = |x: &Tensor| backend.download(x).map_err(failed);
-            let values = [download(&features.image)?, download(&features.text)?];
-            let mut held = lock();
+        if held.bytes + bytes <= LIMIT {
+            let values = backend.fetch(&[&features.image, &features.text]);
+            let values = values.and_then(Fetch::wait).map_err(failed)?;
             held.features.insert(key, values);
             held.bytes += bytes;
         }
@@ -139,9 +149,10 @@ mod tests {
                         let got = share.features(teacher, &backend, (pixels, &images), texts);
                         assert_eq!(read(got.unwrap()), read(want));
                         fresh += 1;
-                        let held = cache.held.lock().unwrap();
-                        let all = if round == 0 { fresh } else { 8 };
+                        let held = cache.lock();
+                        let (all, hits) = if round == 0 { (fresh, 0) } else { (8, fresh) };
                         assert_eq!((held.features.len(), held.bytes), (all, all * 4 * 4 * 8));
+                        assert_eq!(held.hits, hits as u64);
                     }
                 }
             }

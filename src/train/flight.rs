@@ -1,8 +1,9 @@
 //! A step that the device may still be at, and what the step tells when it is over.
 //!
-//! The host asks for a step's numbers and goes on to the next step; they are read when they have come. So a step
-//! has no point at which the device waits for the host, and a loss that is no number is noticed a step late: no
-//! checkpoint is written before all numbers are there.
+//! The host asks for a step's numbers and goes on to the next step; they are read when they have come. So the
+//! device has no need to wait for the host in a step (but for the gates of automatic inheritance, which learn on
+//! the host), and a loss that is no number is noticed a step late: no checkpoint is written before all numbers are
+//! there.
 
 use super::anchors::AnchorValues;
 use super::error::{Error, Result, failed};
@@ -190,7 +191,7 @@ mod tests {
         Clip::new(ClipConfig::from_json(&json).unwrap())
     }
 
-    fn trainer(backend: &Arc<dyn Backend>, vision: &str, lr: f64) -> Trainer {
+    fn trainer(backend: &Arc<dyn Backend>, vision: &str, lr: f64, accum_freq: usize) -> Trainer {
         let (student, other) = (model(12, vision), model(20, VIT));
         let init = |clip: &Clip, seed| clip.init(backend.as_ref(), seed).unwrap();
         let teacher = Teacher::new(other.clone(), init(&other, 1), backend.as_ref()).unwrap();
@@ -198,6 +199,7 @@ mod tests {
             lr,
             warmup: 1,
             grad_clip_norm: Some(0.5),
+            accum_freq,
             ..Config::new()
         };
         let parameters = init(&student, 2);
@@ -245,17 +247,17 @@ mod tests {
 
     #[test]
     fn a_step_waits_for_nothing() {
-        for (vision, bf16) in [(VIT, false), (VIT, true), (RN, false)] {
+        for (vision, bf16, parts) in [(VIT, false, 1), (VIT, true, 2), (RN, false, 1)] {
             let Ok(cuda) = Cuda::emulated(bf16).map(Arc::new) else {
                 eprintln!("no emulated device: not tested");
                 return;
             };
             let backend: Arc<dyn Backend> = cuda.clone();
-            let mut ahead = trainer(&backend, vision, 1e-3);
-            let before = cuda.downloads();
+            let mut ahead = trainer(&backend, vision, 1e-3, parts);
+            let before = cuda.waits();
             let late = reports(&mut ahead, false);
-            assert_eq!(cuda.downloads(), before);
-            let at_once = reports(&mut trainer(&backend, vision, 1e-3), true);
+            assert_eq!(cuda.waits(), before);
+            let at_once = reports(&mut trainer(&backend, vision, 1e-3, parts), true);
             for (late, at_once) in late.into_iter().zip(at_once) {
                 let (late, at_once) = (late.unwrap(), at_once.unwrap());
                 assert_eq!(format!("{late:?}"), format!("{at_once:?}"));
@@ -273,7 +275,7 @@ mod tests {
     #[test]
     fn a_loss_that_is_no_number_is_named_with_its_step() {
         let backend: Arc<dyn Backend> = Arc::new(crate::backend::cpu::Cpu::new());
-        let reports = reports(&mut trainer(&backend, VIT, 1e30), false);
+        let reports = reports(&mut trainer(&backend, VIT, 1e30, 1), false);
         assert!(reports[0].is_ok());
         let error = reports[1].as_ref().unwrap_err().to_string();
         for word in ["step 2: ", "clip ", "--resume latest"] {

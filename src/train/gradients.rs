@@ -351,6 +351,8 @@ mod tests {
         for parts in [2, 7] {
             let got = student.gradients(batch, parts).unwrap();
             assert_eq!(numbers(&got), numbers(&whole));
+            let names = |g: &Gradients| g.terms.iter().map(|t| t.0).collect::<Vec<_>>();
+            assert_eq!(names(&got), names(&whole));
             let pairs = got.grads.iter().zip(&whole.grads);
             for ((got, want), p) in pairs.zip(trainer.parameters().iter()) {
                 let read = |t: &Option<Tensor>| backend.download(t.as_ref().unwrap()).unwrap();

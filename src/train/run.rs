@@ -222,7 +222,7 @@ impl Run {
                 .say(&format!("{}: unusable: {counted}", self.label));
         }
         let outcome = self.epochs();
-        let outcome = outcome.and_then(|()| self.settle());
+        let outcome = outcome.and(self.settle());
         self.progress.finish();
         if outcome.is_err() {
             // A loss that is no number is best understood from its curves.
@@ -332,7 +332,14 @@ impl Run {
             epoch: self.position.epoch,
             first: self.position.batch * self.config.batch_size as u64,
         };
-        let flight = self.trainer.step(input)?;
+        let flight = match self.trainer.step(input) {
+            Ok(flight) => flight,
+            Err(e) => {
+                // What the last step has to tell comes first.
+                self.settle()?;
+                return Err(e);
+            }
+        };
         self.position.step += 1;
         self.position.batch += self.config.accum_freq as u64;
         let over = flight.is_over();

@@ -28,9 +28,10 @@ const DEPTH: usize = 256;
 /// these columns.
 const TASK: (usize, usize) = (32 * ROWS, 384);
 
-/// Steps of k by which packing asks ahead for memory. From step to step it jumps a row of the matrix,
-/// which is further than processors foresee.
-const AHEAD: usize = 8;
+/// Steps of k by which packing asks ahead for memory: of A a dozen cache lines a step, of B one or a few. From
+/// step to step it jumps a row of the matrix, which is further than processors foresee.
+const AHEAD_A: usize = 8;
+const AHEAD_B: usize = 16;
 
 /// Elements of A made at a time by [`gemm_from`], to stay in the second-level cache.
 const MADE: usize = 64 * 1024;
@@ -112,7 +113,7 @@ fn pack_panel<E: Element>(b: View<E>, first: usize, nr: usize, out: &mut [E]) {
         || {
             if b.col_stride == 1 {
                 for (k, out) in out.chunks_exact_mut(nr).enumerate() {
-                    let ahead = (k + 2 * AHEAD) * b.row_stride + first;
+                    let ahead = (k + AHEAD_B) * b.row_stride + first;
                     kernel::prefetch(b.data.as_ptr().wrapping_add(ahead), cols * size_of::<E>());
                     out[..cols].copy_from_slice(&b.data[k * b.row_stride + first..][..cols]);
                 }
@@ -144,7 +145,7 @@ fn pack_rows<E: Element>(a: View<E>, rows: &Range<usize>, k: &Range<usize>, out:
     let group = group::<E>(k.len());
     for (step, k) in k.clone().enumerate() {
         let row = &a.data[k * a.col_stride..][rows.clone()];
-        let ahead = row.as_ptr().wrapping_add(AHEAD * a.col_stride);
+        let ahead = row.as_ptr().wrapping_add(AHEAD_A * a.col_stride);
         kernel::prefetch(ahead, size_of_val(row));
         // Arrays of known size move in two registers; a slice would call memmove.
         let (groups, rest) = row.as_chunks::<ROWS>();
@@ -324,7 +325,7 @@ pub(super) fn gemm_serial(c: &mut [f32], add: bool, alpha: f32, a: View, b: View
 /// squares read least.
 fn task_size(m: usize, panels: usize, nr: usize, k: usize) -> (usize, usize) {
     let mut size = (
-        TASK.0.min(m.next_multiple_of(ROWS)),
+        TASK.0.min(m.max(1).next_multiple_of(ROWS)),
         (TASK.1 / nr).clamp(1, panels.max(1)),
     );
     let enough = 4 * rayon::current_num_threads();
@@ -398,7 +399,7 @@ fn on_the_pool<E: Element>(
     }
     let panels: &[E] = panels;
     let (rows, wide) = task_size(m, count, nr, k);
-    let (tasks_m, tasks_n) = (m.div_ceil(rows.max(1)), count.div_ceil(wide.max(1)));
+    let (tasks_m, tasks_n) = (m.div_ceil(rows), count.div_ceil(wide));
     let at = Disjoint(c.as_mut_ptr());
     let run = |index: usize| {
         let first = (index / tasks_n) * rows;

@@ -104,4 +104,7 @@ pub(super) trait Device: Send + Sync + std::fmt::Debug {
 
     /// Waits for everything before it, and reports what failed meanwhile.
     fn synchronise(&self) -> Result<()>;
+
+    /// How often the host has waited so far: in downloads and in [`Device::synchronise`].
+    fn waits(&self) -> u64;
 }

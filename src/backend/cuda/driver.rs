@@ -14,6 +14,7 @@ use cudarc::driver::result::{self as cu, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The least driver: kernels compiled by NVRTC 12 need one of CUDA 12.
@@ -42,6 +43,7 @@ pub(super) struct Driver {
     kernels: Mutex<Kernels>,
     staging: Mutex<Staging>,
     landing: Mutex<Landing>,
+    waits: AtomicU64,
     products: Mutex<Products>,
 }
 
@@ -155,6 +157,7 @@ impl Driver {
             kernels: Mutex::default(),
             staging: Mutex::default(),
             landing: Mutex::default(),
+            waits: AtomicU64::new(0),
             products: Mutex::new(products),
         };
         driver.bind()?;
@@ -417,10 +420,15 @@ impl Device for Driver {
 
     fn synchronise(&self) -> Result<()> {
         self.bind()?;
+        self.waits.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the stream lives until drop.
         check("waiting for the GPU", unsafe {
             cu::stream::synchronize(self.stream)
         })
+    }
+
+    fn waits(&self) -> u64 {
+        self.waits.load(Ordering::Relaxed)
     }
 }
 

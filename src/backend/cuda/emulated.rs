@@ -10,7 +10,8 @@
 //!   launch with [`Error::Fault`], which names kernel, block, warp and thread.
 //! - Fresh, freed and shared memory holds a pattern that is NaN as f32 and bf16 and absurd as an integer. Every
 //!   buffer lies between two zones of it, looked at after each launch.
-//! - An asynchronous copy lands at the wait for its group and no sooner.
+//! - An asynchronous copy lands at the wait for its group and no sooner, and an `ldmatrix` reads a lane's row when
+//!   that lane comes: what other lanes still have to write or to wait for is not in it.
 //!
 //! After a fault the device goes on; what the kernel wrote so far stays.
 //!
@@ -83,6 +84,7 @@ struct State {
     /// What was fetched and is not collected yet, by its ticket.
     fetched: HashMap<u64, Vec<u8>>,
     tickets: u64,
+    waits: u64,
 }
 
 #[derive(Debug)]
@@ -109,6 +111,7 @@ impl Emulated {
                 launches: 0,
                 fetched: HashMap::new(),
                 tickets: 0,
+                waits: 0,
             }),
         })
     }
@@ -188,6 +191,7 @@ impl Device for Emulated {
 
     fn download(&self, from: Address, to: &mut [u8]) -> Result<()> {
         let mut state = self.state();
+        state.waits += 1;
         state.check()?;
         to.copy_from_slice(state.memory.bytes(from, to.len())?);
         Ok(())
@@ -279,7 +283,13 @@ impl Device for Emulated {
     }
 
     fn synchronise(&self) -> Result<()> {
-        self.state().check()
+        let mut state = self.state();
+        state.waits += 1;
+        state.check()
+    }
+
+    fn waits(&self) -> u64 {
+        self.state().waits
     }
 }
 

@@ -10,23 +10,24 @@ use std::sync::Arc;
 /// Values on their way to the host. Dropped before they are there, it waits for them: their memory is used again.
 struct Arrival {
     device: Arc<dyn Device>,
-    ticket: Option<u64>,
+    ticket: u64,
+    collected: bool,
 }
 
 impl Coming for Arrival {
     fn wait(mut self: Box<Self>) -> Result<Vec<f32>> {
-        match self.ticket.take() {
-            Some(ticket) => Ok(bytemuck::pod_collect_to_vec(&self.device.collect(ticket)?)),
-            None => Ok(Vec::new()),
-        }
+        self.collected = true;
+        Ok(bytemuck::pod_collect_to_vec(
+            &self.device.collect(self.ticket)?,
+        ))
     }
 }
 
 impl Drop for Arrival {
     fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
+        if !self.collected {
             // A failure here is an earlier kernel's, which the next call that can fail reports.
-            let _ = self.device.collect(ticket);
+            let _ = self.device.collect(self.ticket);
         }
     }
 }
@@ -38,7 +39,8 @@ pub(super) fn fetch(cuda: &Cuda, tensors: &[&Tensor]) -> Result<Fetch> {
     let sizes = tensors.iter().map(|t| 4 * t.len());
     let parts: Vec<_> = operands.iter().map(Operand::at).zip(sizes).collect();
     Ok(Fetch::Coming(Box::new(Arrival {
-        ticket: Some(cuda.device.fetch(&parts)?),
+        ticket: cuda.device.fetch(&parts)?,
+        collected: false,
         device: cuda.device.clone(),
     })))
 }

@@ -60,7 +60,6 @@ use crate::backend::Result;
 use crate::tensor::DType;
 use bytemuck::Pod;
 use device::{Device, Kernel, Launch, Product};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// What errors and logs name.
@@ -88,7 +87,6 @@ pub struct Cuda {
     bf16: bool,
     /// The tables of operands that kernels over all parameters read, kept from step to step.
     tables: Mutex<[Option<adamw::Table>; 2]>,
-    downloads: AtomicU64,
 }
 
 impl Cuda {
@@ -99,7 +97,6 @@ impl Cuda {
             name,
             bf16,
             tables: Mutex::default(),
-            downloads: AtomicU64::new(0),
         }
     }
 
@@ -121,9 +118,9 @@ impl Cuda {
         Ok(Self::on(emulated::emulated()?, "emulated", bf16))
     }
 
-    /// How many downloads have made the host wait for the device so far: in a step of training, none.
-    pub fn downloads(&self) -> u64 {
-        self.downloads.load(Ordering::Relaxed)
+    /// How often the host has waited for all work so far, in downloads and in [`Cuda::synchronise`].
+    pub fn waits(&self) -> u64 {
+        self.device.waits()
     }
 
     /// Waits for all work so far.

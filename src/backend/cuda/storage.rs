@@ -6,7 +6,6 @@ use crate::backend::{Error, Grad, Result, Slot, shape_error};
 use crate::tensor::{DType, Storage, Tensor};
 use bytemuck::{Pod, Zeroable};
 use std::any::Any;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 /// An allocation, given back when dropped. The device reuses it only for later work of the same stream, so it
@@ -214,7 +213,6 @@ impl Cuda {
     /// The values of an f32 or bf16 tensor.
     pub(super) fn values(&self, tensor: &Tensor) -> Result<Vec<f32>> {
         let at = self.buffer("download", tensor)?.memory.at;
-        self.downloads.fetch_add(1, Ordering::Relaxed);
         match tensor.dtype() {
             DType::F32 => {
                 let mut values = vec![0f32; tensor.len()];

@@ -56,7 +56,7 @@ pub fn run(plan: &Plan) -> Result<String> {
     );
     let mut failures = Vec::new();
     // Runs of one seed follow one another, and their teacher sees the same batches.
-    let mut shared = (None, Arc::default());
+    let mut shared = (None, Arc::<FeatureCache>::default());
     for (i, run) in runs.iter().enumerate() {
         if done[i].is_some() {
             continue;
@@ -68,8 +68,15 @@ pub fn run(plan: &Plan) -> Result<String> {
         if shared.0 != run.seed {
             shared = (run.seed, Arc::default());
         }
+        let before = shared.1.hits();
         match carry_out(run, &label, &shared.1) {
-            Ok(record) => done[i] = Some(record),
+            Ok(record) => {
+                done[i] = Some(record);
+                let known = shared.1.hits() - before;
+                if known > 0 {
+                    eprintln!("{label}: the teacher knew {known} batches from the rows before");
+                }
+            }
             Err(Error::Interrupted(_)) => return Err(stopped(plan)),
             // Wrong input is wrong for all that follow, too.
             Err(error @ Error::Usage(_)) => return Err(error),

@@ -105,7 +105,7 @@ unsafe fn by_rows<S: Simd, const V: usize>(
     }
 }
 
-/// Asks for the cache lines of `bytes` bytes from `at` on, which may lie outside any object.
+/// Asks for a cache line at each 64 bytes from `at` on, `bytes` bytes in all, which may lie outside any object.
 #[inline(always)]
 pub(super) fn prefetch<E>(at: *const E, bytes: usize) {
     #[cfg(target_arch = "x86_64")]

@@ -67,8 +67,6 @@ inline void mma_tf32(Thread* lanes) {
   multiply<8>(lanes, a, b);
 }
 
-inline bool in_shared_memory(const Block& b, const void* at, size_t bytes);
-
 inline void ldmatrix(Thread* lanes, bool transposed) {
   for (unsigned j = 0; j < lanes[0].count; j++) {
     unsigned short m[8][8];
@@ -82,7 +80,7 @@ inline void ldmatrix(Thread* lanes, bool transposed) {
 }
 
 // All lanes of `mask` are in the same collective.
-inline void perform(Block& b, Thread* lanes, unsigned mask, Collective what) {
+inline void perform(Thread* lanes, unsigned mask, Collective what) {
   switch (what) {
     case Collective::shuffle: {
       uint64_t given[32];
@@ -167,7 +165,7 @@ inline bool complete_warp(Block& b, unsigned first, unsigned end) {
     }
     open &= ~mask;
     if (late) continue;
-    perform(b, lanes, mask, one.waits);
+    perform(lanes, mask, one.waits);
     if (b.faulty()) return any;
     for (unsigned i = 0; i < count; i++) {
       if (mask >> i & 1) lanes[i].waits = Collective::none;

@@ -142,7 +142,11 @@ fn matrices_and_copies_at_wrong_addresses_are_named() {
         "ldmatrix_from_global",
         32,
         // All 32 are; the first to come is named.
-        &[": ldmatrix at faults.cu:", "outside shared memory"],
+        &[
+            ", thread ",
+            ": ldmatrix at faults.cu:",
+            "outside shared memory",
+        ],
     );
     assert_fault(
         "ldmatrix_unaligned",

@@ -116,3 +116,23 @@ KERNEL(copies_with_zeros, ZeroFillArguments, 1) {
   cp_async_wait<0>();
   for (int i = 0; i < 4; i++) a.y[i] = tile[i];
 }
+
+struct MatrixArguments {
+  const float* x;
+  unsigned* y;
+};
+
+// The registers of an ldmatrix of four matrices, whose 32 rows the lanes have copied from x, each its neighbour's.
+template <bool barrier>
+__device__ void matrices(const MatrixArguments& a) {
+  __shared__ alignas(16) float rows[32][4];
+  const int l = threadIdx.x, row = (l + 1) % 32;
+  for (int i = 0; i < 4; i++) rows[row][i] = a.x[4 * row + i];
+  if (barrier) __syncwarp();
+  unsigned r[4];
+  ldmatrix_x4(r, rows[l]);
+  for (int i = 0; i < 4; i++) a.y[4 * l + i] = r[i];
+}
+
+KERNEL(matrices_whole, MatrixArguments, 32) { matrices<true>(a); }
+KERNEL(matrices_without_syncwarp, MatrixArguments, 32) { matrices<false>(a); }

@@ -145,3 +145,30 @@ fn order_and_workers_change_no_bit() {
         }
     }
 }
+
+/// The registers of `races.cu`'s ldmatrix.
+fn registers(entry: &'static str, seed: u64) -> Vec<f32> {
+    let device = device(seed, 1);
+    let x = upload(&device, &numbers(128, 1));
+    let y = device.allocate(128 * 4).unwrap();
+    launch(
+        &device,
+        entry,
+        grid([1, 1, 1], 32),
+        &arguments(&[x, y], &[]),
+    );
+    download(&device, y, 128)
+}
+
+#[test]
+fn matrices_that_other_lanes_still_write_show() {
+    let x = numbers(128, 1);
+    // Register j of lane l: word l % 4 of row l / 4 of matrix j.
+    let word = |i: usize| x[(8 * (i % 4) + i / 16) * 4 + i / 4 % 4];
+    let want: Vec<f32> = (0..128).map(word).collect();
+    for seed in SEEDS {
+        assert_eq!(registers("matrices_whole", seed), want, "seed {seed}");
+        let got = registers("matrices_without_syncwarp", seed);
+        assert_ne!(got, want, "seed {seed}");
+    }
+}
