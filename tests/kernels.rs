@@ -4,7 +4,7 @@
 use check::{Tenant, coarse, tenants_with};
 use clip_distill::autodiff::{Result, Tape, Var};
 use clip_distill::backend::{
-    Activation, AdamWStep, AdamWTensor, Backend, Clip, Segments, cpu::Cpu,
+    Activation, AdamWStep, AdamWTensor, Backend, Clip, Error, Segments, cpu::Cpu,
 };
 use clip_distill::ops;
 use clip_distill::tensor::Tensor;
@@ -233,6 +233,16 @@ fn adamw_of_many_sizes() {
                 clip: Some(clip),
             };
             backend.adamw(&mut tensors, step).expect("adamw");
+            let many = backend.zeros(&[2]).expect("zeros");
+            let clip = Some(Clip {
+                norm: &many,
+                ..clip
+            });
+            let misshapen = backend.adamw(&mut tensors, AdamWStep { clip, ..step });
+            assert!(
+                matches!(misshapen, Err(Error::Shape { .. })),
+                "{misshapen:?}"
+            );
         }
         for (k, &n) in sizes.iter().enumerate() {
             let values = |seed: u64| {

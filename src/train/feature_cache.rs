@@ -104,16 +104,13 @@ impl Share {
 mod tests {
     use super::*;
     use crate::backend::cpu::Cpu;
-    use crate::model::{Clip, ClipConfig};
     use crate::tensor::rng::{Philox, Purpose};
+    use crate::train::teacher::tests::tiny;
 
     #[test]
     fn a_batch_seen_again_has_the_same_bits_and_any_other_its_own() {
         let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
-        let json = r#"{"embed_dim": 8,
-            "vision_cfg": {"image_size": 8, "layers": 1, "width": 16, "head_width": 8, "patch_size": 4},
-            "text_cfg": {"context_length": 6, "vocab_size": 20, "width": 8, "heads": 2, "layers": 1}}"#;
-        let clip = Clip::new(ClipConfig::from_json(json).unwrap());
+        let clip = tiny();
         let cache = Arc::new(FeatureCache::default());
         // Two teachers that differ in their weights alone, with names that say so.
         let teachers = [1, 2].map(|seed| {

@@ -257,6 +257,10 @@ mod tests {
             let before = cuda.waits();
             let late = reports(&mut ahead, false);
             assert_eq!(cuda.waits(), before);
+            backend
+                .download(&ahead.parameters().iter().next().unwrap().tensor)
+                .unwrap();
+            assert_eq!(cuda.waits(), before + 1, "waits are counted");
             let at_once = reports(&mut trainer(&backend, vision, 1e-3, parts), true);
             for (late, at_once) in late.into_iter().zip(at_once) {
                 let (late, at_once) = (late.unwrap(), at_once.unwrap());

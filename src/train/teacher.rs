@@ -148,18 +148,23 @@ fn part_of(backend: &dyn Backend, images: &Tensor, part: &Range<usize>) -> Resul
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::backend::cpu::Cpu;
     use crate::tensor::rng::{Philox, Purpose};
 
-    #[test]
-    fn images_in_parts_have_the_same_bits() {
-        let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
+    /// A model of 8-pixel images and 20 tokens, 8 wide at its end.
+    pub(in crate::train) fn tiny() -> Clip {
         let json = r#"{"embed_dim": 8,
             "vision_cfg": {"image_size": 8, "layers": 2, "width": 16, "head_width": 8, "patch_size": 4},
             "text_cfg": {"context_length": 6, "vocab_size": 20, "width": 8, "heads": 2, "layers": 1}}"#;
-        let clip = Clip::new(ClipConfig::from_json(json).unwrap());
+        Clip::new(ClipConfig::from_json(json).unwrap())
+    }
+
+    #[test]
+    fn images_in_parts_have_the_same_bits() {
+        let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
+        let clip = tiny();
         let parameters = clip.init(backend.as_ref(), 1).unwrap();
         let teacher = Teacher::new(clip, parameters, backend.as_ref()).unwrap();
         let n = 2 * backend.frozen_batch() + 3;

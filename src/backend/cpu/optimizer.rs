@@ -18,7 +18,10 @@ pub(super) fn adamw(tensors: &mut [AdamWTensor], step: AdamWStep) -> Result<()> 
     let step_size = (f64::from(step.lr) / correction1) as f32;
     let inverse_correction2 = (1.0 / correction2_sqrt) as f32;
     let grad_scale = match step.clip {
-        Some(clip) => (clip.max / (f32s(OP, clip.norm)?[0] + 1e-6)).min(1.0),
+        Some(clip) => match f32s(OP, clip.norm)? {
+            [norm] => (clip.max / (norm + 1e-6)).min(1.0),
+            _ => return shape_error(OP, format!("norm {:?}", clip.norm.shape())),
+        },
         None => 1.0,
     };
     for tensor in tensors {

@@ -88,6 +88,9 @@ struct AdamW {
 
 pub(super) fn adamw(cuda: &Cuda, tensors: &mut [AdamWTensor], step: AdamWStep) -> Result<()> {
     const OP: &str = "adamw";
+    if let Some(clip) = step.clip.filter(|clip| clip.norm.len() != 1) {
+        return shape_error(OP, format!("norm {:?}", clip.norm.shape()));
+    }
     let (mut entries, mut grads, mut total) = (Vec::new(), Vec::new(), 0);
     for tensor in tensors {
         let n = tensor.param.len();

@@ -125,7 +125,7 @@ struct MatrixArguments {
 // The registers of an ldmatrix of four matrices, whose 32 rows the lanes have copied from x, each its neighbour's.
 template <bool barrier>
 __device__ void matrices(const MatrixArguments& a) {
-  alignas(16) __shared__ float rows[32][4];
+  __shared__ __align__(16) float rows[32][4];
   const int l = threadIdx.x, row = (l + 1) % 32;
   for (int i = 0; i < 4; i++) rows[row][i] = a.x[4 * row + i];
   if (barrier) __syncwarp();
