@@ -14,6 +14,7 @@ use clip_distill::loss::{Features, Head, Heads, Inputs, Method, Objective};
 use clip_distill::model::{Bound, Clip, ClipConfig};
 use clip_distill::ops;
 use clip_distill::optim::{self, AdamW, AdamWConfig};
+use clip_distill::tensor::Normalisation;
 use clip_distill::tensor::rng::{Philox, Purpose};
 use clip_distill::train::device;
 use clip_distill::train::flags::{Device, Precision};
@@ -106,12 +107,14 @@ fn main() {
         None => Method::Clip,
     });
 
-    let pixels = random(batch * 224 * 224 * 3, 1.0);
+    let mut rng = Philox::new(0, Purpose::Test, 1, 0);
+    let pixels: Vec<u8> = (0..batch * 224 * 224 * 3)
+        .map(|_| rng.below(256) as u8)
+        .collect();
     let images = backend
-        .upload(&[batch, 224, 224, 3], &pixels)
+        .images(&[batch, 224, 224, 3], &pixels, &Normalisation::OPENAI)
         .expect("images");
     let nothing = backend.zeros(&[1]).expect("zeros");
-    let mut rng = Philox::new(0, Purpose::Test, 1, 0);
     let texts: Vec<Vec<i32>> = (0..batch)
         .map(|_| {
             let mut text = vec![49406];
@@ -195,7 +198,11 @@ fn main() {
         println!("  {part:10} {:.4} s", median(time));
     }
     let start = Instant::now();
-    (0..steps).for_each(|_| step(&mut || {}));
+    for _ in 0..steps {
+        backend.begin_step();
+        step(&mut || {});
+        backend.end_step().expect("a step");
+    }
     settle();
     let each = start.elapsed().as_secs_f64() / steps as f64;
     println!(

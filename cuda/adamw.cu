@@ -18,18 +18,17 @@ struct AdamWEntry {
 
 struct AdamWArguments {
   const AdamWEntry* table;
+  // lr, lr / (1 − β₁ᵗ) and 1 / √(1 − β₂ᵗ): in memory, since they are others at every step.
+  const float* numbers;
   // The gradients' norm; null where nothing is clipped.
   const float* norm;
   int count;
-  float lr;
   float beta1;
   float beta2;
   float eps;
-  // lr / (1 − β₁ᵗ) and 1 / √(1 − β₂ᵗ).
-  float step_size;
-  float inverse_correction2;
   // The largest norm that stays as it is.
   float max_norm;
+  int padding;
 };
 
 KERNEL(adamw_f32, AdamWArguments, 256) {
@@ -38,7 +37,8 @@ KERNEL(adamw_f32, AdamWArguments, 256) {
   const long long last = first + TABLE_CHUNK < e.n ? first + TABLE_CHUNK : e.n;
   // fminf(1, NaN) is 1: gradients that are no numbers show in the parameters.
   const float grad_scale = a.norm ? fminf(1.f, a.max_norm / (*a.norm + 1e-6f)) : 1.f;
-  const float keep = 1.f - a.lr * e.weight_decay;
+  const float step_size = a.numbers[1], inverse_correction2 = a.numbers[2];
+  const float keep = 1.f - a.numbers[0] * e.weight_decay;
   for (long long i = first + threadIdx.x * 4; i < last; i += 256 * 4) {
     const long long count = last - i;
     float p[4], g[4], m[4], v[4];
@@ -51,8 +51,8 @@ KERNEL(adamw_f32, AdamWArguments, 256) {
       const float scaled = g[k] * grad_scale;
       m[k] = fmaf(a.beta1, m[k], (1.f - a.beta1) * scaled);
       v[k] = fmaf(a.beta2, v[k], (1.f - a.beta2) * scaled * scaled);
-      const float denominator = fmaf(sqrtf(v[k]), a.inverse_correction2, a.eps);
-      p[k] = fmaf(p[k], keep, -a.step_size * (m[k] / denominator));
+      const float denominator = fmaf(sqrtf(v[k]), inverse_correction2, a.eps);
+      p[k] = fmaf(p[k], keep, -step_size * (m[k] / denominator));
     }
     store(e.param + i, p, count, true);
     store(e.m + i, m, count, true);

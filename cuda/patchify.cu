@@ -1,9 +1,8 @@
-// Images [batch, h, w, channels] in f32 into patches of the activations' type, each in (y, x, channel) order. A
-// line of a patch lies together in both.
+// Images [batch, h, w, channels] into patches, each in (y, x, channel) order. A line of a patch lies together in both.
 #include "vector.cuh"
 
 struct PatchifyArguments {
-  const float* images;
+  const void* images;
   void* y;
   long long n;
   int patch;
@@ -26,10 +25,10 @@ __device__ __forceinline__ void patchify_by(const PatchifyArguments& a) {
     const long long at = ((rows * a.patch + y) * a.across + gx) * line + within;
     if constexpr (N > 1) {
       float x[N];
-      load_wide(x, a.images + at);
+      load_wide(x, static_cast<const T*>(a.images) + at);
       store_wide(static_cast<T*>(a.y) + i, x);
     } else {
-      put(static_cast<T*>(a.y) + i, a.images[at]);
+      static_cast<T*>(a.y)[i] = static_cast<const T*>(a.images)[at];
     }
   });
 }

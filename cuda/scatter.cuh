@@ -6,11 +6,12 @@
 struct ScatterArguments {
   const void* dy;
   void* table;
-  // Row rows[k] of the table is named at order[starts[k] … starts[k + 1]).
+  // For k below *distinct, row rows[k] of the table is named at order[starts[k] … starts[k + 1]). The number is
+  // read here, and not the launch's: it is another one for every batch.
+  const int* distinct;
   const int* rows;
   const int* starts;
   const int* order;
-  int distinct;
   int width;
   // Without it, the table holds zeros.
   int add;
@@ -26,7 +27,8 @@ __device__ __forceinline__ void scatter(const ScatterArguments& a) {
   const bool wide = a.width % N == 0;
   const int lane = threadIdx.x % 32, line = threadIdx.x / 32;
   const int tile = blockIdx.y * 32 * N, column = tile + lane * N;
-  for (int k = blockIdx.x; k < a.distinct; k += gridDim.x) {
+  const int distinct = *a.distinct;
+  for (int k = blockIdx.x; k < distinct; k += gridDim.x) {
     const int end = a.starts[k + 1];
     float sum[N] = {};
     if (column < a.width) {

@@ -4,7 +4,8 @@ use check::{check, check_on, coarse};
 use clip_distill::autodiff::{Grads, Tape, Var};
 use clip_distill::backend::{Activation, Backend, Convolution, Moments, Segments, cpu::Cpu};
 use clip_distill::ops::{self, Cut, Statistics, Tail};
-use clip_distill::tensor::Tensor;
+use clip_distill::tensor::rng::{Philox, Purpose};
+use clip_distill::tensor::{Normalisation, Tensor};
 use oracle::linear::Activation as OracleActivation;
 use oracle::{Array, normal};
 use proptest::prelude::*;
@@ -289,6 +290,30 @@ proptest! {
         let inputs = [normal(&[batch, h, w, width], seed), normal(&[1 + h * w, width], seed ^ 1)];
         check("prepend_mean", &inputs, |tape, v| ops::prepend_mean(tape, &v[0], &v[1]),
             |a| oracle::attention_pool::prepend_mean(&a[0], &a[1]));
+    }
+
+    /// f32 values are the same bits everywhere.
+    #[test]
+    fn images((h, w) in (1usize..9, 1usize..9), batch in 0usize..4, mean in [0f32..1.0, 0f32..1.0, 0f32..1.0],
+            std in [0.1f32..1.0, 0.1f32..1.0, 0.1f32..1.0], seed: u64) {
+        let mut rng = Philox::new(seed, Purpose::Test, 0, 0);
+        let shape = [batch, h, w, 3];
+        let pixels: Vec<u8> = (0..batch * h * w * 3).map(|_| rng.below(256) as u8).collect();
+        let by = Normalisation { mean, std };
+        for tenant in check::tenants_with(&["images"]) {
+            let got = tenant.backend.images(&shape, &pixels, &by).expect("images");
+            assert_eq!(got.shape(), shape);
+            let got = tenant.backend.download(&got).expect("download");
+            assert_eq!(got.len(), pixels.len());
+            for (i, (got, &pixel)) in got.iter().zip(&pixels).enumerate() {
+                let (mean, std) = (f64::from(mean[i % 3]), f64::from(std[i % 3]));
+                let want = (f64::from(pixel) / 255.0 - mean) / std;
+                let allowed = tenant.tolerances().0 * want.abs().max(1.0);
+                assert!((f64::from(*got) - want).abs() <= allowed, "{}: {got}, not {want}", tenant.name());
+                let bits = by.value(i % 3, pixel);
+                assert!(tenant.bf16 || *got == bits, "{}: {got}, not {bits}", tenant.name());
+            }
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub use fetch::{Coming, Fetch};
 pub use relation::{IntraWeights, Pair, Relation, RowStats, Side};
 pub use segments::Segments;
 
-use crate::tensor::Tensor;
+use crate::tensor::{Normalisation, Tensor};
 
 /// A gradient under accumulation: empty until the first contribution.
 pub type Grad = Option<Tensor>;
@@ -127,6 +127,7 @@ pub struct Clip<'a> {
 /// The names of all kernels, as [`Backend::coverage`] lists them.
 pub const KERNELS: &[&str] = &[
     "storage",
+    "images",
     "linear",
     "matmul",
     "layer_norm",
@@ -169,10 +170,29 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
         usize::MAX
     }
 
+    /// Packed texts of `tokens` tokens should be filled up to a multiple of this, where a device is faster at shapes that
+    /// it has met before. By default nothing is filled up.
+    fn text_bucket(&self, tokens: usize) -> usize {
+        let _ = tokens;
+        1
+    }
+
+    /// What is asked from here to [`Backend::end_step`] will be asked again and again: a step of training. A device
+    /// may hold it back, and run the whole of it there.
+    fn begin_step(&self) {}
+
+    /// The end of what [`Backend::begin_step`] began, also of a step that failed.
+    fn end_step(&self) -> Result<()> {
+        Ok(())
+    }
+
     // --- storage -----------------------------------------------------------------------------
 
     /// A tensor of f32 values from host memory.
     fn upload(&self, shape: &[usize], data: &[f32]) -> Result<Tensor>;
+
+    /// 8-bit pixels `[…, 3]` from host memory, normalised on the device.
+    fn images(&self, shape: &[usize], pixels: &[u8], by: &Normalisation) -> Result<Tensor>;
 
     /// A tensor of i32 values from host memory.
     fn upload_i32(&self, shape: &[usize], data: &[i32]) -> Result<Tensor>;

@@ -1,10 +1,10 @@
 //! The CHECKPOINT of a command line: where its weights are, and which model they are of.
 
 use crate::backend::Backend;
-use crate::data::transform::{OPENAI_MEAN, OPENAI_STD};
 use crate::eval::Model;
 use crate::io;
 use crate::model::{Clip, ClipConfig, Parameters};
+use crate::tensor::Normalisation;
 use crate::train::checkpoint::{HUB_MODEL, MODEL, MODEL_CONFIG, weights};
 use crate::train::demo;
 use crate::train::error::{Result, input, unreadable, usage};
@@ -25,10 +25,8 @@ pub struct Trained {
     pub clip: Clip,
     /// Its weights.
     pub parameters: Parameters,
-    /// Mean of the channels that it was trained with.
-    pub mean: [f32; 3],
-    /// Their standard deviation.
-    pub std: [f32; 3],
+    /// What it was trained with.
+    pub normalisation: Normalisation,
 }
 
 impl Trained {
@@ -61,15 +59,15 @@ pub fn open(checkpoint: &str, model: Option<&str>, backend: &Arc<dyn Backend>) -
     }
     let weights = weights(Path::new(checkpoint))?;
     let beside = weights.with_file_name(MODEL_CONFIG);
-    let (mut mean, mut std, mut config) = (OPENAI_MEAN, OPENAI_STD, None);
+    let (mut normalisation, mut config) = (Normalisation::OPENAI, None);
     if beside.is_file() {
         let text = std::fs::read_to_string(&beside).map_err(|e| unreadable(&beside, &e))?;
         let name = |e: &dyn std::fmt::Display| input(format!("{}: {e}", beside.display()));
         let preprocessing = Preprocessing::from_json(&text).map_err(|e| name(&e))?;
-        (mean, std) = (
-            preprocessing.mean.unwrap_or(mean),
-            preprocessing.std.unwrap_or(std),
-        );
+        normalisation = Normalisation {
+            mean: preprocessing.mean.unwrap_or(normalisation.mean),
+            std: preprocessing.std.unwrap_or(normalisation.std),
+        };
         if model.is_none() {
             config = Some(ClipConfig::from_json(&text).map_err(|e| name(&e))?);
         }
@@ -91,8 +89,7 @@ pub fn open(checkpoint: &str, model: Option<&str>, backend: &Arc<dyn Backend>) -
         weights: Some(weights),
         clip,
         parameters,
-        mean,
-        std,
+        normalisation,
     })
 }
 
@@ -109,8 +106,7 @@ fn inside(model: Option<&str>, backend: &Arc<dyn Backend>) -> Result<Trained> {
         weights: None,
         clip: teacher.clip().clone(),
         parameters: teacher.parameters().clone(),
-        mean: OPENAI_MEAN,
-        std: OPENAI_STD,
+        normalisation: Normalisation::OPENAI,
     })
 }
 

@@ -70,8 +70,7 @@ impl ModelFlags {
         let loading = Loading {
             batch_size: self.batch_size,
             workers: self.workers,
-            mean: trained.mean,
-            std: trained.std,
+            normalisation: trained.normalisation,
         };
         Ok((backend, trained, loading))
     }

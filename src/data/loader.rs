@@ -18,6 +18,7 @@ use super::dataset::Dataset;
 use super::error::{Error, Result};
 use super::sample::{Sample, SkipKind, Skips, Stats};
 use super::transform::Transform;
+use crate::tensor::Normalisation;
 use crate::tensor::rng::{Philox, Purpose};
 
 /// A text to its tokens, of whatever length the model takes.
@@ -60,8 +61,10 @@ pub struct LoaderConfig {
 /// Samples of one step; all lists have one item a sample, in one order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
-    /// `[B, S, S, 3]`, normalised.
-    pub images: Vec<f32>,
+    /// `[B, S, S, 3]`, not normalised.
+    pub images: Vec<u8>,
+    /// What they are to be normalised by.
+    pub normalisation: Normalisation,
     /// Tokens of the chosen captions.
     pub texts: Vec<Vec<i32>>,
     /// Names of the samples.
@@ -110,7 +113,7 @@ impl Batch {
 /// A sample as a batch holds it.
 struct Ready {
     sample: Arc<Sample>,
-    image: Vec<f32>,
+    image: Vec<u8>,
     caption: String,
     text: Vec<i32>,
 }
@@ -361,10 +364,9 @@ fn prepare(
     id: u64,
     sample: Arc<Sample>,
 ) -> Result<Ready, (SkipKind, String)> {
-    let mut image = Vec::new();
     let mut draw = Philox::new(config.seed, Purpose::Augment, epoch, id);
     let pixels = sample.pixels(config.dataset.caches())?;
-    config.transform.apply(&pixels, &mut draw, &mut image);
+    let image = config.transform.pixels(&pixels, &mut draw).pixels;
     drop(pixels);
     let choice = match (config.mode, sample.captions.len()) {
         (Mode::Train, n @ 2..) => {
@@ -454,6 +456,7 @@ fn make_batch(config: &LoaderConfig, shared: &Shared, index: u64) -> Result<Opti
     let mut batch = Batch {
         index,
         images: Vec::with_capacity(picked.len() * config.transform.len()),
+        normalisation: config.transform.normalisation(),
         ..Batch::default()
     };
     for outcome in &picked {

@@ -1,4 +1,4 @@
-//! Pixels to model input: open_clip's evaluation and training transforms.
+//! Images to model input: open_clip's evaluation and training transforms.
 //!
 //! Resizing is Pillow's antialiased bicubic to the bit ([`super::resize`]), sizes and crops follow
 //! torchvision's rounding, so a model sees what it would see under open_clip.
@@ -7,12 +7,8 @@ use super::color_jitter::ColorJitter;
 use super::error::{Error, Result};
 use super::image::RgbImage;
 use super::resize::resize;
+use crate::tensor::Normalisation;
 use crate::tensor::rng::Philox;
-
-/// OpenAI's mean of the channels, in units of 1.
-pub const OPENAI_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-/// OpenAI's standard deviation of the channels, in units of 1.
-pub const OPENAI_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// Aspect ratios beyond this are cut to it before resizing: otherwise a sliver of 1 x 10⁸ pixels
 /// would grow to `size` x (10⁸ `size`) on its way to a centre crop.
@@ -42,14 +38,13 @@ pub enum Augment {
     },
 }
 
-/// A transform to `[size, size, 3]`.
+/// A transform to `[size, size, 3]`, whose pixels a device normalises.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Transform {
     size: u32,
     augment: Augment,
     colour: ColorJitter,
-    mean: [f32; 3],
-    std: [f32; 3],
+    normalisation: Normalisation,
 }
 
 impl Transform {
@@ -79,24 +74,23 @@ impl Transform {
             size,
             augment,
             colour: ColorJitter::default(),
-            mean: OPENAI_MEAN,
-            std: OPENAI_STD,
+            normalisation: Normalisation::OPENAI,
         })
     }
 
-    /// The same with another normalisation, channel by channel in units of 1.
+    /// The same with another normalisation.
     ///
     /// # Errors
     /// [`Error::Config`] for a deviation that is not positive or a number that is not finite.
-    pub fn normalised_by(mut self, mean: [f32; 3], std: [f32; 3]) -> Result<Self> {
+    pub fn normalised_by(mut self, by: Normalisation) -> Result<Self> {
+        let Normalisation { mean, std } = by;
         let finite = mean.iter().chain(&std).all(|x| x.is_finite());
         if !finite || std.iter().any(|&s| s <= 0.0) {
             return Err(Error::Config(format!(
                 "normalisation by mean {mean:?} and deviation {std:?} is impossible"
             )));
         }
-        self.mean = mean;
-        self.std = std;
+        self.normalisation = by;
         Ok(self)
     }
 
@@ -115,7 +109,7 @@ impl Transform {
         self.size
     }
 
-    /// Values that [`Transform::apply`] appends: `size * size * 3`.
+    /// Values of an image: `size * size * 3`.
     pub fn len(&self) -> usize {
         self.size as usize * self.size as usize * 3
     }
@@ -125,21 +119,12 @@ impl Transform {
         false
     }
 
-    /// Appends the normalised `[size, size, 3]` of `image` to `out`. `rng` is drawn from only
-    /// by augmentations.
-    pub fn apply(&self, image: &RgbImage, rng: &mut Philox, out: &mut Vec<f32>) {
-        let pixels = self.pixels(image, rng).pixels;
-        // 256 values a channel: a table gives the same bits as the formula.
-        let table: [[f32; 256]; 3] = std::array::from_fn(|c| {
-            std::array::from_fn(|v| (v as f32 / 255.0 - self.mean[c]) / self.std[c])
-        });
-        out.reserve(pixels.len());
-        for p in pixels.chunks_exact(3) {
-            out.extend((0..3).map(|c| table[c][p[c] as usize]));
-        }
+    /// What the pixels are normalised by.
+    pub fn normalisation(&self) -> Normalisation {
+        self.normalisation
     }
 
-    /// The transform before scaling to floats: `size` x `size` 8-bit pixels.
+    /// `size` x `size` pixels of `image`. `rng` is drawn from only by augmentations.
     pub fn pixels(&self, image: &RgbImage, rng: &mut Philox) -> RgbImage {
         let mut pixels = self.shaped(image, rng);
         self.colour.apply(&mut pixels, rng);
@@ -281,9 +266,8 @@ mod tests {
         ] {
             let transform = Transform::new(32, augment).unwrap();
             for (w, h) in [(1, 1), (32, 32), (33, 32), (31, 57), (1, 5000), (300, 2)] {
-                let mut out = vec![0.0];
-                transform.apply(&gradient(w, h), &mut rng(1), &mut out);
-                assert_eq!(out.len(), 1 + 32 * 32 * 3, "{augment:?} {w}x{h}");
+                let out = transform.pixels(&gradient(w, h), &mut rng(1));
+                assert_eq!(out.pixels.len(), transform.len(), "{augment:?} {w}x{h}");
             }
         }
     }
@@ -329,6 +313,13 @@ mod tests {
             assert!(Transform::new(size, augment).is_err());
         }
         let transform = Transform::new(8, Augment::None).unwrap();
-        assert!(transform.normalised_by([0.5; 3], [0.0; 3]).is_err());
+        assert!(
+            transform
+                .normalised_by(Normalisation {
+                    mean: [0.5; 3],
+                    std: [0.0; 3]
+                })
+                .is_err()
+        );
     }
 }

@@ -4,11 +4,11 @@ use super::error::{Error, Result, input};
 use super::normalise;
 use crate::autodiff::Tape;
 use crate::backend::Backend;
-use crate::data::transform::{OPENAI_MEAN, OPENAI_STD};
 use crate::data::{
     self, Augment, Dataset, Loader, LoaderConfig, Mode, Skips, Transform, tokenizer,
 };
 use crate::model::{Clip, Parameters};
+use crate::tensor::Normalisation;
 use std::sync::Arc;
 
 /// Texts in one pass. They are short and packed, so this many cost little memory in any model.
@@ -32,10 +32,8 @@ pub struct Loading {
     pub batch_size: usize,
     /// Threads that read and decode.
     pub workers: usize,
-    /// Mean of the channels that the model was trained with, in units of 1.
-    pub mean: [f32; 3],
-    /// Their standard deviation.
-    pub std: [f32; 3],
+    /// What the model was trained with.
+    pub normalisation: Normalisation,
 }
 
 impl Default for Loading {
@@ -43,8 +41,7 @@ impl Default for Loading {
         Self {
             batch_size: 256,
             workers: 2,
-            mean: OPENAI_MEAN,
-            std: OPENAI_STD,
+            normalisation: Normalisation::OPENAI,
         }
     }
 }
@@ -108,14 +105,14 @@ impl Model<'_> {
         Ok(out)
     }
 
-    /// Unit image features `[batch, embed_dim]` of normalised pixels `[batch, S, S, 3]`.
+    /// Unit image features `[batch, embed_dim]` of pixels `[batch, S, S, 3]`, which are normalised by `by`.
     ///
     /// # Errors
     /// If the device fails.
-    pub fn embed_images(&self, pixels: &[f32]) -> Result<Vec<f32>> {
+    pub fn embed_images(&self, pixels: &[u8], by: &Normalisation) -> Result<Vec<f32>> {
         let size = self.clip.config().vision_cfg.image_size;
         let batch = pixels.len() / (size * size * 3);
-        let images = self.backend.upload(&[batch, size, size, 3], pixels)?;
+        let images = self.backend.images(&[batch, size, size, 3], pixels, by)?;
         let tape = Tape::frozen(self.backend.clone());
         let bound = self.parameters.bind(&tape);
         let y = self.clip.encode_image(&tape, &bound, &images)?;
@@ -137,7 +134,7 @@ impl Model<'_> {
         let size = self.clip.config().vision_cfg.image_size;
         let size = u32::try_from(size).unwrap_or(u32::MAX);
         let transform =
-            Transform::new(size, Augment::None)?.normalised_by(loading.mean, loading.std)?;
+            Transform::new(size, Augment::None)?.normalised_by(loading.normalisation)?;
         let no_tokens: data::Tokenizer = Arc::new(|_| Vec::new());
         let config = LoaderConfig {
             dataset: dataset.clone(),
@@ -154,7 +151,8 @@ impl Model<'_> {
         let mut out = Embedded::default();
         for batch in loader.by_ref() {
             let batch = batch?;
-            out.images.extend(self.embed_images(&batch.images)?);
+            let features = self.embed_images(&batch.images, &batch.normalisation)?;
+            out.images.extend(features);
             out.keys.extend(batch.keys);
             out.captions.extend(batch.all_captions);
             out.classes.extend(batch.classes);

@@ -91,29 +91,28 @@ pub fn neighbours(
         return input(format!("neighbours: models take images of {sizes:?} px"));
     };
     let transform = Transform::new(u32::try_from(size).unwrap_or(u32::MAX), Augment::None)?
-        .normalised_by(loading.mean, loading.std)?;
+        .normalised_by(loading.normalisation)?;
     let mut rng = Philox::new(seed, Purpose::Pictures, 0, 0);
     let drawn = set.dataset.draw(GALLERY, &mut rng)?;
     let mut gallery: Vec<Arc<Sample>> = Vec::new();
     let mut features = vec![Vec::new(); models.len()];
     for chunk in drawn.chunks(loading.batch_size.max(1)) {
-        let decoded: Vec<Option<Vec<f32>>> = chunk
+        let decoded: Vec<Option<Vec<u8>>> = chunk
             .par_iter()
             .map(|sample| {
-                let mut out = Vec::new();
                 let mut none = Philox::new(0, Purpose::Pictures, 0, 0);
-                transform.apply(sample.pixels(false).ok()?.as_ref(), &mut none, &mut out);
-                Some(out)
+                let image = sample.pixels(false).ok()?;
+                Some(transform.pixels(&image, &mut none).pixels)
             })
             .collect();
         let usable = chunk.iter().zip(&decoded).filter(|(_, d)| d.is_some());
         gallery.extend(usable.map(|(sample, _)| sample.clone()));
-        let pixels: Vec<f32> = decoded.into_iter().flatten().flatten().collect();
+        let pixels: Vec<u8> = decoded.into_iter().flatten().flatten().collect();
         if pixels.is_empty() {
             continue;
         }
         for ((_, model), features) in models.iter().zip(&mut features) {
-            features.extend(model.embed_images(&pixels)?);
+            features.extend(model.embed_images(&pixels, &loading.normalisation)?);
         }
     }
     if gallery.len() < 2 {

@@ -71,15 +71,19 @@ impl BatchNorm {
         })
     }
 
-    /// running ← (1 − momentum) running + momentum · batch, the batch's variance made unbiased.
+    /// running ← (1 − momentum) running + momentum · batch, the batch's variance made unbiased. The values stay where
+    /// they are in memory, so that a device can replay the step.
     fn update(&mut self, backend: &dyn Backend, seen: &Observed) -> Result<()> {
         let unbiased = (seen.count as f64 / (seen.count as f64 - 1.0)) as f32;
         let fold = |running: &mut Tensor, batch: &Tensor, factor: f32| -> Result<()> {
             let terms = [
-                (&*running, 1.0 - Self::MOMENTUM),
+                (&*running, -Self::MOMENTUM),
                 (batch, Self::MOMENTUM * factor),
             ];
-            *running = backend.weighted_sum(&terms)?;
+            let change = backend.weighted_sum(&terms)?;
+            let mut sum = Some(std::mem::replace(running, change.clone()));
+            backend.accumulate(&mut sum, change)?;
+            sum.into_iter().for_each(|sum| *running = sum);
             Ok(())
         };
         fold(&mut self.running.mean, &seen.moments.mean, 1.0)?;

@@ -4,7 +4,10 @@
 //! a backend writes only into storage that nobody else holds, so a clone never changes under its
 //! owner.
 
+mod normalisation;
 pub mod rng;
+
+pub use normalisation::Normalisation;
 
 use std::any::Any;
 use std::fmt;

@@ -6,9 +6,9 @@
 //! renamed last, so a crash or a full disk at any moment leaves the older ones as they were.
 
 use super::error::{Error, Result, failed, file, input, unreadable, unwritten, usage};
-use crate::data::transform::{OPENAI_MEAN, OPENAI_STD};
 use crate::io::{self, Entry, Pending};
 use crate::model::Clip;
+use crate::tensor::Normalisation;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -315,8 +315,8 @@ pub(super) fn description(clip: &Clip) -> Result<Value> {
     Ok(json!({
         "model_cfg": model,
         "preprocess_cfg": {
-            "mean": OPENAI_MEAN,
-            "std": OPENAI_STD,
+            "mean": Normalisation::OPENAI.mean,
+            "std": Normalisation::OPENAI.std,
             "interpolation": "bicubic",
             "resize_mode": "shortest",
         },

@@ -68,11 +68,11 @@ impl Share {
         &self,
         teacher: &Teacher,
         backend: &Arc<dyn Backend>,
-        (pixels, images): (&[f32], &Tensor),
+        (pixels, images): (&[u8], &Tensor),
         texts: &[Vec<i32>],
     ) -> Result<TeacherFeatures> {
         let mut hasher = self.teacher.clone();
-        hasher.write(bytemuck::cast_slice(pixels));
+        hasher.write(pixels);
         texts.hash(&mut hasher);
         let key = hasher.finish();
         let mut held = self.cache.lock();
@@ -104,6 +104,7 @@ impl Share {
 mod tests {
     use super::*;
     use crate::backend::cpu::Cpu;
+    use crate::tensor::Normalisation;
     use crate::tensor::rng::{Philox, Purpose};
     use crate::train::teacher::tests::tiny;
 
@@ -125,8 +126,8 @@ mod tests {
         let mut rng = Philox::new(0, Purpose::Test, 0, 0);
         let images = [(); 2].map(|()| {
             (0..2 * 8 * 8 * 3)
-                .map(|_| rng.normal())
-                .collect::<Vec<f32>>()
+                .map(|_| rng.below(256) as u8)
+                .collect::<Vec<u8>>()
         });
         let texts = [
             vec![vec![18, 1, 19]; 2],
@@ -141,7 +142,8 @@ mod tests {
             for (teacher, share) in &teachers {
                 for pixels in &images {
                     for texts in &texts {
-                        let images = backend.upload(&[2, 8, 8, 3], pixels).unwrap();
+                        let by = Normalisation::OPENAI;
+                        let images = backend.images(&[2, 8, 8, 3], pixels, &by).unwrap();
                         let want = teacher.compute(&backend, &images, texts).unwrap();
                         let got = share.features(teacher, &backend, (pixels, &images), texts);
                         assert_eq!(read(got.unwrap()), read(want));

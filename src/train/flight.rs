@@ -171,6 +171,7 @@ mod tests {
     use crate::backend::cuda::Cuda;
     use crate::loss::{Method, Objective};
     use crate::model::{Clip, ClipConfig};
+    use crate::tensor::Normalisation;
     use crate::tensor::rng::{Philox, Purpose};
     use crate::train::config::Config;
     use crate::train::flight::StepReport;
@@ -215,21 +216,30 @@ mod tests {
         .unwrap()
     }
 
+    /// Of the texts of a few batches: other numbers of tokens, which are filled up to the same.
+    const LENGTHS: [[usize; 4]; 6] = [
+        [2, 3, 4, 5],
+        [5, 2, 3, 5],
+        [2, 2, 4, 5],
+        [3, 3, 3, 5],
+        [2, 3, 4, 5],
+        [4, 2, 5, 4],
+    ];
+
     /// What a few steps tell: read after each of them, or after them all.
     fn reports(
         trainer: &mut Trainer,
         at_once: bool,
     ) -> Vec<crate::train::error::Result<StepReport>> {
-        let mut rng = Philox::new(4, Purpose::Test, 0, 0);
-        let images: Vec<f32> = (0..4 * 32 * 32 * 3).map(|_| rng.normal()).collect();
-        let texts: Vec<Vec<i32>> = (0..4)
-            .map(|i| (0..2 + i).map(|_| rng.below(90) as i32).collect())
-            .collect();
         let mut under_way = Vec::new();
         let mut done = Vec::new();
-        for first in 0..3 {
+        for (first, lengths) in (0..).zip(LENGTHS) {
+            let mut rng = Philox::new(4, Purpose::Test, 0, first);
+            let images: Vec<u8> = (0..4 * 32 * 32 * 3).map(|_| rng.below(256) as u8).collect();
+            let texts = lengths.map(|n| (0..n).map(|_| rng.below(90) as i32).collect::<Vec<_>>());
             let batch = StepBatch {
                 images: &images,
+                normalisation: Normalisation::OPENAI,
                 texts: &texts,
                 teacher_texts: &texts,
                 epoch: 0,
@@ -248,7 +258,7 @@ mod tests {
     #[test]
     fn a_step_waits_for_nothing() {
         for (vision, bf16, parts) in [(VIT, false, 1), (VIT, true, 2), (RN, false, 1)] {
-            let Ok(cuda) = Cuda::emulated(bf16).map(Arc::new) else {
+            let Ok(cuda) = Cuda::emulated_replaying(bf16).map(Arc::new) else {
                 eprintln!("no emulated device: not tested");
                 return;
             };
@@ -257,11 +267,14 @@ mod tests {
             let before = cuda.waits();
             let late = reports(&mut ahead, false);
             assert_eq!(cuda.waits(), before);
+            assert!(cuda.replays() >= LENGTHS.len() as u64 / 2);
             backend
                 .download(&ahead.parameters().iter().next().unwrap().tensor)
                 .unwrap();
             assert_eq!(cuda.waits(), before + 1, "waits are counted");
-            let at_once = reports(&mut trainer(&backend, vision, 1e-3, parts), true);
+            let plain: Arc<dyn Backend> = Arc::new(Cuda::emulated(bf16).unwrap());
+            let at_once = reports(&mut trainer(&plain, vision, 1e-3, parts), true);
+            assert_eq!(late.len(), LENGTHS.len());
             for (late, at_once) in late.into_iter().zip(at_once) {
                 let (late, at_once) = (late.unwrap(), at_once.unwrap());
                 assert_eq!(format!("{late:?}"), format!("{at_once:?}"));

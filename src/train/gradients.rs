@@ -175,7 +175,7 @@ impl Student<'_> {
     }
 
     /// The images of `part`.
-    fn pixels<'a>(&self, batch: StepBatch<'a>, part: &Range<usize>) -> &'a [f32] {
+    fn pixels<'a>(&self, batch: StepBatch<'a>, part: &Range<usize>) -> &'a [u8] {
         let size = self.clip.config().vision_cfg.image_size;
         let one = size * size * 3;
         &batch.images[part.start * one..part.end * one]
@@ -186,7 +186,9 @@ impl Student<'_> {
         let size = self.clip.config().vision_cfg.image_size;
         let shape = [part.len(), size, size, 3];
         let pixels = self.pixels(batch, part);
-        self.backend.upload(&shape, pixels).map_err(failed)
+        self.backend
+            .images(&shape, pixels, &batch.normalisation)
+            .map_err(failed)
     }
 
     /// The student's features of `part`, whose images are `images`.
@@ -259,6 +261,7 @@ mod tests {
     use crate::backend::cpu::Cpu;
     use crate::loss::{Method, Weights};
     use crate::model::ClipConfig;
+    use crate::tensor::Normalisation;
     use crate::tensor::rng::{Philox, Purpose};
     use crate::train::setup;
 
@@ -317,12 +320,13 @@ mod tests {
         )
         .unwrap();
         let mut rng = Philox::new(6, Purpose::Test, 0, 0);
-        let images: Vec<f32> = (0..7 * 16 * 16 * 3).map(|_| rng.normal()).collect();
+        let images: Vec<u8> = (0..7 * 16 * 16 * 3).map(|_| rng.below(256) as u8).collect();
         let texts: Vec<Vec<i32>> = (0..7)
             .map(|i| (0..2 + i).map(|_| rng.below(90) as i32).collect())
             .collect();
         let batch = StepBatch {
             images: &images,
+            normalisation: Normalisation::OPENAI,
             texts: &texts,
             teacher_texts: &texts,
             epoch: 2,

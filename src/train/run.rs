@@ -327,6 +327,7 @@ impl Run {
             .map(|t| batch.captions.iter().map(|c| t(c)).collect::<Vec<_>>());
         let input = StepBatch {
             images: &batch.images,
+            normalisation: batch.normalisation,
             texts: &batch.texts,
             teacher_texts: other.as_deref().unwrap_or(&batch.texts),
             epoch: self.position.epoch,

@@ -13,7 +13,7 @@ use crate::io::{Data, Entry, Pending};
 use crate::loss::Objective;
 use crate::model::{Clip, Parameters};
 use crate::optim::{AdamW, AdamWConfig, Schedule};
-use crate::tensor::Tensor;
+use crate::tensor::{Normalisation, Tensor};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -33,8 +33,10 @@ pub struct Recipe {
 /// What a step reads.
 #[derive(Clone, Copy, Debug)]
 pub struct StepBatch<'a> {
-    /// `[B, S, S, 3]`, normalised.
-    pub images: &'a [f32],
+    /// `[B, S, S, 3]`.
+    pub images: &'a [u8],
+    /// What the images are normalised by.
+    pub normalisation: Normalisation,
     /// Tokens for the student.
     pub texts: &'a [Vec<i32>],
     /// Tokens for the teacher, which may have another vocabulary or context.
@@ -193,6 +195,13 @@ impl Trainer {
     /// If the batch does not fit the models, or the device fails. That the loss or its gradient is no number
     /// shows in [`Flight::wait`]: then the parameters are not fit to be kept.
     pub fn step(&mut self, batch: StepBatch) -> Result<Flight> {
+        self.backend.begin_step();
+        let flight = self.ask(batch);
+        let ended = self.backend.end_step().map_err(failed);
+        flight.and_then(|flight| ended.map(|()| flight))
+    }
+
+    fn ask(&mut self, batch: StepBatch) -> Result<Flight> {
         let number = self.optimiser.steps + 1;
         let backend = self.backend.clone();
         let drawn = match &self.gates {

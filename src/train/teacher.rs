@@ -87,7 +87,7 @@ impl Teacher {
     pub fn features(
         &self,
         backend: &Arc<dyn Backend>,
-        pixels: &[f32],
+        pixels: &[u8],
         images: &Tensor,
         texts: &[Vec<i32>],
     ) -> Result<TeacherFeatures> {

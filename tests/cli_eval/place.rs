@@ -201,10 +201,10 @@ impl Towers {
     pub fn image(&self, encoded: &[u8]) -> Vec<f32> {
         let pixels = image::decode(encoded).unwrap();
         let transform = Transform::new(32, Augment::None).unwrap();
-        let mut input = Vec::new();
         let mut rng = Philox::new(0, Purpose::Test, 0, 0);
-        transform.apply(&pixels, &mut rng, &mut input);
-        let tensor = self.backend.upload(&[1, 32, 32, 3], &input).unwrap();
+        let pixels = transform.pixels(&pixels, &mut rng).pixels;
+        let by = transform.normalisation();
+        let tensor = self.backend.images(&[1, 32, 32, 3], &pixels, &by).unwrap();
         let tape = Tape::frozen(self.backend.clone());
         let bound = self.parameters.bind(&tape);
         self.unit(self.clip.encode_image(&tape, &bound, &tensor))

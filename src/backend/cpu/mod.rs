@@ -13,6 +13,7 @@ mod conv2d;
 mod elementwise;
 mod embedding;
 mod gemm;
+mod images;
 mod intra_weights;
 mod l2_normalize;
 mod layer_norm;
@@ -32,7 +33,7 @@ use super::{
     LayerNorm, Linear, Moments, Pair, Relation, Result, RowStats, Segments, Side, Slot,
     shape_error,
 };
-use crate::tensor::Tensor;
+use crate::tensor::{Normalisation, Tensor};
 use gemm::Products;
 use memory::Memory;
 
@@ -97,6 +98,11 @@ impl Backend for Cpu {
     fn upload(&self, shape: &[usize], data: &[f32]) -> Result<Tensor> {
         checked("upload", shape, data.len())?;
         Ok(storage::tensor(shape, Memory::copy_of(data)))
+    }
+
+    fn images(&self, shape: &[usize], pixels: &[u8], by: &Normalisation) -> Result<Tensor> {
+        checked("images", shape, pixels.len())?;
+        images::images(shape, pixels, by)
     }
 
     fn upload_i32(&self, shape: &[usize], data: &[i32]) -> Result<Tensor> {

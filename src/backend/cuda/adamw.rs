@@ -33,9 +33,8 @@ pub(super) fn table(cuda: &Cuda, of: Of, entries: &[u8]) -> Result<Address> {
     if let Some(table) = kept.as_ref().filter(|table| table.entries == entries) {
         return Ok(table.memory.at());
     }
-    let memory = cuda.allocate(entries.len())?;
+    let memory = cuda.input(entries)?;
     let at = memory.at();
-    cuda.device.upload(at, entries)?;
     let entries = entries.to_vec();
     *kept = Some(Table { entries, memory });
     Ok(at)
@@ -75,15 +74,14 @@ struct Entry {
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct AdamW {
     table: Address,
+    numbers: Address,
     norm: Address,
     count: i32,
-    lr: f32,
     beta1: f32,
     beta2: f32,
     eps: f32,
-    step_size: f32,
-    inverse_correction2: f32,
     max_norm: f32,
+    padding: u32,
 }
 
 pub(super) fn adamw(cuda: &Cuda, tensors: &mut [AdamWTensor], step: AdamWStep) -> Result<()> {
@@ -128,17 +126,23 @@ pub(super) fn adamw(cuda: &Cuda, tensors: &mut [AdamWTensor], step: AdamWStep) -
     let t = step.step as i32;
     let correction1 = 1.0 - f64::from(step.beta1).powi(t);
     let correction2 = 1.0 - f64::from(step.beta2).powi(t);
+    let lr = f64::from(step.lr);
+    let numbers = [
+        step.lr,
+        (lr / correction1) as f32,
+        (1.0 / correction2.sqrt()) as f32,
+    ];
+    let numbers = cuda.input(bytemuck::cast_slice(&numbers))?;
     let arguments = AdamW {
         table: table(cuda, Of::AdamW, bytemuck::cast_slice(&entries))?,
+        numbers: numbers.at(),
         norm: optional(&norm),
         count: entries.len() as i32,
-        lr: step.lr,
         beta1: step.beta1,
         beta2: step.beta2,
         eps: step.eps,
-        step_size: (f64::from(step.lr) / correction1) as f32,
-        inverse_correction2: (1.0 / correction2.sqrt()) as f32,
         max_norm: step.clip.map_or(0.0, |clip| clip.max),
+        padding: 0,
     };
     let kernel = Kernel {
         module: OP,

@@ -2,16 +2,19 @@
 
 use super::{
     Cuda, adamw, attention, attention_pool, avg_pool, batch_norm, conv2d, embedding, exp, fetch,
-    grad_norm, intra_weights, l2_normalize, layer_norm, linear, mse, patchify, prepend_class,
-    prepend_mean, relation, relation_backward, relation_curvature, select_rows, submatrix, sum,
-    weighted_sum,
+    grad_norm, images, intra_weights, l2_normalize, layer_norm, linear, mse, patchify,
+    prepend_class, prepend_mean, relation, relation_backward, relation_curvature, select_rows,
+    submatrix, sum, weighted_sum,
 };
 use crate::backend::{
     Activation, AdamWStep, AdamWTensor, Backend, Convolution, Fetch, Grad, IntraWeights, KERNELS,
     LayerNorm, Linear, Moments, Pair, Relation, Result, RowStats, Segments, Side, Slot,
     shape_error,
 };
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Normalisation, Tensor};
+
+/// Text is filled up to multiples of so many tokens at least.
+const LEAST_TEXT_BUCKET: usize = 8;
 
 fn checked(op: &'static str, shape: &[usize], len: usize) -> Result<()> {
     if shape.iter().product::<usize>() != len {
@@ -37,9 +40,29 @@ impl Backend for Cuda {
         KERNELS
     }
 
+    /// A 32nd of the next power of two: at most a 16th more. cuBLASLt's algorithms are chosen by a trial of each kind
+    /// of product, a step is replayed where its launches are those of a step before, and the texts of two batches
+    /// seldom have the same number of tokens.
+    fn text_bucket(&self, tokens: usize) -> usize {
+        (tokens.next_power_of_two() / 32).max(LEAST_TEXT_BUCKET)
+    }
+
+    fn begin_step(&self) {
+        self.device.begin_step();
+    }
+
+    fn end_step(&self) -> Result<()> {
+        self.device.end_step()
+    }
+
     fn upload(&self, shape: &[usize], data: &[f32]) -> Result<Tensor> {
         checked("upload", shape, data.len())?;
         self.upload_f32(shape, data)
+    }
+
+    fn images(&self, shape: &[usize], pixels: &[u8], by: &Normalisation) -> Result<Tensor> {
+        checked("images", shape, pixels.len())?;
+        images::images(self, shape, pixels, by)
     }
 
     fn upload_i32(&self, shape: &[usize], data: &[i32]) -> Result<Tensor> {

@@ -2,8 +2,8 @@
 //!
 //! Two devices do it: a real GPU (`driver`), and one that runs the same kernels on the processor
 //! (`emulated`), so that everything above this trait, and the kernels themselves, run in `cargo test` on any
-//! machine. All calls are in the order of one stream; only [`Device::download`],
-//! [`Device::collect`] and [`Device::synchronise`] wait.
+//! machine. A third one (`recorder`) stands before either of them and replays steps that recur. All calls are in
+//! the order of one stream; only [`Device::download`], [`Device::collect`] and [`Device::synchronise`] wait.
 
 use crate::backend::Result;
 use crate::tensor::DType;
@@ -32,7 +32,7 @@ pub(super) struct Launch {
 }
 
 /// A row-major matrix, as it lies in memory or read across.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Matrix {
     /// First element.
     pub at: Address,
@@ -46,7 +46,7 @@ pub(super) struct Matrix {
 
 /// D = A B + β C + bias, accumulated in f32: A is m × k, B is k × n (after their transpositions), C and D
 /// are m × n as stored.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Product {
     /// Rows of D.
     pub m: usize,
@@ -66,6 +66,28 @@ pub(super) struct Product {
     pub bias: Option<Address>,
 }
 
+/// What a device can do again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    Launch(Kernel, Launch, Box<[u8]>),
+    Product(Product),
+    /// Address and bytes.
+    Clear(Address, usize),
+    /// From, to, bytes.
+    Copy(Address, Address, usize),
+}
+
+impl Call {
+    pub fn run(&self, device: &dyn Device) -> Result<()> {
+        match self {
+            Self::Launch(kernel, launch, arguments) => device.launch(*kernel, *launch, arguments),
+            Self::Product(product) => device.product(product),
+            Self::Clear(at, bytes) => device.clear(*at, *bytes),
+            Self::Copy(from, to, bytes) => device.copy(*from, *to, *bytes),
+        }
+    }
+}
+
 /// Memory, launches and matrix products, in the order of one stream.
 pub(super) trait Device: Send + Sync + std::fmt::Debug {
     /// One line about the device, for the log.
@@ -73,6 +95,11 @@ pub(super) trait Device: Send + Sync + std::fmt::Debug {
 
     /// Memory of at least `bytes` (and at least one byte), aligned to 256, of any content.
     fn allocate(&self, bytes: usize) -> Result<Address>;
+
+    /// As [`Device::allocate`], for memory that an upload fills before all else.
+    fn allocate_input(&self, bytes: usize) -> Result<Address> {
+        self.allocate(bytes)
+    }
 
     /// Gives back what [`Device::allocate`] handed out for `bytes`.
     fn free(&self, at: Address, bytes: usize);
@@ -101,6 +128,28 @@ pub(super) trait Device: Send + Sync + std::fmt::Debug {
 
     /// Runs a matrix product.
     fn product(&self, product: &Product) -> Result<()>;
+
+    /// Makes one piece of `calls`, each of which has run before. Returns what [`Device::replay`] knows it by.
+    fn capture(&self, calls: &[Call]) -> Result<u64>;
+
+    /// Runs a piece, behind everything before it. The memory that its calls name must be theirs to use.
+    fn replay(&self, piece: u64) -> Result<()>;
+
+    /// Forgets a piece.
+    fn discard(&self, piece: u64);
+
+    /// What is asked from here to [`Device::end_step`] will be asked again: a step of training.
+    fn begin_step(&self) {}
+
+    /// See [`Device::begin_step`].
+    fn end_step(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// How many steps have been replayed.
+    fn replays(&self) -> u64 {
+        0
+    }
 
     /// Waits for everything before it, and reports what failed meanwhile.
     fn synchronise(&self) -> Result<()>;

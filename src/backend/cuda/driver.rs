@@ -2,7 +2,8 @@
 
 use super::NAME;
 use super::compile::{Image, architecture, image};
-use super::device::{Address, Device, Kernel, Launch, Product};
+use super::device::{Address, Call, Device, Kernel, Launch, Product};
+use super::graphs::Graphs;
 use super::landing::Landing;
 use super::library;
 use super::modules;
@@ -43,6 +44,7 @@ pub(super) struct Driver {
     kernels: Mutex<Kernels>,
     staging: Mutex<Staging>,
     landing: Mutex<Landing>,
+    graphs: Mutex<Graphs>,
     waits: AtomicU64,
     products: Mutex<Products>,
 }
@@ -157,6 +159,7 @@ impl Driver {
             kernels: Mutex::default(),
             staging: Mutex::default(),
             landing: Mutex::default(),
+            graphs: Mutex::default(),
             waits: AtomicU64::new(0),
             products: Mutex::new(products),
         };
@@ -418,6 +421,23 @@ impl Device for Driver {
         lock(&self.products).run(product, self, self.stream)
     }
 
+    fn capture(&self, calls: &[Call]) -> Result<u64> {
+        self.bind()?;
+        let all = || calls.iter().try_for_each(|call| call.run(self));
+        lock(&self.graphs).capture(self.stream, all)
+    }
+
+    fn replay(&self, piece: u64) -> Result<()> {
+        self.bind()?;
+        lock(&self.graphs).launch(piece, self.stream)
+    }
+
+    fn discard(&self, piece: u64) {
+        if self.bind().is_ok() {
+            lock(&self.graphs).discard(piece);
+        }
+    }
+
     fn synchronise(&self) -> Result<()> {
         self.bind()?;
         self.waits.fetch_add(1, Ordering::Relaxed);
@@ -438,6 +458,7 @@ impl Drop for Driver {
         let _ = self.synchronise();
         lock(&self.staging).close();
         lock(&self.landing).close();
+        lock(&self.graphs).close();
         lock(&self.products).close(self.stream);
         for (module, _) in lock(&self.kernels).modules.values() {
             // SAFETY: loaded once, and nothing runs any more.

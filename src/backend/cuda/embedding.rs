@@ -118,13 +118,12 @@ pub(super) fn scatter(
     struct Arguments {
         dy: Address,
         table: Address,
+        distinct: Address,
         rows: Address,
         starts: Address,
         order: Address,
-        distinct: i32,
         width: i32,
         add: u32,
-        padding: u32,
     }
     let places = cuda.scatter(op, index, rows)?;
     // Rows that nobody names are zero.
@@ -135,17 +134,16 @@ pub(super) fn scatter(
     let arguments = Arguments {
         dy,
         table: target.at(),
+        distinct: places.distinct(),
         rows: places.rows(),
         starts: places.starts(),
         order: places.order(),
-        distinct: places.distinct as i32,
         width: width as i32,
         add: target.add().into(),
-        padding: 0,
     };
     let tiles = width.div_ceil(32 * 16 / from.size());
     let launch = Launch {
-        grid: [places.distinct.min(65_535) as u32, tiles as u32, 1],
+        grid: [index.len().min(4096) as u32, tiles as u32, 1],
         block: 256,
         shared: 0,
     };

@@ -28,7 +28,7 @@ mod product;
 #[cfg(test)]
 mod tests;
 
-use super::device::{Address, Device, Kernel, Launch, Product};
+use super::device::{Address, Call, Device, Kernel, Launch, Product};
 use super::modules::{self, Module};
 use crate::backend::{Error, Result, device_error};
 use library::{Entry, Fault, Worker};
@@ -85,6 +85,9 @@ struct State {
     fetched: HashMap<u64, Vec<u8>>,
     tickets: u64,
     waits: u64,
+    /// Calls to replay, by number.
+    pieces: HashMap<u64, Arc<[Call]>>,
+    captured: u64,
 }
 
 #[derive(Debug)]
@@ -112,6 +115,8 @@ impl Emulated {
                 fetched: HashMap::new(),
                 tickets: 0,
                 waits: 0,
+                pieces: HashMap::new(),
+                captured: 0,
             }),
         })
     }
@@ -280,6 +285,26 @@ impl Device for Emulated {
 
     fn product(&self, product: &Product) -> Result<()> {
         product::product(&mut self.state().memory, product, self.workers)
+    }
+
+    fn capture(&self, calls: &[Call]) -> Result<u64> {
+        let mut state = self.state();
+        state.captured += 1;
+        let piece = state.captured;
+        state.pieces.insert(piece, calls.into());
+        Ok(piece)
+    }
+
+    fn replay(&self, piece: u64) -> Result<()> {
+        let calls = self.state().pieces.get(&piece).cloned();
+        match calls {
+            Some(calls) => calls.iter().try_for_each(|call| call.run(self)),
+            None => error(format!("nothing was captured as {piece}")),
+        }
+    }
+
+    fn discard(&self, piece: u64) {
+        self.state().pieces.remove(&piece);
     }
 
     fn synchronise(&self) -> Result<()> {

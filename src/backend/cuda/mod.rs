@@ -29,6 +29,8 @@ mod emulated;
 mod exp;
 mod fetch;
 mod grad_norm;
+mod graphs;
+mod images;
 mod intra_weights;
 mod l2_normalize;
 mod landing;
@@ -40,9 +42,11 @@ mod mse;
 mod nvrtc;
 mod open;
 mod patchify;
+mod pool;
 mod prepend_class;
 mod prepend_mean;
 mod product;
+mod recorder;
 mod relation;
 mod relation_backward;
 mod relation_curvature;
@@ -60,6 +64,7 @@ use crate::backend::Result;
 use crate::tensor::DType;
 use bytemuck::Pod;
 use device::{Device, Kernel, Launch, Product};
+use recorder::Recorder;
 use std::sync::{Arc, Mutex};
 
 /// What errors and logs name.
@@ -110,12 +115,27 @@ impl Cuda {
     }
 
     /// The device that runs the kernels on the processor: slow, strict, and anywhere where there is a C++
-    /// compiler.
+    /// compiler. Unlike what [`Cuda::open`] gives, it replays no steps, and tells of memory used after it was freed.
     ///
     /// # Errors
     /// Where there is none.
     pub fn emulated(bf16: bool) -> Result<Self> {
         Ok(Self::on(emulated::emulated()?, "emulated", bf16))
+    }
+
+    /// As [`Cuda::emulated`], with steps that are replayed.
+    ///
+    /// # Errors
+    /// Where there is no C++ compiler.
+    pub fn emulated_replaying(bf16: bool) -> Result<Self> {
+        let device = Arc::new(Recorder::new(emulated::emulated()?));
+        Ok(Self::on(device, "emulated", bf16))
+    }
+
+    /// How many steps have been replayed in one piece, because a step before asked for the same
+    /// ([`Backend::begin_step`](crate::backend::Backend::begin_step)).
+    pub fn replays(&self) -> u64 {
+        self.device.replays()
     }
 
     /// How often the host has waited for all work so far, in downloads and in [`Cuda::synchronise`].

@@ -32,6 +32,7 @@ pub(super) const MODULES: &[Module] = modules![
     "exp",
     "fill",
     "grad_norm",
+    "images",
     "intra_weights",
     "l2_normalize",
     "layer_norm",

@@ -3,24 +3,37 @@
 use super::device::Device;
 use super::driver::Driver;
 use super::emulated::emulated;
+use super::recorder::Recorder;
 use crate::backend::{Result, device_error};
 use std::sync::Arc;
 
 /// Environment variable that chooses the emulated device.
 const CHOICE: &str = "CLIP_DISTILL_CUDA_DEVICE";
 
+/// Environment variable that says whether steps are replayed as CUDA graphs.
+const GRAPHS: &str = "CLIP_DISTILL_CUDA_GRAPHS";
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_default()
+}
+
 /// GPU `ordinal`, which must do bf16 if that is asked for; or the emulated device, if
-/// `CLIP_DISTILL_CUDA_DEVICE=emulated`.
+/// `CLIP_DISTILL_CUDA_DEVICE=emulated`. Steps that recur are replayed, unless `CLIP_DISTILL_CUDA_GRAPHS=0`.
 ///
 /// # Errors
 /// If it cannot be had, with what to do about it.
 pub(super) fn device(ordinal: usize, bf16: bool) -> Result<Arc<dyn Device>> {
-    match std::env::var(CHOICE).unwrap_or_default().as_str() {
-        "" => Ok(Arc::new(Driver::open(ordinal, bf16)?)),
-        "emulated" => emulated(),
-        other => device_error(
-            super::NAME,
-            format!("{CHOICE}={other}: the only such device is `emulated`"),
-        ),
+    let device: Arc<dyn Device> = match variable(CHOICE).as_str() {
+        "" => Arc::new(Driver::open(ordinal, bf16)?),
+        "emulated" => emulated()?,
+        other => {
+            let detail = format!("{CHOICE}={other}: the only such device is `emulated`");
+            return device_error(super::NAME, detail);
+        }
+    };
+    match variable(GRAPHS).as_str() {
+        "" | "1" => Ok(Arc::new(Recorder::new(device))),
+        "0" => Ok(device),
+        other => device_error(super::NAME, format!("{GRAPHS}={other} is not 0 or 1")),
     }
 }

@@ -3,7 +3,7 @@
 use super::device::{Address, Launch};
 use super::{Cuda, instance, spread};
 use crate::backend::{Result, shape_error};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 use bytemuck::{Pod, Zeroable};
 
 const OP: &str = "patchify";
@@ -29,7 +29,7 @@ pub(super) fn patchify(cuda: &Cuda, images: &Tensor, patch: usize) -> Result<Ten
     }
     let (n, dtype) = (images.len(), cuda.activations());
     let (down, across) = (height / patch, width / patch);
-    let images = cuda.read(OP, images, DType::F32)?;
+    let images = cuda.read(OP, images, dtype)?;
     let shape = [batch * down * across, patch * patch * channels];
     let (y, y_at) = cuda.empty(&shape, dtype)?;
     let arguments = Patchify {

@@ -63,9 +63,10 @@ pub(super) struct Index {
 /// `order[starts[k]..starts[k + 1]]`, ascending.
 #[derive(Debug)]
 pub(super) struct Scatter {
-    /// Number of different rows.
-    pub(super) distinct: usize,
-    /// `rows`, then `starts`, then `order`, i32.
+    /// Places in the index.
+    places: usize,
+    /// The number of different rows, then room for as many `rows` and (one more) `starts` as there are places, then
+    /// `order`; i32.
     memory: Memory,
 }
 
@@ -82,23 +83,28 @@ impl Scatter {
             }
         }
         starts.push(index.len() as i32);
-        let distinct = rows.len();
-        let all = [rows, starts, order].concat();
-        let memory = cuda.allocate(all.len() * 4)?;
-        cuda.device.upload(memory.at, bytemuck::cast_slice(&all))?;
-        Ok(Self { distinct, memory })
+        let (places, distinct) = (index.len(), rows.len() as i32);
+        rows.resize(places, 0);
+        starts.resize(places + 1, 0);
+        let all = [vec![distinct], rows, starts, order].concat();
+        let memory = cuda.input(bytemuck::cast_slice(&all))?;
+        Ok(Self { places, memory })
     }
 
-    pub(super) fn rows(&self) -> Address {
+    pub(super) fn distinct(&self) -> Address {
         self.memory.at
     }
 
+    pub(super) fn rows(&self) -> Address {
+        self.distinct() + 4
+    }
+
     pub(super) fn starts(&self) -> Address {
-        self.memory.at + 4 * self.distinct as u64
+        self.rows() + 4 * self.places as u64
     }
 
     pub(super) fn order(&self) -> Address {
-        self.starts() + 4 * (self.distinct as u64 + 1)
+        self.starts() + 4 * (self.places as u64 + 1)
     }
 }
 
@@ -164,6 +170,11 @@ pub(super) fn done<const N: usize>(cuda: &Cuda, targets: [Option<Target>; N]) ->
     targets.into_iter().flatten().try_for_each(|t| t.done(cuda))
 }
 
+fn tensor(shape: &[usize], dtype: DType, memory: Memory, index: Option<Index>) -> Tensor {
+    let low = OnceLock::new();
+    Tensor::new(shape, dtype, Arc::new(Buffer { memory, low, index }))
+}
+
 fn dtype_error<T>(op: &'static str, expected: DType, got: DType) -> Result<T> {
     Err(Error::DType { op, expected, got })
 }
@@ -176,28 +187,27 @@ impl Cuda {
         Ok(Memory { device, at, bytes })
     }
 
-    /// A tensor of any content, and where its elements lie.
-    pub(super) fn empty(&self, shape: &[usize], dtype: DType) -> Result<(Tensor, Address)> {
-        self.tensor(shape, dtype, None)
+    /// Memory that holds `bytes`.
+    pub(super) fn input(&self, bytes: &[u8]) -> Result<Memory> {
+        let memory = Memory {
+            at: self.device.allocate_input(bytes.len())?,
+            device: self.device.clone(),
+            bytes: bytes.len(),
+        };
+        self.device.upload(memory.at, bytes)?;
+        Ok(memory)
     }
 
-    fn tensor(
-        &self,
-        shape: &[usize],
-        dtype: DType,
-        index: Option<Index>,
-    ) -> Result<(Tensor, Address)> {
+    /// A tensor of any content, and where its elements lie.
+    pub(super) fn empty(&self, shape: &[usize], dtype: DType) -> Result<(Tensor, Address)> {
         let memory = self.allocate(shape.iter().product::<usize>() * dtype.size())?;
         let at = memory.at;
-        let low = OnceLock::new();
-        let buffer = Buffer { memory, low, index };
-        Ok((Tensor::new(shape, dtype, Arc::new(buffer)), at))
+        Ok((tensor(shape, dtype, memory, None), at))
     }
 
     pub(super) fn upload_f32(&self, shape: &[usize], data: &[f32]) -> Result<Tensor> {
-        let (tensor, at) = self.empty(shape, DType::F32)?;
-        self.device.upload(at, bytemuck::cast_slice(data))?;
-        Ok(tensor)
+        let memory = self.input(bytemuck::cast_slice(data))?;
+        Ok(tensor(shape, DType::F32, memory, None))
     }
 
     pub(super) fn upload_index(&self, shape: &[usize], data: &[i32]) -> Result<Tensor> {
@@ -205,9 +215,8 @@ impl Cuda {
             values: data.into(),
             scatter: OnceLock::new(),
         };
-        let (tensor, at) = self.tensor(shape, DType::I32, Some(index))?;
-        self.device.upload(at, bytemuck::cast_slice(data))?;
-        Ok(tensor)
+        let memory = self.input(bytemuck::cast_slice(data))?;
+        Ok(tensor(shape, DType::I32, memory, Some(index)))
     }
 
     /// The values of an f32 or bf16 tensor.
