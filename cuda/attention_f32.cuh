@@ -77,10 +77,10 @@ struct Fma {
     }
   }
 
-  // sum += w · streamed rows, by way of the warp's lines of `weights`.
+  // sum += w · streamed rows, by way of the warp's lines of `weights`. Between two calls lies a barrier of the block, so
+  // that the lines are no longer read.
   static __device__ __forceinline__ void weigh(float (&sum)[4][COLUMNS], const float (&w)[4][LOGITS], float* weights,
                                                const float* streamed) {
-    __syncwarp();  // the lines are still read
 #pragma unroll
     for (int i = 0; i < 4; i++) {
 #pragma unroll

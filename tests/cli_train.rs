@@ -489,14 +489,16 @@ fn the_emulated_device_trains_as_the_cpu_does() {
             let mut command = place.train(&format!(
                 "--train-data demo --model {student} --teacher {teacher} {weights} --method intra-kd \
                  {masked} --alpha-affinity 1 --alpha-cross-kd 1 --alpha-gd 10 --alpha-afd 1 \
-                 --batch-size 8 --steps 3 --log-every 1 --workers 1 --lr 1e-3 --warmup 1 --name {name} {flags}"
+                 --batch-size 8 --steps 4 --log-every 1 --workers 1 --lr 1e-3 --warmup 1 --name {name} {flags}"
             ));
             command.env("CLIP_DISTILL_CUDA_DEVICE", "emulated");
-            expect(command, 0);
+            let told = String::from_utf8(expect(command, 0).stderr).unwrap();
+            let replayed = told.contains("of this run's steps ran as CUDA graphs");
+            assert_eq!(replayed, flags.contains("cuda"), "{told}");
             terms(&place, name)
         };
         let want = run(&format!("{student}-cpu"), "--backend cpu");
-        assert_eq!((want.len(), want[0].len()), (3, terms_of_loss));
+        assert_eq!((want.len(), want[0].len()), (4, terms_of_loss));
         for (precision, tolerance) in [
             ("fp32", f64::from(tolerance::TRAJECTORY)),
             ("amp_bf16", tolerance::TERM_BF16),

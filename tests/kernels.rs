@@ -167,6 +167,16 @@ fn token_moves_of_wide_rows() {
     }
 }
 
+/// More than a launch has blocks.
+#[test]
+fn scatter_of_many_rows() {
+    agree("select_rows", &[&[1500, 9]], |tape, v| {
+        let index: Vec<i32> = (0..1400).map(|r| r * 7 % 1500).collect();
+        let index = tape.backend().upload_i32(&[1400], &index)?;
+        ops::select_rows(tape, &v[0], &index)
+    });
+}
+
 /// More terms than a launch takes.
 #[test]
 fn weighted_sum_of_many_terms() {

@@ -186,6 +186,11 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
         Ok(())
     }
 
+    /// Steps so far that the device ran as one piece, since it had met the same before.
+    fn replays(&self) -> u64 {
+        0
+    }
+
     // --- storage -----------------------------------------------------------------------------
 
     /// A tensor of f32 values from host memory.

@@ -232,6 +232,13 @@ impl Run {
         if self.skips.total() > 0 {
             eprintln!("{}: skipped: {}", self.label, self.skips);
         }
+        let replays = self.trainer.backend().replays();
+        if replays > 0 {
+            eprintln!(
+                "{}: {replays} of this run's steps ran as CUDA graphs",
+                self.label
+            );
+        }
         let checkpoint = self.save()?;
         let found = self
             .evaluations

@@ -25,7 +25,7 @@
 //! | an operation's value | 8 u = 0.016 | max(1, expected) | one rounding of the result and one of what an activation reads, which a residual may cancel: 6 of a normal distribution's deviations at most |
 //! | an operation's gradient | 32 u = 0.063 | max(1, expected) | a weight's gradient sums up to 33 products of size about 1, each off by some 0.8 u: what the activation's derivative reads was rounded, and so was its product. That is 5 u, and the worst of some thousand entries is five times it |
 //! | a directional derivative of a channel's normalisation | 2⁻⁸ | max(1, Σ of its terms' sizes) | each entry of the gradient is rounded once, by half the distance of two neighbours, which is 2⁻⁸ of it at most |
-//! | a term of the loss over three steps | 0.05 | max(1, expected) | features are off by a few u after a dozen roundings, logits by α = 14 times that, and a term is a mean over rows |
+//! | a term of the loss over four steps | 0.05 | max(1, expected) | features are off by a few u after a dozen roundings, logits by α = 14 times that, and a term is a mean over rows |
 #![allow(dead_code)] // each test crate uses a part
 
 /// An operation's value.

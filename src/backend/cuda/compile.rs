@@ -6,6 +6,7 @@ use super::cubin::{self, Entry};
 use super::modules::{HEADERS, Module};
 use super::nvrtc::{Compiled, Nvrtc};
 use crate::backend::{Result, device_error};
+use std::sync::Once;
 
 /// A module ready to be loaded.
 #[derive(Debug)]
@@ -67,6 +68,11 @@ pub(super) fn image(nvrtc: &Nvrtc, module: &Module, architecture: &str) -> Resul
     let key = key(nvrtc, module, architecture);
     let name = format!("{}-{architecture}-{key}", module.name);
     let kept = cache::file("cubin", &name, |folder| {
+        // Half a minute for all of them, in which a first run would seem to hang.
+        static SAY: Once = Once::new();
+        SAY.call_once(|| {
+            eprintln!("compiling CUDA kernels for {architecture}; later runs have them at once")
+        });
         let path = folder.join("new");
         let compiled = compile(nvrtc, module, architecture).map_err(|e| e.to_string())?;
         std::fs::write(&path, compiled.cubin).map_err(|e| e.to_string())?;

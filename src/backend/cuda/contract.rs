@@ -14,7 +14,7 @@ use crate::backend::{
 use crate::tensor::{DType, Normalisation, Tensor};
 
 /// Text is filled up to multiples of so many tokens at least.
-const LEAST_TEXT_BUCKET: usize = 8;
+const LEAST_TEXT_BUCKET: usize = 64;
 
 fn checked(op: &'static str, shape: &[usize], len: usize) -> Result<()> {
     if shape.iter().product::<usize>() != len {
@@ -53,6 +53,10 @@ impl Backend for Cuda {
 
     fn end_step(&self) -> Result<()> {
         self.device.end_step()
+    }
+
+    fn replays(&self) -> u64 {
+        self.device.replays()
     }
 
     fn upload(&self, shape: &[usize], data: &[f32]) -> Result<Tensor> {

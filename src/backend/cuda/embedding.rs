@@ -9,6 +9,9 @@ use bytemuck::{Pod, Zeroable};
 
 const OP: &str = "embedding";
 
+/// Blocks that share the rows of a scatter: as many of 256 threads as a large GPU runs at a time.
+const SCATTER_BLOCKS: usize = 1024;
+
 pub(super) fn forward(
     cuda: &Cuda,
     table: &Tensor,
@@ -143,7 +146,7 @@ pub(super) fn scatter(
     };
     let tiles = width.div_ceil(32 * 16 / from.size());
     let launch = Launch {
-        grid: [index.len().min(4096) as u32, tiles as u32, 1],
+        grid: [index.len().min(SCATTER_BLOCKS) as u32, tiles as u32, 1],
         block: 256,
         shared: 0,
     };

@@ -44,3 +44,35 @@ pub(super) fn fetch(cuda: &Cuda, tensors: &[&Tensor]) -> Result<Fetch> {
         device: cuda.device.clone(),
     })))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Backend;
+
+    /// In any order, some never read, as they were when they were asked for.
+    #[test]
+    fn values_are_those_of_when_they_were_asked_for() {
+        for cuda in Cuda::both_ways(false).into_iter().flatten() {
+            let mut coming = Vec::new();
+            for n in 1..40usize {
+                let first: Vec<f32> = (0..n * n).map(|i| (i * n) as f32).collect();
+                let mut x = cuda.upload(&[n * n], &first).unwrap();
+                let y = cuda.upload(&[1], &[n as f32]).unwrap();
+                coming.push((first, cuda.fetch(&[&x]).unwrap()));
+                cuda.clamp(&mut x, -1.0, -1.0).unwrap();
+                let both = [vec![-1.0; n * n], vec![n as f32]].concat();
+                coming.push((both, cuda.fetch(&[&x, &y]).unwrap()));
+                if n % 5 == 0 {
+                    drop(coming.swap_remove(n));
+                }
+            }
+            let before = cuda.waits();
+            for (want, values) in coming.into_iter().rev() {
+                assert!(!values.is_here());
+                assert_eq!(values.wait().unwrap(), want);
+            }
+            assert_eq!(cuda.waits(), before);
+        }
+    }
+}

@@ -64,7 +64,6 @@ use crate::backend::Result;
 use crate::tensor::DType;
 use bytemuck::Pod;
 use device::{Device, Kernel, Launch, Product};
-use recorder::Recorder;
 use std::sync::{Arc, Mutex};
 
 /// What errors and logs name.
@@ -123,19 +122,23 @@ impl Cuda {
         Ok(Self::on(emulated::emulated()?, "emulated", bf16))
     }
 
-    /// As [`Cuda::emulated`], with steps that are replayed.
-    ///
-    /// # Errors
-    /// Where there is no C++ compiler.
-    pub fn emulated_replaying(bf16: bool) -> Result<Self> {
-        let device = Arc::new(Recorder::new(emulated::emulated()?));
-        Ok(Self::on(device, "emulated", bf16))
-    }
-
-    /// How many steps have been replayed in one piece, because a step before asked for the same
-    /// ([`Backend::begin_step`](crate::backend::Backend::begin_step)).
-    pub fn replays(&self) -> u64 {
-        self.device.replays()
+    /// The devices at hand, emulated and real, each twice: with steps that are replayed, and without.
+    #[cfg(test)]
+    pub(crate) fn both_ways(bf16: bool) -> Vec<[Self; 2]> {
+        let twice = |name, open: &dyn Fn() -> Result<Arc<dyn Device>>| {
+            let devices = open().and_then(|one| Ok((one, open()?)));
+            let devices = devices.inspect_err(|e| println!("not checked: {e}"));
+            let pair = |(one, other)| {
+                let one = Arc::new(recorder::Recorder::new(one));
+                [Self::on(one, name, bf16), Self::on(other, name, bf16)]
+            };
+            devices.ok().map(pair)
+        };
+        let emulated = twice("emulated", &emulated::emulated);
+        emulated
+            .into_iter()
+            .chain(twice(NAME, &|| open::bare(0, bf16)))
+            .collect()
     }
 
     /// How often the host has waited for all work so far, in downloads and in [`Cuda::synchronise`].

@@ -23,17 +23,22 @@ fn variable(name: &str) -> String {
 /// # Errors
 /// If it cannot be had, with what to do about it.
 pub(super) fn device(ordinal: usize, bf16: bool) -> Result<Arc<dyn Device>> {
-    let device: Arc<dyn Device> = match variable(CHOICE).as_str() {
-        "" => Arc::new(Driver::open(ordinal, bf16)?),
-        "emulated" => emulated()?,
-        other => {
-            let detail = format!("{CHOICE}={other}: the only such device is `emulated`");
-            return device_error(super::NAME, detail);
-        }
-    };
+    let device = bare(ordinal, bf16)?;
     match variable(GRAPHS).as_str() {
         "" | "1" => Ok(Arc::new(Recorder::new(device))),
         "0" => Ok(device),
         other => device_error(super::NAME, format!("{GRAPHS}={other} is not 0 or 1")),
+    }
+}
+
+/// The same device without a recorder before it.
+pub(super) fn bare(ordinal: usize, bf16: bool) -> Result<Arc<dyn Device>> {
+    match variable(CHOICE).as_str() {
+        "" => Ok(Arc::new(Driver::open(ordinal, bf16)?)),
+        "emulated" => emulated(),
+        other => device_error(
+            super::NAME,
+            format!("{CHOICE}={other}: the only such device is `emulated`"),
+        ),
     }
 }

@@ -1,0 +1,77 @@
+//! Linear layers, attention, LayerNorm.
+
+use crate::bench::Bench;
+use clip_distill::backend::{Activation, Segments};
+use std::hint::black_box;
+
+impl Bench {
+    pub fn linear(&mut self, rows: usize, inner: usize, out: usize, act: Activation) {
+        let device = self.backend.clone();
+        let (x, w) = (self.tensor(&[rows, inner]), self.tensor(&[out, inner]));
+        let (b, dy) = (self.tensor(&[out]), self.tensor(&[rows, out]));
+        let flop = 2.0 * (rows * inner * out) as f64;
+        let name = format!("linear {rows}×{inner}→{out} {act:?}");
+        self.products(&format!("{name} forward"), flop, || {
+            let y = device.linear(&x, &w, Some(&b), None, act, true);
+            black_box(y.expect("linear"));
+        });
+        let pre = (act != Activation::None).then_some(&dy);
+        self.products(&format!("{name} backward"), 2.0 * flop, || {
+            let (mut dx, mut dw, mut db) = (None, None, None);
+            let slots = (Some(&mut dx), Some(&mut dw), Some(&mut db));
+            device
+                .linear_backward(&dy, &x, &w, pre, act, slots.0, slots.1, slots.2)
+                .expect("linear");
+            black_box((dx, dw, db));
+        });
+    }
+
+    /// `batch` sequences of `length` tokens, heads of 64 columns.
+    pub fn attention(&mut self, length: usize, heads: usize, causal: bool) {
+        let (device, batch) = (self.backend.clone(), self.batch);
+        let segments = Segments::new(device.as_ref(), vec![length; batch]).expect("segments");
+        let (total, width) = (batch * length, heads * 64);
+        let qkv = self.tensor(&[total, 3 * width]);
+        let dout = self.tensor(&[total, width]);
+        let pairs = (total * length * width) as f64;
+        let flop = 4.0 * pairs * if causal { 0.5 } else { 1.0 };
+        let order = if causal { " causal" } else { "" };
+        let name = format!("attention {batch} × {length}{order}, {heads} heads");
+        let (out, lse) = device
+            .attention(&qkv, &segments, heads, causal)
+            .expect("attention");
+        self.products(&format!("{name} forward"), flop, || {
+            let y = device.attention(&qkv, &segments, heads, causal);
+            black_box(y.expect("attention"));
+        });
+        self.products(&format!("{name} backward"), 2.5 * flop, || {
+            let mut dqkv = None;
+            let slot = Some(&mut dqkv);
+            device
+                .attention_backward(&dout, &qkv, &out, &lse, &segments, heads, causal, slot)
+                .expect("attention");
+            black_box(dqkv);
+        });
+    }
+
+    pub fn layer_norm(&mut self, rows: usize, width: usize) {
+        let device = self.backend.clone();
+        let (x, dy) = (self.tensor(&[rows, width]), self.tensor(&[rows, width]));
+        let (g, b) = (self.tensor(&[width]), self.tensor(&[width]));
+        let norm = device.layer_norm(&x, &g, &b, 1e-5).expect("layer_norm");
+        let name = format!("layer_norm {rows}×{width}");
+        self.moves(&format!("{name} forward"), 2 * x.len(), || {
+            black_box(device.layer_norm(&x, &g, &b, 1e-5).expect("layer_norm"));
+        });
+        self.moves(&format!("{name} backward"), 3 * x.len(), || {
+            let (mut dx, mut dg, mut db) = (None, None, None);
+            let slots = (Some(&mut dx), Some(&mut dg), Some(&mut db));
+            device
+                .layer_norm_backward(
+                    &dy, &x, &g, &norm.mean, &norm.rstd, slots.0, slots.1, slots.2,
+                )
+                .expect("layer_norm");
+            black_box((dx, dg, db));
+        });
+    }
+}
