@@ -15,6 +15,7 @@ import statistics
 import time
 
 import torch
+import torch._functorch.config
 import torch.nn.functional as F
 
 SPAN = 5e-3
@@ -124,6 +125,8 @@ def main():
     parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
     torch.manual_seed(0)
+    # Gradients are taken again and again from one forward pass.
+    torch._functorch.config.donated_buffer = False
     torch.set_default_device(args.backend)
     # TF32 where PyTorch lets convolutions have it by default would not be f32.
     torch.backends.cudnn.allow_tf32 = False

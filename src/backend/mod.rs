@@ -177,16 +177,18 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
         1
     }
 
-    /// What is asked from here to [`Backend::end_step`] will be asked again and again: a step of training. A device
-    /// may hold it back, and run the whole of it there.
-    fn begin_step(&self) {}
+    /// What is asked from here to [`Backend::end_step`] will be asked again and again: a step of training, or a part of
+    /// one. A device may hold it back, and run the whole of it there.
+    fn begin_step(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// The end of what [`Backend::begin_step`] began, also of a step that failed.
     fn end_step(&self) -> Result<()> {
         Ok(())
     }
 
-    /// Steps so far that the device ran as one piece, since it had met the same before.
+    /// Steps and parts of steps so far that the device ran as one piece, since it had met the same before.
     fn replays(&self) -> u64 {
         0
     }

@@ -82,9 +82,9 @@ impl BatchNorm {
             ];
             let change = backend.weighted_sum(&terms)?;
             let mut sum = Some(std::mem::replace(running, change.clone()));
-            backend.accumulate(&mut sum, change)?;
+            let added = backend.accumulate(&mut sum, change);
             sum.into_iter().for_each(|sum| *running = sum);
-            Ok(())
+            Ok(added?)
         };
         fold(&mut self.running.mean, &seen.moments.mean, 1.0)?;
         fold(&mut self.running.variance, &seen.moments.variance, unbiased)?;

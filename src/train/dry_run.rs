@@ -134,7 +134,7 @@ pub fn dry_run(config: &Config) -> Result<String> {
     let per_pair = 4.0 * (pixels + on_the_way);
     // The pool seldom reuses the teacher's blocks for the student's.
     let fixed = fixed + 4.0 * teacher_passing;
-    let data = 4.0 * pixels * (pairs + AHEAD * part);
+    let data = pixels * (pairs + AHEAD * part);
     let memory = fixed + data + gradients + part * per_pair;
     lines.push(format!(
         "memory   about {} in a step: {} weights and moments{}, {} gradients, {} activations, {} images \
@@ -150,7 +150,7 @@ pub fn dry_run(config: &Config) -> Result<String> {
         size(data)
     ));
     if let Some(free) = available() {
-        let each = per_pair + 4.0 * pixels * (AHEAD + config.accum_freq as f64);
+        let each = per_pair + pixels * (AHEAD + config.accum_freq as f64);
         let largest = ((free - fixed - gradients) / each).floor().max(0.0);
         lines.push(format!(
             "fits     a --batch-size of at most {largest} in the {} that are free here{}",

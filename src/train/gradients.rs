@@ -112,6 +112,7 @@ impl Student<'_> {
             if let Some(of_part) = &seen.masked {
                 masked.put(self.backend.as_ref(), part, of_part.value())?;
             }
+            self.next_part()?;
         }
         let teacher = match teacher_scale {
             Some(scale) => Some(TeacherFeatures {
@@ -142,6 +143,7 @@ impl Student<'_> {
             d_masked = seen.masked.as_ref().and_then(|v| grads.remove(v));
             losses.grads = collect(self.parameters, &bound, &mut grads);
         }
+        self.next_part()?;
         for part in &parts {
             let images = self.images(batch, part)?;
             let tape = Tape::new(self.backend.clone());
@@ -170,8 +172,18 @@ impl Student<'_> {
             let mut grads = tape.backward_onto(grads, &seeds).map_err(failed)?;
             losses.grads = collect(self.parameters, &bound, &mut grads);
             losses.seen.push(bound.observations());
+            drop(seen);
+            self.next_part()?;
         }
         Ok(losses)
+    }
+
+    /// Parts recur each for itself, and what was uploaded for one is not kept for the next.
+    fn next_part(&self) -> Result<()> {
+        let ended = self.backend.end_step();
+        ended
+            .and_then(|()| self.backend.begin_step())
+            .map_err(failed)
     }
 
     /// The images of `part`.

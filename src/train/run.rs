@@ -235,7 +235,7 @@ impl Run {
         let replays = self.trainer.backend().replays();
         if replays > 0 {
             eprintln!(
-                "{}: {replays} of this run's steps ran as CUDA graphs",
+                "{}: replayed as CUDA graphs: {replays} steps or parts of steps",
                 self.label
             );
         }

@@ -195,7 +195,7 @@ impl Trainer {
     /// If the batch does not fit the models, or the device fails. That the loss or its gradient is no number
     /// shows in [`Flight::wait`]: then the parameters are not fit to be kept.
     pub fn step(&mut self, batch: StepBatch) -> Result<Flight> {
-        self.backend.begin_step();
+        self.backend.begin_step().map_err(failed)?;
         let flight = self.ask(batch);
         let ended = self.backend.end_step().map_err(failed);
         flight.and_then(|flight| ended.map(|()| flight))
@@ -231,13 +231,13 @@ impl Trainer {
             mut grads,
             seen,
         } = student.gradients(batch, self.recipe.accum_freq)?;
+        // The parameters are shared no more, so that they can be written.
+        drop(beside);
         for seen in &seen {
             self.parameters
                 .update_running(self.backend.as_ref(), seen)
                 .map_err(failed)?;
         }
-        // The parameters are shared no more, so that they can be written.
-        drop(beside);
         let gates = match (&mut self.gates, &drawn) {
             (Some(gates), Some(drawn)) => {
                 let by_factor = grads.split_off(self.parameters.len());

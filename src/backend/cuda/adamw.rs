@@ -1,44 +1,14 @@
 //! AdamW over all parameters in one launch, and clamping.
 
 use super::device::{Address, Kernel, Launch};
-use super::storage::{Memory, optional};
+use super::storage::optional;
 use super::{Cuda, spread};
 use crate::backend::{AdamWStep, AdamWTensor, Result, shape_error};
 use crate::tensor::{DType, Tensor};
 use bytemuck::{Pod, Zeroable};
-use std::sync::PoisonError;
 
 /// Elements of a block, as `cuda/table.cuh` has it.
 const CHUNK: usize = 4096;
-
-/// The operands of a kernel over all parameters, on the device. The addresses are mostly those of the step
-/// before: then nothing is uploaded.
-#[derive(Debug)]
-pub(super) struct Table {
-    entries: Vec<u8>,
-    memory: Memory,
-}
-
-/// Which kernel a table belongs to.
-#[derive(Clone, Copy)]
-pub(super) enum Of {
-    AdamW,
-    GradNorm,
-}
-
-/// Where `entries` lie on the device.
-pub(super) fn table(cuda: &Cuda, of: Of, entries: &[u8]) -> Result<Address> {
-    let mut tables = cuda.tables.lock().unwrap_or_else(PoisonError::into_inner);
-    let kept = &mut tables[of as usize];
-    if let Some(table) = kept.as_ref().filter(|table| table.entries == entries) {
-        return Ok(table.memory.at());
-    }
-    let memory = cuda.input(entries)?;
-    let at = memory.at();
-    let entries = entries.to_vec();
-    *kept = Some(Table { entries, memory });
-    Ok(at)
-}
 
 /// The chunks of the next tensor of `n` elements: its first, counting on from `total`.
 pub(super) fn chunks(total: &mut usize, n: usize) -> i64 {
@@ -133,8 +103,9 @@ pub(super) fn adamw(cuda: &Cuda, tensors: &mut [AdamWTensor], step: AdamWStep) -
         (1.0 / correction2.sqrt()) as f32,
     ];
     let numbers = cuda.input(bytemuck::cast_slice(&numbers))?;
+    let table = cuda.input(bytemuck::cast_slice(&entries))?;
     let arguments = AdamW {
-        table: table(cuda, Of::AdamW, bytemuck::cast_slice(&entries))?,
+        table: table.at(),
         numbers: numbers.at(),
         norm: optional(&norm),
         count: entries.len() as i32,

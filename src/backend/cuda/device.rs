@@ -104,7 +104,7 @@ pub(super) trait Device: Send + Sync + std::fmt::Debug {
     /// Gives back what [`Device::allocate`] handed out for `bytes`.
     fn free(&self, at: Address, bytes: usize);
 
-    /// Copies from the host; `from` may change as soon as the call returns.
+    /// Copies from the host to what [`Device::allocate_input`] gave, before all else that is done with it; `from` may change as soon as the call returns.
     fn upload(&self, to: Address, from: &[u8]) -> Result<()>;
 
     /// Copies to the host, waiting for everything before it.
@@ -129,24 +129,17 @@ pub(super) trait Device: Send + Sync + std::fmt::Debug {
     /// Runs a matrix product.
     fn product(&self, product: &Product) -> Result<()>;
 
-    /// Makes one piece of `calls`, each of which has run before. Returns what [`Device::replay`] knows it by.
-    fn capture(&self, calls: &[Call]) -> Result<u64>;
-
-    /// Runs a piece, behind everything before it. The memory that its calls name must be theirs to use.
-    fn replay(&self, piece: u64) -> Result<()>;
-
-    /// Forgets a piece.
-    fn discard(&self, piece: u64);
-
-    /// What is asked from here to [`Device::end_step`] will be asked again: a step of training.
-    fn begin_step(&self) {}
+    /// What is asked from here to [`Device::end_step`] will be asked again: a step of training, or a part of one.
+    fn begin_step(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// See [`Device::begin_step`].
     fn end_step(&self) -> Result<()> {
         Ok(())
     }
 
-    /// How many steps have been replayed.
+    /// How many steps and parts of steps have been replayed.
     fn replays(&self) -> u64 {
         0
     }
@@ -156,4 +149,16 @@ pub(super) trait Device: Send + Sync + std::fmt::Debug {
 
     /// How often the host has waited so far: in downloads and in [`Device::synchronise`].
     fn waits(&self) -> u64;
+}
+
+/// A device that can run many calls as one piece.
+pub(super) trait Replay: Device {
+    /// Makes one piece of `calls`, each of which has run before. Returns what [`Replay::replay`] knows it by.
+    fn capture(&self, calls: &[Call]) -> Result<u64>;
+
+    /// Runs a piece, behind everything before it. The memory that its calls name must be theirs to use.
+    fn replay(&self, piece: u64) -> Result<()>;
+
+    /// Forgets a piece.
+    fn discard(&self, piece: u64);
 }

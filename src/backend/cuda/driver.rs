@@ -2,7 +2,7 @@
 
 use super::NAME;
 use super::compile::{Image, architecture, image};
-use super::device::{Address, Call, Device, Kernel, Launch, Product};
+use super::device::{Address, Call, Device, Kernel, Launch, Product, Replay};
 use super::graphs::Graphs;
 use super::landing::Landing;
 use super::library;
@@ -421,6 +421,21 @@ impl Device for Driver {
         lock(&self.products).run(product, self, self.stream)
     }
 
+    fn synchronise(&self) -> Result<()> {
+        self.bind()?;
+        self.waits.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the stream lives until drop.
+        check("waiting for the GPU", unsafe {
+            cu::stream::synchronize(self.stream)
+        })
+    }
+
+    fn waits(&self) -> u64 {
+        self.waits.load(Ordering::Relaxed)
+    }
+}
+
+impl Replay for Driver {
     fn capture(&self, calls: &[Call]) -> Result<u64> {
         self.bind()?;
         let all = || calls.iter().try_for_each(|call| call.run(self));
@@ -436,19 +451,6 @@ impl Device for Driver {
         if self.bind().is_ok() {
             lock(&self.graphs).discard(piece);
         }
-    }
-
-    fn synchronise(&self) -> Result<()> {
-        self.bind()?;
-        self.waits.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the stream lives until drop.
-        check("waiting for the GPU", unsafe {
-            cu::stream::synchronize(self.stream)
-        })
-    }
-
-    fn waits(&self) -> u64 {
-        self.waits.load(Ordering::Relaxed)
     }
 }
 

@@ -28,7 +28,7 @@ mod product;
 #[cfg(test)]
 mod tests;
 
-use super::device::{Address, Call, Device, Kernel, Launch, Product};
+use super::device::{Address, Call, Device, Kernel, Launch, Product, Replay};
 use super::modules::{self, Module};
 use crate::backend::{Error, Result, device_error};
 use library::{Entry, Fault, Worker};
@@ -51,7 +51,7 @@ fn error<T>(detail: impl Into<String>) -> Result<T> {
 ///
 /// # Errors
 /// Where there is no C++ compiler, and where the variables above hold what they cannot.
-pub(super) fn emulated() -> Result<Arc<dyn Device>> {
+pub(super) fn emulated() -> Result<Arc<dyn Replay>> {
     let variable = |name| std::env::var(name).unwrap_or_default();
     let seed = match variable("CLIP_DISTILL_EMULATOR_SEED").as_str() {
         "" => 0,
@@ -287,6 +287,18 @@ impl Device for Emulated {
         product::product(&mut self.state().memory, product, self.workers)
     }
 
+    fn synchronise(&self) -> Result<()> {
+        let mut state = self.state();
+        state.waits += 1;
+        state.check()
+    }
+
+    fn waits(&self) -> u64 {
+        self.state().waits
+    }
+}
+
+impl Replay for Emulated {
     fn capture(&self, calls: &[Call]) -> Result<u64> {
         let mut state = self.state();
         state.captured += 1;
@@ -305,16 +317,6 @@ impl Device for Emulated {
 
     fn discard(&self, piece: u64) {
         self.state().pieces.remove(&piece);
-    }
-
-    fn synchronise(&self) -> Result<()> {
-        let mut state = self.state();
-        state.waits += 1;
-        state.check()
-    }
-
-    fn waits(&self) -> u64 {
-        self.state().waits
     }
 }
 

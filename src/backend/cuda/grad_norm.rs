@@ -1,7 +1,7 @@
 //! The Euclidean norm of all gradients together.
 
 use super::Cuda;
-use super::adamw::{Of, chunks, launch, table};
+use super::adamw::{chunks, launch};
 use super::device::{Address, Kernel};
 use super::sum::Partials;
 use crate::backend::Result;
@@ -40,8 +40,9 @@ pub(super) fn grad_norm(cuda: &Cuda, grads: &[&Tensor]) -> Result<Tensor> {
         return cuda.zero_tensor(&[1], DType::F32);
     }
     let partials = Partials::new(cuda, total)?;
+    let table = cuda.input(bytemuck::cast_slice(&entries))?;
     let arguments = GradNorm {
-        table: table(cuda, Of::GradNorm, bytemuck::cast_slice(&entries))?,
+        table: table.at(),
         partials: partials.at(),
         count: entries.len() as i32,
         padding: 0,

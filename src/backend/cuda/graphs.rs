@@ -34,18 +34,28 @@ impl Graphs {
         let graph = check("cuStreamEndCapture", unsafe {
             cu::stream::end_capture(stream)
         });
-        made?;
-        let graph = graph?;
         // SAFETY: a graph just made, which nobody else knows.
-        let exec = unsafe {
+        let exec = graph.and_then(|graph| unsafe {
             let exec = cu::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
             let _ = cu::graph::destroy(graph);
-            exec
-        };
+            check("cuGraphInstantiate", exec)
+        });
         self.next += 1;
-        self.made
-            .insert(self.next, check("cuGraphInstantiate", exec)?);
-        Ok(self.next)
+        if let Ok(exec) = exec {
+            self.made.insert(self.next, exec);
+        }
+        // What it needs of the device it takes here, and not in the middle of the training.
+        // SAFETY: graph and stream are alive.
+        let uploaded = made
+            .and(exec)
+            .and_then(|exec| check("cuGraphUpload", unsafe { cu::graph::upload(exec, stream) }));
+        match uploaded {
+            Ok(()) => Ok(self.next),
+            Err(e) => {
+                self.discard(self.next);
+                Err(e)
+            }
+        }
     }
 
     /// Launches a graph on `stream`, whose context is current.

@@ -64,7 +64,7 @@ use crate::backend::Result;
 use crate::tensor::DType;
 use bytemuck::Pod;
 use device::{Device, Kernel, Launch, Product};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 /// What errors and logs name.
 const NAME: &str = "cuda";
@@ -89,19 +89,12 @@ pub struct Cuda {
     device: Arc<dyn Device>,
     name: &'static str,
     bf16: bool,
-    /// The tables of operands that kernels over all parameters read, kept from step to step.
-    tables: Mutex<[Option<adamw::Table>; 2]>,
 }
 
 impl Cuda {
     /// The backend on `device`, under the name that tests and logs know it by.
     fn on(device: Arc<dyn Device>, name: &'static str, bf16: bool) -> Self {
-        Self {
-            device,
-            name,
-            bf16,
-            tables: Mutex::default(),
-        }
+        Self { device, name, bf16 }
     }
 
     /// NVIDIA GPU `ordinal` (or the emulated device, if `CLIP_DISTILL_CUDA_DEVICE=emulated`), in f32 or, with
@@ -125,14 +118,11 @@ impl Cuda {
     /// The devices at hand, emulated and real, each twice: with steps that are replayed, and without.
     #[cfg(test)]
     pub(crate) fn both_ways(bf16: bool) -> Vec<[Self; 2]> {
-        let twice = |name, open: &dyn Fn() -> Result<Arc<dyn Device>>| {
+        let twice = |name, open: &dyn Fn() -> Result<Arc<dyn device::Replay>>| {
             let devices = open().and_then(|one| Ok((one, open()?)));
-            let devices = devices.inspect_err(|e| println!("not checked: {e}"));
-            let pair = |(one, other)| {
-                let one = Arc::new(recorder::Recorder::new(one));
-                [Self::on(one, name, bf16), Self::on(other, name, bf16)]
-            };
-            devices.ok().map(pair)
+            let devices = devices.inspect_err(|e| println!("not checked: {e}")).ok()?;
+            let one = Arc::new(recorder::Recorder::new(devices.0));
+            Some([Self::on(one, name, bf16), Self::on(devices.1, name, bf16)])
         };
         let emulated = twice("emulated", &emulated::emulated);
         emulated

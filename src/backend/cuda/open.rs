@@ -1,6 +1,6 @@
 //! Which device a run gets.
 
-use super::device::Device;
+use super::device::{Device, Replay};
 use super::driver::Driver;
 use super::emulated::emulated;
 use super::recorder::Recorder;
@@ -32,7 +32,7 @@ pub(super) fn device(ordinal: usize, bf16: bool) -> Result<Arc<dyn Device>> {
 }
 
 /// The same device without a recorder before it.
-pub(super) fn bare(ordinal: usize, bf16: bool) -> Result<Arc<dyn Device>> {
+pub(super) fn bare(ordinal: usize, bf16: bool) -> Result<Arc<dyn Replay>> {
     match variable(CHOICE).as_str() {
         "" => Ok(Arc::new(Driver::open(ordinal, bf16)?)),
         "emulated" => emulated(),

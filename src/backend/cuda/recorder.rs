@@ -4,8 +4,8 @@
 //! Within a step, calls are held back as long as they are those of a step before, call for call and byte for byte. A
 //! step that goes on as one before it to its end is run as a piece, made at its second time. At the first call that is
 //! another one, what was held back is made up for, and the rest of the step is run as it comes. So nothing has to
-//! promise that it recurs, and whatever differs (another shape, an evaluation between) only costs the time that
-//! would have been spared.
+//! promise that it recurs; whatever differs (another shape, say) costs the time in which the device had nothing to do,
+//! if the host is not a step ahead of it anyway.
 //!
 //! For calls to be the same, their addresses must be: memory comes from a [`Pool`], whose answers depend on nothing but
 //! what is free. What the host sends within a step is sent at once, before what is held back: it lies in memory of its
@@ -15,19 +15,20 @@
 #[cfg(test)]
 mod tests;
 
-use super::device::{Address, Call, Device, Kernel, Launch, Product};
+use super::device::{Address, Call, Device, Kernel, Launch, Product, Replay};
 use super::pool::Pool;
 use crate::backend::{Result, device_error};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Steps that are remembered: the one unused for longest goes first.
-const MOST: usize = 8;
+/// Steps that are remembered: the one unused for longest goes first. Steps and their parts are of a few kinds, by the
+/// multiple that their texts were filled up to.
+const MOST: usize = 32;
 
 /// A device before which steps are recorded.
 #[derive(Debug)]
 pub(super) struct Recorder {
-    inner: Arc<dyn Device>,
+    inner: Arc<dyn Replay>,
     state: Mutex<State>,
 }
 
@@ -74,7 +75,7 @@ struct Known {
 }
 
 impl Recorder {
-    pub fn new(inner: Arc<dyn Device>) -> Self {
+    pub fn new(inner: Arc<dyn Replay>) -> Self {
         Self {
             inner,
             state: Mutex::default(),
@@ -148,18 +149,23 @@ impl Recorder {
 
 impl State {
     /// Runs what was held back.
-    fn catch_up(&mut self, device: &dyn Device) -> Result<()> {
+    fn catch_up(&mut self, device: &dyn Replay) -> Result<()> {
         let Some(step) = &mut self.step else {
             return Ok(());
         };
         if !std::mem::take(&mut step.alike).is_empty() {
-            step.calls.iter().try_for_each(|call| call.run(device))?;
+            let run = step.calls.iter().try_for_each(|call| call.run(device));
+            // What comes after a failure is neither to be remembered nor to be read.
+            run.inspect_err(|_| {
+                step.whole = false;
+                step.fetches.clear();
+            })?;
         }
         self.send_for(device)
     }
 
     /// Passes on what is to be fetched.
-    fn send_for(&mut self, device: &dyn Device) -> Result<()> {
+    fn send_for(&mut self, device: &dyn Replay) -> Result<()> {
         if let Some(step) = &mut self.step {
             for (ticket, parts) in step.fetches.drain(..) {
                 self.fetches.insert(ticket, device.fetch(&parts)?);
@@ -169,14 +175,14 @@ impl State {
     }
 
     /// Forgets all steps.
-    fn forget(&mut self, device: &dyn Device) {
+    fn forget(&mut self, device: &dyn Replay) {
         for known in self.known.drain(..) {
             known.forget(device);
         }
     }
 
     /// Runs the whole step that `known[k]` is like.
-    fn replay(&mut self, k: usize, device: &dyn Device) -> Result<()> {
+    fn replay(&mut self, k: usize, device: &dyn Replay) -> Result<()> {
         let known = &mut self.known[k];
         let piece = match known.piece {
             Some(piece) => piece,
@@ -194,12 +200,23 @@ impl State {
         if let Some(step) = &mut self.step {
             step.alike.clear();
         }
-        self.replays += 1;
         device.replay(piece)?;
+        self.replays += 1;
         self.send_for(device)
     }
 
-    fn end(&mut self, device: &dyn Device) -> Result<()> {
+    /// Ends the step, if there is one.
+    fn end(&mut self, device: &dyn Replay) -> Result<()> {
+        let ended = self.run(device);
+        self.step = None;
+        for (at, bytes) in self.retired.drain(..) {
+            self.inputs.give(at, bytes);
+        }
+        ended
+    }
+
+    /// Sees to it that the whole step is run, and remembers it.
+    fn run(&mut self, device: &dyn Replay) -> Result<()> {
         let Some(step) = &self.step else {
             return Ok(());
         };
@@ -231,7 +248,7 @@ impl State {
 }
 
 impl Known {
-    fn forget(self, device: &dyn Device) {
+    fn forget(self, device: &dyn Replay) {
         if let Some(piece) = self.piece {
             device.discard(piece);
         }
@@ -261,12 +278,7 @@ impl Device for Recorder {
     }
 
     fn upload(&self, to: Address, from: &[u8]) -> Result<()> {
-        let state = self.state();
-        if state.inputs.owns(to) {
-            return self.inner.upload(to, from);
-        }
-        drop(state);
-        let _state = self.caught_up()?;
+        let _in_order = self.state();
         self.inner.upload(to, from)
     }
 
@@ -324,21 +336,10 @@ impl Device for Recorder {
         self.call(Call::Product(*product))
     }
 
-    fn capture(&self, calls: &[Call]) -> Result<u64> {
-        self.inner.capture(calls)
-    }
-
-    fn replay(&self, piece: u64) -> Result<()> {
-        let _state = self.caught_up()?;
-        self.inner.replay(piece)
-    }
-
-    fn discard(&self, piece: u64) {
-        self.inner.discard(piece);
-    }
-
-    fn begin_step(&self) {
+    fn begin_step(&self) -> Result<()> {
         let mut state = self.state();
+        // A panic may have left one open.
+        let ended = state.end(&*self.inner);
         let alike = (0..state.known.len()).collect();
         state.step = Some(Step {
             calls: Vec::new(),
@@ -347,18 +348,11 @@ impl Device for Recorder {
             fetched: false,
             whole: true,
         });
+        ended
     }
 
     fn end_step(&self) -> Result<()> {
-        let mut state = self.state();
-        let ended = state.end(&*self.inner);
-        state.step = None;
-        let state = &mut *state;
-        state
-            .retired
-            .drain(..)
-            .for_each(|(at, bytes)| state.inputs.give(at, bytes));
-        ended
+        self.state().end(&*self.inner)
     }
 
     fn replays(&self) -> u64 {

@@ -25,6 +25,10 @@ struct Memory {
     waits: u64,
     /// Addresses of the calls that came one by one, and the pieces.
     log: Vec<String>,
+    /// The same calls.
+    ran: Vec<Call>,
+    /// Copies of so many bytes fail.
+    broken: usize,
 }
 
 /// Where the memory begins.
@@ -40,6 +44,8 @@ impl Plain {
             count: 0,
             waits: 0,
             log: Vec::new(),
+            ran: Vec::new(),
+            broken: 0,
         };
         let state = Mutex::new(memory);
         Arc::new(Self {
@@ -118,6 +124,7 @@ impl Device for Plain {
 
     fn clear(&self, at: Address, bytes: usize) -> Result<()> {
         let mut state = self.state();
+        state.ran.push(Call::Clear(at, bytes));
         state.log.push(format!("clear {bytes}"));
         state.at(at, bytes).fill(0);
         Ok(())
@@ -125,6 +132,10 @@ impl Device for Plain {
 
     fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<()> {
         let mut state = self.state();
+        if state.broken == bytes {
+            return device_error("plain", "broken");
+        }
+        state.ran.push(Call::Copy(from, to, bytes));
         state.log.push(format!("copy {bytes}"));
         let values = state.at(from, bytes).to_vec();
         state.at(to, bytes).copy_from_slice(&values);
@@ -139,11 +150,23 @@ impl Device for Plain {
         device_error("plain", "product")
     }
 
+    fn synchronise(&self) -> Result<()> {
+        self.state().waits += 1;
+        Ok(())
+    }
+
+    fn waits(&self) -> u64 {
+        self.state().waits
+    }
+}
+
+impl Replay for Plain {
     fn capture(&self, calls: &[Call]) -> Result<u64> {
         if !self.captures {
             return device_error("plain", "no pieces");
         }
         let mut state = self.state();
+        assert!(calls.iter().all(|call| state.ran.contains(call)));
         let piece = state.number();
         state.pieces.insert(piece, calls.to_vec());
         Ok(piece)
@@ -161,15 +184,6 @@ impl Device for Plain {
 
     fn discard(&self, piece: u64) {
         self.state().pieces.remove(&piece).expect("captured");
-    }
-
-    fn synchronise(&self) -> Result<()> {
-        self.state().waits += 1;
-        Ok(())
-    }
-
-    fn waits(&self) -> u64 {
-        self.state().waits
     }
 }
 
@@ -262,7 +276,7 @@ fn run(device: &dyn Device, works: &[(u64, bool)]) -> Vec<Vec<u8>> {
     program.clear(500);
     for (number, &(kind, step)) in works.iter().enumerate() {
         if step {
-            device.begin_step();
+            device.begin_step().unwrap();
         }
         program.work(kind, number as u64);
         if step {
@@ -299,7 +313,7 @@ proptest! {
 
 /// A step of copies, whose last copies `bytes`.
 fn step(program: &mut Program, bytes: usize) {
-    program.device.begin_step();
+    program.device.begin_step().unwrap();
     program.upload(&[3; 100]);
     program.copy(0);
     program.clear(bytes);
@@ -355,7 +369,7 @@ fn waiting_in_a_step_makes_up_for_what_was_held_back() {
     let recorder = Recorder::new(plain.clone());
     let at = recorder.allocate(64).unwrap();
     for round in 0..4 {
-        recorder.begin_step();
+        recorder.begin_step().unwrap();
         recorder.clear(at, 64).unwrap();
         let mut seen = [1; 64];
         recorder.download(at, &mut seen).unwrap();
@@ -388,4 +402,75 @@ fn memory_that_pieces_name_is_given_back_when_there_is_none_left() {
     step(&mut program, 200);
     drop(recorder);
     assert_eq!(plain.state().held, 0);
+}
+
+#[test]
+fn what_failed_is_told_and_not_remembered() {
+    let plain = Plain::new(ROOM, true);
+    let recorder = Recorder::new(plain.clone());
+    let at = recorder.allocate(1000).unwrap();
+    let step = |last: usize| {
+        recorder.begin_step()?;
+        let asked = recorder
+            .clear(at, 10)
+            .and_then(|()| recorder.copy(at, at + 500, 66))
+            .and_then(|()| recorder.clear(at, last));
+        let fetched = recorder.fetch(&[(at, 10)])?;
+        let ended = recorder.end_step();
+        asked.and(ended).map(|()| fetched)
+    };
+    plain.state().broken = 66;
+    for _ in 0..3 {
+        step(20).unwrap_err();
+    }
+    assert_eq!(recorder.replays(), 0);
+    plain.state().broken = 0;
+    let coming = [(); 3].map(|()| step(20).unwrap());
+    assert_eq!(recorder.replays(), 2);
+    for ticket in coming {
+        assert_eq!(recorder.collect(ticket).unwrap(), [0; 10]);
+    }
+    // It fails when what was held back is made up for: what comes after it was never asked for.
+    plain.state().broken = 66;
+    for _ in 0..3 {
+        step(30).unwrap_err();
+    }
+    plain.state().broken = 0;
+    plain.state().log.clear();
+    step(30).unwrap();
+    assert_eq!(plain.state().log, ["clear 10", "copy 66", "clear 30"]);
+    // A step left open is made up for by the next.
+    recorder.begin_step().unwrap();
+    recorder.clear(at, 10).unwrap();
+    plain.state().log.clear();
+    recorder.begin_step().unwrap();
+    assert_eq!(plain.state().log, ["clear 10"]);
+    recorder.end_step().unwrap();
+}
+
+#[test]
+fn no_memory_left_in_a_step_that_was_held_back() {
+    let plain = Plain::new(100 << 20, true);
+    let recorder = Recorder::new(plain.clone());
+    let at = recorder.allocate(1000).unwrap();
+    let begin = || {
+        recorder.begin_step().unwrap();
+        recorder.clear(at, 10).unwrap();
+        let large = recorder.allocate(40 << 20).unwrap();
+        recorder.copy(at, large, 10).unwrap();
+        recorder.free(large, 40 << 20);
+    };
+    (0..3).for_each(|_| {
+        begin();
+        recorder.end_step().unwrap();
+    });
+    assert_eq!(recorder.replays(), 2);
+    plain.state().log.clear();
+    begin();
+    let larger = recorder.allocate(80 << 20).unwrap();
+    assert_eq!(plain.state().log, ["clear 10", "copy 10"]);
+    assert!(plain.state().pieces.is_empty());
+    recorder.copy(at, larger, 10).unwrap();
+    recorder.end_step().unwrap();
+    assert_eq!(recorder.replays(), 2);
 }
