@@ -4,6 +4,7 @@ use super::anchors;
 use super::checkpoint::Position;
 use super::flight::StepReport;
 use serde_json::{Map, Value, json};
+use std::time::Instant;
 
 /// For the screen; `rate` in pairs a second.
 pub(super) fn words(report: &StepReport, rate: f64) -> String {
@@ -57,4 +58,22 @@ pub(super) fn line(
         line.extend(anchors::summary(anchors));
     }
     line
+}
+
+/// What is counted between two logged steps.
+pub(super) struct Window {
+    /// Time spent on checkpoints and evaluations is left out.
+    pub(super) since: Instant,
+    pub(super) samples: usize,
+    pub(super) waited: f64,
+}
+
+impl Window {
+    pub(super) fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            samples: 0,
+            waited: 0.0,
+        }
+    }
 }

@@ -9,7 +9,7 @@ use super::flight::Flight;
 use super::inheritance::initial;
 use super::interrupt;
 use super::log::{JsonLines, Progress};
-use super::log_line;
+use super::log_line::{self, Window};
 use super::report::{self, Pictures};
 use super::setup::{compare, device, objective, place, recipe, student, teacher, total_steps};
 use super::source::{DEMO, Source, data_error, tokenizer};
@@ -142,24 +142,6 @@ struct Pending {
     position: Position,
     pairs: usize,
     flight: Flight,
-}
-
-/// What is counted between two logged steps.
-struct Window {
-    /// Time spent on checkpoints and evaluations is left out.
-    since: Instant,
-    samples: usize,
-    waited: f64,
-}
-
-impl Window {
-    fn new() -> Self {
-        Self {
-            since: Instant::now(),
-            samples: 0,
-            waited: 0.0,
-        }
-    }
 }
 
 impl Run {

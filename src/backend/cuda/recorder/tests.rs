@@ -195,7 +195,16 @@ struct Program<'a> {
     seen: Vec<Vec<u8>>,
 }
 
-impl Program<'_> {
+impl<'a> Program<'a> {
+    fn on(device: &'a dyn Device) -> Self {
+        Self {
+            device,
+            held: Vec::new(),
+            tickets: VecDeque::new(),
+            seen: Vec::new(),
+        }
+    }
+
     fn upload(&mut self, bytes: &[u8]) {
         let at = self.device.allocate_input(bytes.len()).unwrap();
         self.device.upload(at, bytes).unwrap();
@@ -266,12 +275,7 @@ impl Program<'_> {
 
 /// What a program sees in the course of `works`: kinds, and whether they are steps.
 fn run(device: &dyn Device, works: &[(u64, bool)]) -> Vec<Vec<u8>> {
-    let mut program = Program {
-        device,
-        held: Vec::new(),
-        tickets: VecDeque::new(),
-        seen: Vec::new(),
-    };
+    let mut program = Program::on(device);
     program.upload(&[7; 3000]);
     program.clear(500);
     for (number, &(kind, step)) in works.iter().enumerate() {
@@ -327,12 +331,7 @@ fn step(program: &mut Program, bytes: usize) {
 fn a_step_is_a_piece_from_its_second_time_on() {
     let plain = Plain::new(ROOM, true);
     let recorder = Recorder::new(plain.clone());
-    let mut program = Program {
-        device: &recorder,
-        held: Vec::new(),
-        tickets: VecDeque::new(),
-        seen: Vec::new(),
-    };
+    let mut program = Program::on(&recorder);
     let mut log = |bytes: usize| {
         step(&mut program, bytes);
         std::mem::take(&mut plain.state().log)
@@ -386,12 +385,7 @@ fn waiting_in_a_step_makes_up_for_what_was_held_back() {
 fn memory_that_pieces_name_is_given_back_when_there_is_none_left() {
     let plain = Plain::new(100 << 20, true);
     let recorder = Recorder::new(plain.clone());
-    let mut program = Program {
-        device: &recorder,
-        held: Vec::new(),
-        tickets: VecDeque::new(),
-        seen: Vec::new(),
-    };
+    let mut program = Program::on(&recorder);
     (0..3).for_each(|_| step(&mut program, 40 << 20));
     assert_eq!(recorder.replays(), 2);
     // Two blocks of 40 MiB leave no room.
