@@ -1,4 +1,4 @@
-//! What a step's report looks like: on the screen, and as a line of metrics.jsonl.
+//! What a step's report looks like, on the screen and as a line of metrics.jsonl, and what is counted for it.
 
 use super::anchors;
 use super::checkpoint::Position;

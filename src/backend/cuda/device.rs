@@ -104,7 +104,8 @@ pub(super) trait Device: Send + Sync + std::fmt::Debug {
     /// Gives back what [`Device::allocate`] handed out for `bytes`.
     fn free(&self, at: Address, bytes: usize);
 
-    /// Copies from the host to what [`Device::allocate_input`] gave, before all else that is done with it; `from` may change as soon as the call returns.
+    /// Copies from the host to what [`Device::allocate_input`] gave, before all else that is done with it. `from` may
+    /// change as soon as the call returns.
     fn upload(&self, to: Address, from: &[u8]) -> Result<()>;
 
     /// Copies to the host, waiting for everything before it.

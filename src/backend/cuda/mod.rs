@@ -124,7 +124,12 @@ impl Cuda {
             let one = Arc::new(recorder::Recorder::new(devices.0));
             Some([Self::on(one, name, bf16), Self::on(devices.1, name, bf16)])
         };
+        let required = std::env::var("CLIP_DISTILL_REQUIRE").unwrap_or_default();
         let emulated = twice("emulated", &emulated::emulated);
+        assert!(
+            emulated.is_some() || !required.contains("emulated"),
+            "the emulated device is required"
+        );
         emulated
             .into_iter()
             .chain(twice(NAME, &|| open::bare(0, bf16)))

@@ -193,6 +193,8 @@ struct Program<'a> {
     held: Vec<(Address, usize)>,
     tickets: VecDeque<u64>,
     seen: Vec<Vec<u8>>,
+    /// Whether some work has fetched or waited before its end.
+    interrupted: bool,
 }
 
 impl<'a> Program<'a> {
@@ -202,6 +204,7 @@ impl<'a> Program<'a> {
             held: Vec::new(),
             tickets: VecDeque::new(),
             seen: Vec::new(),
+            interrupted: false,
         }
     }
 
@@ -256,8 +259,14 @@ impl<'a> Program<'a> {
                 20..40 => self.clear(size),
                 40..75 if one < self.held.len() => self.copy(one),
                 75..97 if one >= kept && one < self.held.len() => self.free(one),
-                97..99 if one < self.held.len() => self.fetch(one),
-                99 => self.wait(),
+                97..99 if one < self.held.len() => {
+                    self.interrupted = true;
+                    self.fetch(one);
+                }
+                99 => {
+                    self.interrupted = true;
+                    self.wait();
+                }
                 _ => {}
             }
         }
@@ -313,6 +322,28 @@ proptest! {
             prop_assert!(captures || recorder.replays() == 0);
         }
     }
+}
+
+/// Steps in whose middle nothing is fetched or waited for are replayed from their third time on at the latest: the
+/// first may find other memory free.
+#[test]
+fn steps_without_waits_recur() {
+    let mut recurring = 0;
+    for kind in 0..40 {
+        let recorder = Recorder::new(Plain::new(ROOM, true));
+        let mut program = Program::on(&recorder);
+        program.upload(&[7; 3000]);
+        for number in 0..5 {
+            recorder.begin_step().unwrap();
+            program.work(kind, number);
+            recorder.end_step().unwrap();
+        }
+        if !program.interrupted {
+            recurring += 1;
+            assert!(recorder.replays() >= 3, "kind {kind}");
+        }
+    }
+    assert!(recurring >= 10, "{recurring} kinds without waits");
 }
 
 /// A step of copies, whose last copies `bytes`.
