@@ -10,11 +10,13 @@
 
 mod bf16;
 mod kernel;
+mod pack;
 
 use super::memory::Memory;
 use super::parallel::{Disjoint, vectorised};
 pub(super) use bf16::available as bf16_available;
-use kernel::{Element, Left, Out, ROWS};
+use kernel::{Cache, Element, Left, Out, ROWS, prefetch};
+use pack::{group_size, pack_panel, pack_rows};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -25,13 +27,12 @@ use std::ops::Range;
 const DEPTH: usize = 256;
 
 /// Largest task: rows and columns of C. Its rows of A, if they must be packed, are packed once for all
-/// these columns.
-const TASK: (usize, usize) = (32 * ROWS, 384);
+/// these columns; its part of C (144 KiB) waits in the second-level cache for the next block of k.
+const TASK: (usize, usize) = (16 * ROWS, 384);
 
-/// Steps of k by which packing asks ahead for memory: of A a dozen cache lines a step, of B one or a few. From
-/// step to step it jumps a row of the matrix, which is further than processors foresee.
-const AHEAD_A: usize = 8;
-const AHEAD_B: usize = 16;
+/// Tasks a thread from which on none is halved any more. Threads are seldom equally fast, and at the end
+/// all wait for the last task.
+const TASKS: usize = 8;
 
 /// Elements of A made at a time by [`gemm_from`], to stay in the second-level cache.
 const MADE: usize = 64 * 1024;
@@ -102,62 +103,6 @@ fn panel_columns() -> usize {
     Arch::new().dispatch(Columns)
 }
 
-/// Packs `nr` columns of B from `first` on, step by step of k; columns beyond B keep whatever `out`
-/// holds, and only reach lanes that are never stored.
-fn pack_panel<E: Element>(b: View<E>, first: usize, nr: usize, out: &mut [E]) {
-    /// Steps that are transposed together: their part of the panel stays in the first-level cache.
-    const STEPS: usize = 64;
-    let cols = nr.min(b.cols - first);
-    vectorised(
-        #[inline(always)]
-        || {
-            if b.col_stride == 1 {
-                for (k, out) in out.chunks_exact_mut(nr).enumerate() {
-                    let ahead = (k + AHEAD_B) * b.row_stride + first;
-                    kernel::prefetch(b.data.as_ptr().wrapping_add(ahead), cols * size_of::<E>());
-                    out[..cols].copy_from_slice(&b.data[k * b.row_stride + first..][..cols]);
-                }
-                return;
-            }
-            for (block, out) in out.chunks_mut(nr * STEPS).enumerate() {
-                let steps = out.len() / nr;
-                for j in 0..cols {
-                    let column = (first + j) * b.col_stride + block * STEPS;
-                    let column = &b.data[column..][..steps];
-                    for (x, out) in column.iter().zip(out.chunks_exact_mut(nr)) {
-                        out[j] = *x;
-                    }
-                }
-            }
-        },
-    );
-}
-
-/// Elements from one group of [`ROWS`] packed rows to the next. They are filled side by side, step by
-/// step: a cache line between them keeps groups of 256 steps from sharing the same few cache sets.
-const fn group<E>(steps: usize) -> usize {
-    ROWS * steps + 64 / size_of::<E>()
-}
-
-/// Packs `rows` of a transposed A over the steps `k`, [`ROWS`] by [`ROWS`].
-#[inline(always)]
-fn pack_rows<E: Element>(a: View<E>, rows: &Range<usize>, k: &Range<usize>, out: &mut [E]) {
-    let group = group::<E>(k.len());
-    for (step, k) in k.clone().enumerate() {
-        let row = &a.data[k * a.col_stride..][rows.clone()];
-        let ahead = row.as_ptr().wrapping_add(AHEAD_A * a.col_stride);
-        kernel::prefetch(ahead, size_of_val(row));
-        // Arrays of known size move in two registers; a slice would call memmove.
-        let (groups, rest) = row.as_chunks::<ROWS>();
-        for (p, from) in groups.iter().enumerate() {
-            out[p * group + step * ROWS..][..ROWS].copy_from_slice(from);
-        }
-        for (i, x) in rest.iter().enumerate() {
-            out[groups.len() * group + step * ROWS + i] = *x;
-        }
-    }
-}
-
 thread_local! {
     /// Where a thread packs its rows of A, and a serial product its B.
     static ROW_SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
@@ -201,6 +146,7 @@ impl<E: Element> WithSimd for Task<'_, E> {
             a, rows, mut out, ..
         } = self;
         let nr = kernel::columns::<S>();
+        let groups = rows.len().div_ceil(ROWS).max(1);
         for from in (0..a.cols).step_by(DEPTH) {
             let k = from..a.cols.min(from + DEPTH);
             let packed = a.col_stride != 1;
@@ -209,12 +155,20 @@ impl<E: Element> WithSimd for Task<'_, E> {
             }
             for (p, panel) in self.panels.chunks_exact(nr * a.cols).enumerate() {
                 let cols = nr.min(self.cols - p * nr);
-                for first in rows.clone().step_by(ROWS) {
+                let ahead = panel.as_ptr().wrapping_add(nr * (a.cols + from));
+                for (group, first) in rows.clone().step_by(ROWS).enumerate() {
+                    let share = k.len() * nr / groups;
+                    let ahead = ahead.wrapping_add(group * share);
+                    prefetch(Cache::Second, ahead, share * size_of::<E>());
+                    if p == 0 && !packed {
+                        for row in first + ROWS..rows.end.min(first + 2 * ROWS) {
+                            let ahead = &a.data[row * a.row_stride + from..][..k.len()];
+                            prefetch(Cache::Second, ahead.as_ptr(), size_of_val(ahead));
+                        }
+                    }
                     let left = if packed {
                         Left {
-                            at: self.row_scratch
-                                [(first - rows.start) / ROWS * group::<E>(k.len())..]
-                                .as_ptr(),
+                            at: self.row_scratch[group * group_size::<E>(k.len())..].as_ptr(),
                             row: 1,
                             k: ROWS,
                         }
@@ -300,7 +254,7 @@ fn task<E: Element>(a: View<E>, panels: &[E], rows: Range<usize>, cols: usize, o
     let scratch = if a.col_stride == 1 {
         0
     } else {
-        rows.len().div_ceil(ROWS) * group::<E>(DEPTH)
+        rows.len().div_ceil(ROWS) * group_size::<E>(DEPTH)
     };
     with_scratch(&ROW_SCRATCH, scratch, |row_scratch| {
         Arch::new().dispatch(Task {
@@ -328,7 +282,7 @@ fn task_size(m: usize, panels: usize, nr: usize, k: usize) -> (usize, usize) {
         TASK.0.min(m.max(1).next_multiple_of(ROWS)),
         (TASK.1 / nr).clamp(1, panels.max(1)),
     );
-    let enough = 4 * rayon::current_num_threads();
+    let enough = TASKS * rayon::current_num_threads();
     while m.div_ceil(size.0) * panels.div_ceil(size.1) < enough
         && size.0 * size.1 * nr * k > 4 * SMALL
     {
@@ -430,7 +384,8 @@ fn on_the_pool<E: Element>(
     if small {
         (0..tasks_m * tasks_n).for_each(run);
     } else {
-        (0..tasks_m * tasks_n).into_par_iter().for_each(run);
+        let tasks = (0..tasks_m * tasks_n).into_par_iter();
+        tasks.with_max_len(1).for_each(run);
     }
 }
 
@@ -487,7 +442,8 @@ fn by_blocks<E: Element>(
         block = (block / 2).next_multiple_of(ROWS);
     }
     let at = Disjoint(c.as_mut_ptr());
-    (0..rows.div_ceil(block)).into_par_iter().for_each(|index| {
+    let blocks = (0..rows.div_ceil(block)).into_par_iter();
+    blocks.with_max_len(1).for_each(|index| {
         let range = index * block..rows.min((index + 1) * block);
         let out = Out {
             at: at.at(range.start * n),

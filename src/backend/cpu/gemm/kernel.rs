@@ -105,17 +105,30 @@ unsafe fn by_rows<S: Simd, const V: usize>(
     }
 }
 
+/// How near memory is asked for.
+#[derive(Clone, Copy)]
+pub(super) enum Cache {
+    First,
+    Second,
+}
+
 /// Asks for a cache line at each 64 bytes from `at` on, `bytes` bytes in all, which may lie outside any object.
 #[inline(always)]
-pub(super) fn prefetch<E>(at: *const E, bytes: usize) {
+pub(super) fn prefetch<E>(cache: Cache, at: *const E, bytes: usize) {
     #[cfg(target_arch = "x86_64")]
     for line in (0..bytes).step_by(64) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+        let at = at.cast::<i8>().wrapping_add(line);
         // SAFETY: a prefetch reads nothing and never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast::<i8>().wrapping_add(line)) };
+        unsafe {
+            match cache {
+                Cache::First => _mm_prefetch::<_MM_HINT_T0>(at),
+                Cache::Second => _mm_prefetch::<_MM_HINT_T1>(at),
+            }
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (at, bytes);
+    let _ = (cache, at, bytes);
 }
 
 /// Asks for the cache line at `at`, which may lie outside any object.
@@ -131,6 +144,61 @@ fn prefetch_for_writing(at: *const f32) {
     let _ = at;
 }
 
+/// sum += A·B over `k` steps, `U` of them in one round of the loop. A processor whose core another thread
+/// shares has few instructions to spare beside the multiply-adds: an address is made once a round, not
+/// once a step. `a(k, r)` reads row r.
+///
+/// # Safety
+/// As [`Element::product`].
+#[inline(always)]
+unsafe fn steps<S: Simd, const V: usize, const R: usize, const U: usize>(
+    simd: S,
+    sum: &mut [[S::f32s; V]; R],
+    k: usize,
+    mut b: *const f32,
+    a: impl Fn(usize, usize) -> f32,
+) {
+    // SAFETY: the caller's promise, step by step.
+    unsafe {
+        let rounds = k / U;
+        for round in 0..rounds {
+            for u in 0..U {
+                let at = b.add(u * columns::<S>());
+                step(simd, sum, at, |r| a(round * U + u, r));
+            }
+            b = b.add(U * columns::<S>());
+        }
+        for k in rounds * U..k {
+            step(simd, sum, b, |r| a(k, r));
+            b = b.add(columns::<S>());
+        }
+    }
+}
+
+/// sum += one column of A times one row of B.
+///
+/// # Safety
+/// `b` must be valid for `V` vectors.
+#[inline(always)]
+unsafe fn step<S: Simd, const V: usize, const R: usize>(
+    simd: S,
+    sum: &mut [[S::f32s; V]; R],
+    b: *const f32,
+    a: impl Fn(usize) -> f32,
+) {
+    let mut row = [simd.splat_f32s(0.0); V];
+    for (v, row) in row.iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        *row = unsafe { b.add(v * S::F32_LANES).cast::<S::f32s>().read_unaligned() };
+    }
+    for (r, sum) in sum.iter_mut().enumerate() {
+        let x = simd.splat_f32s(a(r));
+        for (sum, row) in sum.iter_mut().zip(row) {
+            *sum = simd.mul_add_e_f32s(x, row, *sum);
+        }
+    }
+}
+
 /// # Safety
 /// As [`Element::product`].
 #[inline(always)]
@@ -138,7 +206,7 @@ unsafe fn registers<S: Simd, const V: usize, const R: usize>(
     simd: S,
     k: usize,
     a: Left<f32>,
-    mut b: *const f32,
+    b: *const f32,
     out: Out,
     cols: usize,
 ) {
@@ -152,21 +220,11 @@ unsafe fn registers<S: Simd, const V: usize, const R: usize>(
     let mut sum = [[simd.splat_f32s(0.0); V]; R];
     // SAFETY: the caller's promise on `a` and `b`.
     unsafe {
-        // Each row has a pointer of its own: from row to row by addition would be a chain as long as the
-        // multiply-adds take.
-        let left: [*const f32; R] = std::array::from_fn(|r| a.at.add(r * a.row));
-        for step in 0..k {
-            let mut column = [simd.splat_f32s(0.0); V];
-            for (v, column) in column.iter_mut().enumerate() {
-                *column = b.add(v * lanes).cast::<S::f32s>().read_unaligned();
-            }
-            for (row, sum) in left.iter().zip(&mut sum) {
-                let x = simd.splat_f32s(*row.add(step * a.k));
-                for (sum, column) in sum.iter_mut().zip(column) {
-                    *sum = simd.mul_add_e_f32s(x, column, *sum);
-                }
-            }
-            b = b.add(columns::<S>());
+        if a.k == 1 {
+            let rows: [*const f32; R] = std::array::from_fn(|r| a.at.add(r * a.row));
+            steps::<S, V, R, 8>(simd, &mut sum, k, b, |k, r| *rows[r].add(k));
+        } else {
+            steps::<S, V, R, 4>(simd, &mut sum, k, b, |k, r| *a.at.add(k * ROWS + r));
         }
     }
     let alpha = simd.splat_f32s(out.alpha);
