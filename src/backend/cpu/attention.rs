@@ -6,7 +6,7 @@
 use super::gemm::{View, gemm_raw, gemm_serial};
 use super::math;
 use super::memory::Memory;
-use super::parallel::{Disjoint, vectorised};
+use super::parallel::{Disjoint, one_by_one, vectorised};
 use super::storage::{f32s, target, tensor};
 use crate::backend::{Result, Segments, Slot};
 use crate::tensor::Tensor;
@@ -73,21 +73,19 @@ fn over_heads(
     body: impl Fn(Head) + Sync,
 ) {
     let offsets = segments.offsets();
-    (0..segments.count() * heads)
-        .into_par_iter()
-        .for_each(|task| {
-            let (segment, head) = (task / heads, task % heads);
-            let (start, end) = (offsets[segment], offsets[segment + 1]);
-            body(Head {
-                qkv,
-                start,
-                len: end - start,
-                dim: width / heads,
-                width,
-                head,
-                causal,
-            });
+    one_by_one((0..segments.count() * heads).into_par_iter()).for_each(|task| {
+        let (segment, head) = (task / heads, task % heads);
+        let (start, end) = (offsets[segment], offsets[segment + 1]);
+        body(Head {
+            qkv,
+            start,
+            len: end - start,
+            dim: width / heads,
+            width,
+            head,
+            causal,
         });
+    });
 }
 
 pub(super) fn forward(

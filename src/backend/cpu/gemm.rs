@@ -13,7 +13,7 @@ mod kernel;
 mod pack;
 
 use super::memory::Memory;
-use super::parallel::{Disjoint, vectorised};
+use super::parallel::{Disjoint, one_by_one, vectorised};
 pub(super) use bf16::available as bf16_available;
 use kernel::{Cache, Element, Left, Out, ROWS, prefetch};
 use pack::{group_size, pack_panel, pack_rows};
@@ -30,8 +30,7 @@ const DEPTH: usize = 256;
 /// these columns; its part of C (144 KiB) waits in the second-level cache for the next block of k.
 const TASK: (usize, usize) = (16 * ROWS, 384);
 
-/// Tasks a thread from which on none is halved any more. Threads are seldom equally fast, and at the end
-/// all wait for the last task.
+/// Tasks a thread from which on none is halved any more.
 const TASKS: usize = 8;
 
 /// Elements of A made at a time by [`gemm_from`], to stay in the second-level cache.
@@ -384,8 +383,7 @@ fn on_the_pool<E: Element>(
     if small {
         (0..tasks_m * tasks_n).for_each(run);
     } else {
-        let tasks = (0..tasks_m * tasks_n).into_par_iter();
-        tasks.with_max_len(1).for_each(run);
+        one_by_one((0..tasks_m * tasks_n).into_par_iter()).for_each(run);
     }
 }
 
@@ -443,7 +441,7 @@ fn by_blocks<E: Element>(
     }
     let at = Disjoint(c.as_mut_ptr());
     let blocks = (0..rows.div_ceil(block)).into_par_iter();
-    blocks.with_max_len(1).for_each(|index| {
+    one_by_one(blocks).for_each(|index| {
         let range = index * block..rows.min((index + 1) * block);
         let out = Out {
             at: at.at(range.start * n),

@@ -2,6 +2,7 @@
 //! threads, so that every sum has one order and every run the same bits.
 
 use pulp::Arch;
+use rayon::iter::MaxLen;
 use rayon::prelude::*;
 
 /// Elements that one task should at least handle, so that its start costs nothing.
@@ -10,6 +11,12 @@ const GRAIN: usize = 16 * 1024;
 /// Rows per task for rows of `width` elements.
 pub(super) fn rows_per_task(width: usize) -> usize {
     (GRAIN / width.max(1)).max(1)
+}
+
+/// Tasks that go to the threads one by one. Left to itself rayon gives a thread up to a quarter of them as
+/// one piece; but threads are seldom equally fast, and at the end all wait for the last piece.
+pub(super) fn one_by_one<I: IndexedParallelIterator>(tasks: I) -> MaxLen<I> {
+    tasks.with_max_len(1)
 }
 
 /// Runs `body` compiled for the widest vectors that the processor has.
@@ -21,14 +28,13 @@ pub(super) fn vectorised<R>(body: impl FnOnce() -> R) -> R {
 /// Calls `body(first_row, rows_of_out)` for consecutive groups of rows of `out`, in parallel.
 pub(super) fn over_rows(out: &mut [f32], width: usize, body: impl Fn(usize, &mut [f32]) + Sync) {
     let rows = rows_per_task(width);
-    out.par_chunks_mut((rows * width).max(1))
-        .enumerate()
-        .for_each(|(i, chunk)| {
-            vectorised(
-                #[inline(always)]
-                || body(i * rows, chunk),
-            )
-        });
+    let chunks = out.par_chunks_mut((rows * width).max(1)).enumerate();
+    one_by_one(chunks).for_each(|(i, chunk)| {
+        vectorised(
+            #[inline(always)]
+            || body(i * rows, chunk),
+        )
+    });
 }
 
 /// As [`over_rows`] over two outputs with the same number of rows.
@@ -40,15 +46,16 @@ pub(super) fn over_rows2(
     body: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
 ) {
     let rows = rows_per_task(a_width.max(b_width));
-    a.par_chunks_mut((rows * a_width).max(1))
+    let chunks = a
+        .par_chunks_mut((rows * a_width).max(1))
         .zip(b.par_chunks_mut((rows * b_width).max(1)))
-        .enumerate()
-        .for_each(|(i, (a, b))| {
-            vectorised(
-                #[inline(always)]
-                || body(i * rows, a, b),
-            )
-        });
+        .enumerate();
+    one_by_one(chunks).for_each(|(i, (a, b))| {
+        vectorised(
+            #[inline(always)]
+            || body(i * rows, a, b),
+        )
+    });
 }
 
 /// out_c += Σ_r term(r)_c over `rows` rows, where `add(r, partial)` adds row r's terms. Rows are
@@ -56,8 +63,7 @@ pub(super) fn over_rows2(
 pub(super) fn column_sums(rows: usize, out: &mut [f32], add: impl Fn(usize, &mut [f32]) + Sync) {
     let width = out.len();
     let group = rows_per_task(width).max(32);
-    let partials: Vec<Vec<f32>> = (0..rows.div_ceil(group))
-        .into_par_iter()
+    let partials: Vec<Vec<f32>> = one_by_one((0..rows.div_ceil(group)).into_par_iter())
         .map(|g| {
             let mut partial = vec![0.0; width];
             vectorised(

@@ -13,7 +13,7 @@ pub(super) use curvature::curvature;
 use super::gemm::{View, gemm_serial};
 use super::math::{exp, max, sum};
 use super::memory::Memory;
-use super::parallel::vectorised;
+use super::parallel::{one_by_one, vectorised};
 use super::storage::{f32s, tensor};
 use crate::backend::{Pair, Relation, Result, RowStats, shape_error};
 use rayon::prelude::*;
@@ -268,45 +268,42 @@ pub(super) fn forward(pair: &Pair) -> Result<RowStats> {
         m
     };
     if candidates > 0 {
-        stats
-            .par_chunks_mut(block)
-            .enumerate()
-            .for_each(|(k, out)| {
-                let rows = k * block..k * block + out.len();
-                let area = out.len() * TILE.min(m);
-                let mut a = Memory::stale(area);
-                let mut b = Memory::stale(if teacher.is_some() { area } else { 0 });
-                let mut state = vec![Row::EMPTY; out.len()];
-                for start in (0..m).step_by(TILE) {
-                    let cols = start..m.min(start + TILE);
-                    student.cosines(&rows, &cols, &mut a);
-                    if let Some(t) = &teacher {
-                        t.cosines(&rows, &cols, &mut b);
-                    }
-                    let b = &mut b;
-                    vectorised(
-                        #[inline(always)]
-                        || {
-                            let teacher = teacher.as_ref().map(|t| (t.scale, &mut b[..]));
-                            let student = (student.scale, &mut a[..]);
-                            absorb_tile(&mut state, rows.start, &cols, student, teacher, skip);
-                        },
-                    );
+        one_by_one(stats.par_chunks_mut(block).enumerate()).for_each(|(k, out)| {
+            let rows = k * block..k * block + out.len();
+            let area = out.len() * TILE.min(m);
+            let mut a = Memory::stale(area);
+            let mut b = Memory::stale(if teacher.is_some() { area } else { 0 });
+            let mut state = vec![Row::EMPTY; out.len()];
+            for start in (0..m).step_by(TILE) {
+                let cols = start..m.min(start + TILE);
+                student.cosines(&rows, &cols, &mut a);
+                if let Some(t) = &teacher {
+                    t.cosines(&rows, &cols, &mut b);
                 }
-                for (out, row) in out.iter_mut().zip(&state) {
-                    let [max, inverse] = row.student.softmax();
-                    *out = if teacher.is_some() {
-                        let [teacher_max, teacher_inverse] = row.teacher.softmax();
-                        let value = row.divergence() as f32;
-                        [max, inverse, teacher_max, teacher_inverse, value]
-                    } else {
-                        // A − a_ii with the large parts subtracted first.
-                        let ce = f64::from(row.student.max) - f64::from(row.own);
-                        let value = (ce + row.student.sum.ln()) as f32;
-                        [max, inverse, 0.0, 0.0, value]
-                    };
-                }
-            });
+                let b = &mut b;
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        let teacher = teacher.as_ref().map(|t| (t.scale, &mut b[..]));
+                        let student = (student.scale, &mut a[..]);
+                        absorb_tile(&mut state, rows.start, &cols, student, teacher, skip);
+                    },
+                );
+            }
+            for (out, row) in out.iter_mut().zip(&state) {
+                let [max, inverse] = row.student.softmax();
+                *out = if teacher.is_some() {
+                    let [teacher_max, teacher_inverse] = row.teacher.softmax();
+                    let value = row.divergence() as f32;
+                    [max, inverse, teacher_max, teacher_inverse, value]
+                } else {
+                    // A − a_ii with the large parts subtracted first.
+                    let ce = f64::from(row.student.max) - f64::from(row.own);
+                    let value = (ce + row.student.sum.ln()) as f32;
+                    [max, inverse, 0.0, 0.0, value]
+                };
+            }
+        });
     }
     let column = |c: usize| stats.iter().map(move |s| s[c]);
     let both = |c: usize| tensor(&[2, n], column(c).chain(column(c + 1)).collect::<Vec<_>>());

@@ -5,7 +5,7 @@ use super::{OP, Operands, TILE, operands, row_block, segments};
 use crate::backend::cpu::gemm::{View, gemm_serial};
 use crate::backend::cpu::math::{exp, sum};
 use crate::backend::cpu::memory::Memory;
-use crate::backend::cpu::parallel::vectorised;
+use crate::backend::cpu::parallel::{one_by_one, vectorised};
 use crate::backend::cpu::storage::{accumulator, f32s, target};
 use crate::backend::{Pair, Result, RowStats, Side, Slot, shape_error};
 use crate::tensor::Tensor;
@@ -283,9 +283,7 @@ pub(in crate::backend::cpu) fn backward(
         Some((dx, _)) => dx.chunks_mut((block * width).max(1)).map(Some).collect(),
         None => (0..n.div_ceil(block)).map(|_| None).collect(),
     };
-    let partials: Vec<f64> = chunks
-        .into_par_iter()
-        .enumerate()
+    let partials: Vec<f64> = one_by_one(chunks.into_par_iter().enumerate())
         .map(|(k, dx)| {
             let rows = k * block..n.min((k + 1) * block);
             call.block(rows, dx, add)

@@ -6,7 +6,7 @@ use super::{Operands, TILE, row_block};
 use crate::backend::cpu::gemm::{View, gemm_serial};
 use crate::backend::cpu::math::sum;
 use crate::backend::cpu::memory::Memory;
-use crate::backend::cpu::parallel::vectorised;
+use crate::backend::cpu::parallel::{one_by_one, vectorised};
 use crate::backend::cpu::storage::{accumulator, f32s, target};
 use crate::backend::{Grad, Relation, Result, RowStats, Slot, shape_error};
 use crate::tensor::Tensor;
@@ -246,9 +246,7 @@ impl Curvature<'_> {
             Some((out, _)) => out.chunks_mut((block * width).max(1)).map(Some).collect(),
             None => (0..n.div_ceil(block)).map(|_| None).collect(),
         };
-        let partials: Vec<f64> = chunks
-            .into_par_iter()
-            .enumerate()
+        let partials: Vec<f64> = one_by_one(chunks.into_par_iter().enumerate())
             .map(|(k, out)| self.block(k * block..n.min((k + 1) * block), out, add, anchors))
             .collect();
         Ok(partials.iter().sum())
@@ -293,9 +291,7 @@ pub(in crate::backend::cpu) fn curvature(
         coef,
     };
     let block = row_block(n);
-    means
-        .par_chunks_mut(block)
-        .enumerate()
+    one_by_one(means.par_chunks_mut(block).enumerate())
         .for_each(|(k, out)| call.means(k * block..k * block + out.len(), out));
     let (own_w, means): (Vec<f32>, Vec<f32>) = means.iter().map(|[w, mean]| (*w, *mean)).unzip();
     let call = Curvature {
