@@ -156,6 +156,7 @@ impl<E: Element> WithSimd for Task<'_, E> {
                 let cols = nr.min(self.cols - p * nr);
                 let ahead = panel.as_ptr().wrapping_add(nr * (a.cols + from));
                 for (group, first) in rows.clone().step_by(ROWS).enumerate() {
+                    // The part of the next panel that comes next, and the rows that no panel has met yet.
                     let share = k.len() * nr / groups;
                     let ahead = ahead.wrapping_add(group * share);
                     prefetch(Cache::Second, ahead, share * size_of::<E>());
@@ -166,17 +167,11 @@ impl<E: Element> WithSimd for Task<'_, E> {
                         }
                     }
                     let left = if packed {
-                        Left {
-                            at: self.row_scratch[group * group_size::<E>(k.len())..].as_ptr(),
-                            row: 1,
-                            k: ROWS,
-                        }
+                        let at = &self.row_scratch[group * group_size::<E>(k.len())..];
+                        Left::Packed(at.as_ptr())
                     } else {
-                        Left {
-                            at: a.data[first * a.row_stride + from..].as_ptr(),
-                            row: a.row_stride,
-                            k: 1,
-                        }
+                        let at = &a.data[first * a.row_stride + from..];
+                        Left::Rows(at.as_ptr(), a.row_stride)
                     };
                     let count = ROWS.min(rows.end - first);
                     // SAFETY: views check their extents, panels and scratch were made for this

@@ -210,11 +210,12 @@ mod x86 {
     #[target_feature(enable = "avx512f,avx512bf16")]
     unsafe fn registers<const V: usize, const R: usize>(
         k: usize,
-        mut a: Left<Steps>,
+        a: Left<Steps>,
         mut b: *const Steps,
         out: Out,
         cols: usize,
     ) {
+        let (mut a, row, step) = a.strides();
         let mut sum = [[_mm512_setzero_ps(); V]; R];
         for _ in 0..k {
             let mut column = [_mm512_setzero_si512(); V];
@@ -224,7 +225,7 @@ mod x86 {
             }
             for (r, sum) in sum.iter_mut().enumerate() {
                 // SAFETY: the caller's promise on `a`.
-                let x = _mm512_set1_epi32(unsafe { (*a.at.add(r * a.row)).0 } as i32);
+                let x = _mm512_set1_epi32(unsafe { (*a.add(r * row)).0 } as i32);
                 for (sum, column) in sum.iter_mut().zip(column) {
                     // SAFETY: both types are 64 plain bytes.
                     let (x, y) = unsafe {
@@ -238,7 +239,7 @@ mod x86 {
             }
             // SAFETY: at most one element behind the last step.
             unsafe {
-                a.at = a.at.add(a.k);
+                a = a.add(step);
                 b = b.add(64);
             }
         }

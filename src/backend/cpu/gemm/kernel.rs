@@ -20,13 +20,23 @@ pub(super) const fn columns<S: Simd>() -> usize {
     vectors::<S>() * S::F32_LANES
 }
 
-/// One operand in memory: a pointer to its first element, and the distances between rows of C
-/// (for A) and between steps of k.
+/// A few rows of A in memory, from their first element on.
 #[derive(Clone, Copy)]
-pub(super) struct Left<E> {
-    pub(super) at: *const E,
-    pub(super) row: usize,
-    pub(super) k: usize,
+pub(super) enum Left<E> {
+    /// Rows this far apart; a row's steps of k lie side by side.
+    Rows(*const E, usize),
+    /// [`ROWS`] rows side by side, step by step of k.
+    Packed(*const E),
+}
+
+impl<E> Left<E> {
+    /// The first element, and the distances between rows and between steps of k.
+    pub(super) fn strides(self) -> (*const E, usize, usize) {
+        match self {
+            Self::Rows(at, row) => (at, row, 1),
+            Self::Packed(at) => (at, 1, ROWS),
+        }
+    }
 }
 
 /// Where results go: C = alpha · sum, or C += alpha · sum.
@@ -220,11 +230,14 @@ unsafe fn registers<S: Simd, const V: usize, const R: usize>(
     let mut sum = [[simd.splat_f32s(0.0); V]; R];
     // SAFETY: the caller's promise on `a` and `b`.
     unsafe {
-        if a.k == 1 {
-            let rows: [*const f32; R] = std::array::from_fn(|r| a.at.add(r * a.row));
-            steps::<S, V, R, 8>(simd, &mut sum, k, b, |k, r| *rows[r].add(k));
-        } else {
-            steps::<S, V, R, 4>(simd, &mut sum, k, b, |k, r| *a.at.add(k * ROWS + r));
+        match a {
+            Left::Rows(at, row) => {
+                let rows: [*const f32; R] = std::array::from_fn(|r| at.add(r * row));
+                steps::<S, V, R, 8>(simd, &mut sum, k, b, |k, r| *rows[r].add(k));
+            }
+            Left::Packed(at) => {
+                steps::<S, V, R, 4>(simd, &mut sum, k, b, |k, r| *at.add(k * ROWS + r));
+            }
         }
     }
     let alpha = simd.splat_f32s(out.alpha);
