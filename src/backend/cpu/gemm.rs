@@ -26,8 +26,8 @@ use std::ops::Range;
 /// the second-level cache, and C is read and written once for 256 multiply-adds an element.
 const DEPTH: usize = 256;
 
-/// Largest task: rows and columns of C. Its rows of A, if they must be packed, are packed once for all
-/// these columns; its part of C (144 KiB) waits in the second-level cache for the next block of k.
+/// Largest task: rows and columns of C, twice as many columns where rows of A are packed, for they are packed
+/// once for all of them. A part of C (144 KiB) waits in the second-level cache for the next block of k.
 const TASK: (usize, usize) = (16 * ROWS, 384);
 
 /// Tasks a thread from which on none is halved any more.
@@ -271,10 +271,11 @@ pub(super) fn gemm_serial(c: &mut [f32], add: bool, alpha: f32, a: View, b: View
 
 /// Rows and panels of C in one task: a few tasks a thread, as long as each is worth its start. Near
 /// squares read least.
-fn task_size(m: usize, panels: usize, nr: usize, k: usize) -> (usize, usize) {
+fn task_size(m: usize, panels: usize, nr: usize, k: usize, packed: bool) -> (usize, usize) {
+    let columns = if packed { 2 * TASK.1 } else { TASK.1 };
     let mut size = (
         TASK.0.min(m.max(1).next_multiple_of(ROWS)),
-        (TASK.1 / nr).clamp(1, panels.max(1)),
+        (columns / nr).clamp(1, panels.max(1)),
     );
     let enough = TASKS * rayon::current_num_threads();
     while m.div_ceil(size.0) * panels.div_ceil(size.1) < enough
@@ -346,7 +347,7 @@ fn on_the_pool<E: Element>(
             .for_each(pack);
     }
     let panels: &[E] = panels;
-    let (rows, wide) = task_size(m, count, nr, k);
+    let (rows, wide) = task_size(m, count, nr, k, a.col_stride != 1);
     let (tasks_m, tasks_n) = (m.div_ceil(rows), count.div_ceil(wide));
     let at = Disjoint(c.as_mut_ptr());
     let run = |index: usize| {
