@@ -78,6 +78,11 @@ impl<'a> View<'a> {
 }
 
 impl<E> View<'_, E> {
+    /// Whether elements of a column, not of a row, lie side by side.
+    fn is_transposed(&self) -> bool {
+        self.col_stride != 1
+    }
+
     /// The transposed view.
     pub(super) fn t(self) -> Self {
         Self {
@@ -148,7 +153,7 @@ impl<E: Element> WithSimd for Task<'_, E> {
         let groups = rows.len().div_ceil(ROWS).max(1);
         for from in (0..a.cols).step_by(DEPTH) {
             let k = from..a.cols.min(from + DEPTH);
-            let packed = a.col_stride != 1;
+            let packed = a.is_transposed();
             if packed {
                 pack_rows(a, &rows, &k, self.row_scratch);
             }
@@ -245,10 +250,10 @@ pub(super) unsafe fn gemm_raw(
 }
 
 fn task<E: Element>(a: View<E>, panels: &[E], rows: Range<usize>, cols: usize, out: Out) {
-    let scratch = if a.col_stride == 1 {
-        0
-    } else {
+    let scratch = if a.is_transposed() {
         rows.len().div_ceil(ROWS) * group_size::<E>(DEPTH)
+    } else {
+        0
     };
     with_scratch(&ROW_SCRATCH, scratch, |row_scratch| {
         Arch::new().dispatch(Task {
@@ -347,7 +352,7 @@ fn on_the_pool<E: Element>(
             .for_each(pack);
     }
     let panels: &[E] = panels;
-    let (rows, wide) = task_size(m, count, nr, k, a.col_stride != 1);
+    let (rows, wide) = task_size(m, count, nr, k, a.is_transposed());
     let (tasks_m, tasks_n) = (m.div_ceil(rows), count.div_ceil(wide));
     let at = Disjoint(c.as_mut_ptr());
     let run = |index: usize| {

@@ -115,7 +115,7 @@ unsafe fn by_rows<S: Simd, const V: usize>(
     }
 }
 
-/// How near memory is asked for.
+/// Which cache memory is asked into.
 #[derive(Clone, Copy)]
 pub(super) enum Cache {
     First,

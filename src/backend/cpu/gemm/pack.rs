@@ -17,10 +17,12 @@ pub(super) fn pack_panel<E: Element>(b: View<E>, first: usize, nr: usize, out: &
     vectorised(
         #[inline(always)]
         || {
-            if b.col_stride == 1 {
+            if !b.is_transposed() {
                 copy_panel(b, first, nr, out);
+            } else if nr.is_multiple_of(4) {
+                transpose_panel::<E, 4>(b, first, nr, out);
             } else {
-                transpose_panel(b, first, nr, out);
+                transpose_panel::<E, 1>(b, first, nr, out);
             }
         },
     );
@@ -37,12 +39,16 @@ fn copy_panel<E: Element>(b: View<E>, first: usize, nr: usize, out: &mut [E]) {
     }
 }
 
+/// `SIDE` columns and steps, a divisor of `nr`, are transposed in registers at a time.
 #[inline(always)]
-fn transpose_panel<E: Element>(b: View<E>, first: usize, nr: usize, out: &mut [E]) {
+fn transpose_panel<E: Element, const SIDE: usize>(
+    b: View<E>,
+    first: usize,
+    nr: usize,
+    out: &mut [E],
+) {
     /// Steps that are transposed together: their part of the panel stays in the first-level cache.
     const STEPS: usize = 64;
-    /// Columns and steps that are transposed in registers.
-    const SIDE: usize = 4;
     let last = b.cols - 1;
     for (block, out) in out.chunks_mut(nr * STEPS).enumerate() {
         let steps = out.len() / nr;
@@ -61,12 +67,12 @@ fn transpose_panel<E: Element>(b: View<E>, first: usize, nr: usize, out: &mut [E
                 let square: [[E; SIDE]; SIDE] = std::array::from_fn(|j| {
                     *columns[j][square * SIDE..]
                         .first_chunk()
-                        .expect("four steps")
+                        .expect("a side of steps")
                 });
                 let out = &mut out[from..];
                 for i in 0..SIDE {
                     let row: [E; SIDE] = std::array::from_fn(|j| square[j][i]);
-                    *out[i * nr..].first_chunk_mut().expect("four columns") = row;
+                    *out[i * nr..].first_chunk_mut().expect("a side of columns") = row;
                 }
             }
             let rest = squares.into_remainder().chunks_exact_mut(nr);

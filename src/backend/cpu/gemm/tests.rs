@@ -37,6 +37,7 @@ fn equals_the_definition_at_every_edge() {
         (13, 128, 513),
         (200, 33, 300),
         (193, 385, 40),
+        (193, 800, 3),
         (3, 500, 1),
         (2, 3, 0),
         (70, 129, 70),
@@ -87,6 +88,35 @@ fn equals_the_definition_at_every_edge() {
                             (got - want).abs() <= bound,
                             "{products:?} {m} {n} {k} [{i}, {j}]: {got} for {want}"
                         );
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Panels of every processor's width, also of those without vectors.
+#[test]
+fn panels_hold_their_columns() {
+    for (nr, cols, k) in [
+        (1, 3, 5),
+        (2, 5, 70),
+        (8, 13, 64),
+        (16, 33, 131),
+        (64, 70, 9),
+    ] {
+        let b = values(cols * k, 6);
+        for (view, at) in [
+            (View::new(&b, k, cols), [cols, 1]),
+            (View::new(&b, cols, k).t(), [1, k]),
+        ] {
+            for first in (0..cols).step_by(nr) {
+                let mut panel = vec![f32::NAN; nr * k];
+                pack_panel(view, first, nr, &mut panel);
+                for step in 0..k {
+                    for j in first..cols.min(first + nr) {
+                        let want = b[step * at[0] + j * at[1]];
+                        assert_eq!(panel[step * nr + j - first], want, "{nr} {cols} {k}");
                     }
                 }
             }
