@@ -1,13 +1,14 @@
 """A training step in PyTorch and open_clip, by part.
 
     python benches/peers/step.py [--student ViT-T-16] [--teacher ViT-B-16] [--batch 16] [--steps 5]
-                                 [--precision fp32 | amp_bf16] [--threads 0] [--backend cpu | cuda]
+                                 [--precision fp32 | amp_bf16] [--threads 0] [--backend cpu | cuda] [--compile]
 
 The work of `cargo bench --bench step`, with its flags: teacher forward, student forward and backward under clip +
 crd + fd(2000) + icl + intra(divergence), AdamW; with `--teacher none` the contrastive loss alone. Random weights,
 images and ids; captions of about a dozen words, padded to 77 as open_clip pads them. `amp_bf16` is autocast
-around a student in f32 and a teacher whose weights are cast to bf16 once, which is PyTorch's fastest here. Parts are
-timed with a wait for the device behind each; then as many steps again with none in between.
+around a student in f32 and a teacher whose weights are cast to bf16 once, which is PyTorch's fastest here. With
+`--compile`, both models' towers and the loss go through torch.compile. Parts are timed with a wait for the device behind
+each, after two steps that are not; then as many steps again with none in between.
 Needs torch and open_clip_torch.
 """
 
@@ -60,7 +61,9 @@ def main():
     parser.add_argument("--precision", choices=["fp32", "amp_bf16"], default="fp32")
     parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's own choice")
     parser.add_argument("--backend", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
+    compiled = torch.compile if args.compile else lambda f: f
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -84,11 +87,18 @@ def main():
             {"params": [p for p in params if p.ndim >= 2], "weight_decay": 0.1},
             {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
         ],
-        lr=1e-3, betas=(0.9, 0.98), eps=1e-6,
+        lr=1e-3, betas=(0.9, 0.98), eps=1e-6, fused=True,
     )  # fmt: skip
 
     def autocast():
         return torch.autocast(args.backend, torch.bfloat16) if low else contextlib.nullcontext()
+
+    # A model's towers and the loss, each a graph of its own where they are compiled.
+    towers = [
+        [compiled(tower) for tower in (model.encode_image, model.encode_text)] if model else None
+        for model in (student, teacher)
+    ]
+    distil, contrast = compiled(objective), compiled(losses.clip)
 
     image, text = torch.randn(args.batch, 3, 224, 224), captions(args.batch)
 
@@ -96,20 +106,20 @@ def main():
         mark()
         if teacher is not None:
             with torch.no_grad():
-                V = teacher.encode_image(image.bfloat16() if low else image, normalize=True).float()
-                T = teacher.encode_text(text, normalize=True).float()
+                V = towers[1][0](image.bfloat16() if low else image, normalize=True).float()
+                T = towers[1][1](text, normalize=True).float()
                 alpha_t = teacher.logit_scale.exp().float()
         mark()
         with autocast():
-            features = student.encode_image(image), student.encode_text(text)
+            features = towers[0][0](image), towers[0][1](text)
         features = [f.float() for f in features]
         unit = [F.normalize(f, dim=-1) for f in features]
         alpha = student.logit_scale.exp()
         if teacher is None:
-            loss = losses.clip(*unit, alpha)
+            loss = contrast(*unit, alpha)
         else:
             projected = [F.normalize(h(f), dim=-1) for h, f in zip(heads, features)] or unit
-            loss = objective(unit, projected, (V, T), alpha, alpha_t, icl_logit_scale.exp())
+            loss = distil(unit, projected, (V, T), alpha, alpha_t, icl_logit_scale.exp())
         mark()
         optimizer.zero_grad()
         loss.backward()
@@ -125,7 +135,7 @@ def main():
             torch.cuda.synchronize()
 
     seconds = {"teacher": [], "forward": [], "backward": [], "optimiser": [], "step": []}
-    for step in range(1 + args.steps):
+    for step in range(2 + args.steps):
         marks = []
 
         def mark():
@@ -133,7 +143,7 @@ def main():
             marks.append(time.perf_counter())
 
         one(mark)
-        if step > 0:
+        if step > 1:
             spans = [b - a for a, b in zip(marks, marks[1:])] + [marks[-1] - marks[0]]
             for phase, span in zip(seconds, spans, strict=True):
                 seconds[phase].append(span)
@@ -146,8 +156,8 @@ def main():
     where = torch.cuda.get_device_name() if cuda else f"{torch.get_num_threads()} threads"
     print(
         f"torch {torch.__version__}, open_clip {open_clip.__version__}: {args.student} <- {args.teacher}, "
-        f"{args.precision}, batch {args.batch}, {where}; median of {args.steps} steps "
-        "after one warm-up:"
+        f"{args.precision}{', compiled' if args.compile else ''}, batch {args.batch}, {where}; median of {args.steps} steps "
+        "after two to warm up:"
     )
     for phase, spans in seconds.items():
         print(f"  {phase:<10}{statistics.median(spans):9.4f} s")

@@ -457,11 +457,13 @@ impl Replay for Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         // What fails here has failed before. The context goes last: all else lies in it.
+        if self.bind().is_ok() {
+            lock(&self.products).close(self.stream);
+        }
         let _ = self.synchronise();
         lock(&self.staging).close();
         lock(&self.landing).close();
         lock(&self.graphs).close();
-        lock(&self.products).close(self.stream);
         for (module, _) in lock(&self.kernels).modules.values() {
             // SAFETY: loaded once, and nothing runs any more.
             let _ = unsafe { cu::module::unload(*module) };

@@ -34,6 +34,7 @@ use crate::backend::{Error, Result, device_error};
 use library::{Entry, Fault, Worker};
 use memory::Memory;
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -72,6 +73,14 @@ pub(super) fn emulated() -> Result<Arc<dyn Replay>> {
         watch,
         workers,
     )?))
+}
+
+/// The kernels compiled for the emulated device, one library for each file of `cuda/`.
+///
+/// # Errors
+/// Where there is no C++ compiler, or it rejects a file.
+pub fn emulated_libraries() -> Result<Vec<PathBuf>> {
+    modules::MODULES.iter().map(library::file).collect()
 }
 
 /// What a stream's order guards.

@@ -58,6 +58,7 @@ mod submatrix;
 mod sum;
 mod weighted_sum;
 
+pub use emulated::emulated_libraries;
 pub use report::{KernelReport, compile_report};
 
 use crate::backend::Result;

@@ -11,7 +11,7 @@
 use super::NAME;
 use super::cache;
 use super::cublaslt::{Candidate, CublasLt, Operands, Owned, Parts, Workspace};
-use super::device::{Address, Device, Matrix, Product};
+use super::device::{Address, Device, Product};
 use super::driver::check;
 use crate::backend::{Error, Result, device_error};
 use crate::tensor::DType;
@@ -38,7 +38,8 @@ struct Kind {
     transposed: [bool; 2],
     /// Of A, B, C and D.
     strides: [usize; 4],
-    /// Of A, B, C and D in bytes, at most 16: what vector accesses may rely on.
+    /// Of A, B, C and D (with the bias, which is read beside it) in bytes, at most 16: what vector accesses may
+    /// rely on.
     alignments: [u32; 4],
     add: bool,
     in_place: bool,
@@ -116,7 +117,7 @@ impl Products {
             .map_err(named)
     }
 
-    /// Gives everything back; nothing may be on its way any more, and the context must be current.
+    /// Gives everything back, the workspace in the order of `stream`; the context must be current.
     pub fn close(&mut self, stream: CUstream) {
         self.plans.clear();
         if let Some((_handle, workspace)) = self.open.take() {
@@ -318,7 +319,7 @@ impl Kind {
             result: p.d.dtype,
             transposed: [p.a.transposed, p.b.transposed],
             strides: [p.a, p.b, c, p.d].map(|x| x.stride),
-            alignments: [p.a, p.b, c, p.d].map(alignment),
+            alignments: [p.a.at, p.b.at, c.at, p.d.at | p.bias.unwrap_or(0)].map(alignment),
             add: p.c.is_some(),
             in_place: c.at == p.d.at,
             bias: p.bias.is_some(),
@@ -378,9 +379,9 @@ fn operands(p: &Product) -> Operands {
     }
 }
 
-/// The power of two, at most 16, that divides a matrix' address.
-fn alignment(x: Matrix) -> u32 {
-    1 << x.at.trailing_zeros().min(4)
+/// The power of two, at most 16, that divides an address.
+fn alignment(at: Address) -> u32 {
+    1 << at.trailing_zeros().min(4)
 }
 
 fn data_type(dtype: DType) -> Result<sys::cudaDataType_t> {

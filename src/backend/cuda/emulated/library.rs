@@ -296,16 +296,8 @@ impl Library {
     }
 }
 
-/// The module's library: loaded already, from the cache, or compiled now.
-pub(super) fn load(module: &'static Module) -> Result<&'static Library> {
-    // By the text's address: a module is a constant of this program.
-    static LOADED: Mutex<Option<HashMap<usize, &'static Library>>> = Mutex::new(None);
-    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-    let loaded = loaded.get_or_insert_default();
-    let key = module.source.as_ptr() as usize;
-    if let Some(library) = loaded.get(&key) {
-        return Ok(library);
-    }
+/// The module's library on disk: from the cache, or compiled now.
+pub(super) fn file(module: &Module) -> Result<PathBuf> {
     let compiler = compiler()?;
     let options = compiler.options.join(" ");
     let parts = [module.name, module.source, &compiler.version, &options];
@@ -318,10 +310,20 @@ pub(super) fn load(module: &'static Module) -> Result<&'static Library> {
         module.name,
         cache::key(parts.into_iter().chain(texts))
     );
-    let path = match cache::file("emulated", &name, |folder| compiler.compile(module, folder)) {
-        Ok(path) => path,
-        Err(detail) => return error(detail),
-    };
+    cache::file("emulated", &name, |folder| compiler.compile(module, folder)).or_else(error)
+}
+
+/// The module's library: loaded already, from the cache, or compiled now.
+pub(super) fn load(module: &'static Module) -> Result<&'static Library> {
+    // By the text's address: a module is a constant of this program.
+    static LOADED: Mutex<Option<HashMap<usize, &'static Library>>> = Mutex::new(None);
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    let loaded = loaded.get_or_insert_default();
+    let key = module.source.as_ptr() as usize;
+    if let Some(library) = loaded.get(&key) {
+        return Ok(library);
+    }
+    let path = file(module)?;
     // SAFETY: our own library, without initialisers.
     let library = match unsafe { libloading::Library::new(&path) } {
         Ok(library) => library,

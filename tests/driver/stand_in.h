@@ -1,0 +1,119 @@
+// A stand-in for NVIDIA's driver (`libcuda.so.1`) and cuBLASLt (`libcublasLt.so.12`): a GPU that is none.
+//
+// The emulated device replaces the backend's `Device`; this replaces what lies below it, so that the code that
+// calls NVIDIA's libraries runs where there is no GPU, in the program itself: loading, contexts, streams, events, pinned
+// memory, pools, modules, CUDA graphs, descriptors of products. Kernels come as the cubins that NVRTC made for
+// sm_90a, and run as the emulated device runs them: the same sources, compiled by g++.
+//
+// - What is put on a stream runs later, as late as the calls allow or any time before: some of it at any call. So a
+//   host that reads too early, or overwrites what a copy still reads, gets wrong numbers.
+// - Fresh memory holds a pattern that is NaN. A freed block is handed out again as soon as the stream has come to it.
+// - What NVIDIA's manuals forbid, and what this backend means never to do though they would allow it, is a
+//   *violation*: told on standard error, refused, and counted.
+// - At the end the counts of calls, of violations and of what was not given back go to CLIP_DISTILL_STAND_IN_REPORT.
+//
+// | variable CLIP_DISTILL_STAND_IN_… | meaning |
+// |---|---|
+// | LIBRARIES | the modules compiled for the emulated device, with `:` between them |
+// | REPORT | file for the counts |
+// | MEMORY | bytes of the GPU; 64 GiB if unset |
+// | DRIVER | its CUDA version; 12080 if unset |
+// | CAPABILITY | its compute capability; 90 if unset |
+// | SEED | another choice of what runs when |
+//
+// Declarations are ours, after NVIDIA's manuals ("CUDA Driver API", "cuBLAS"): no toolkit is needed to compile this.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#define API extern "C" __attribute__((visibility("default")))
+
+namespace stand_in {
+
+// ---- CUresult
+
+using Result = int;
+constexpr Result SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, INVALID_DEVICE = 101,
+                 INVALID_IMAGE = 200, INVALID_CONTEXT = 201, INVALID_HANDLE = 400, NOT_FOUND = 500, NOT_READY = 600,
+                 ILLEGAL_ADDRESS = 700, OUT_OF_RESOURCES = 701, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901;
+
+using Address = uint64_t;
+
+// ---- the machine
+
+inline std::recursive_mutex machine;
+
+// NaN as f32 and as two bf16, as the emulated device's.
+void poison(void* at, size_t bytes);
+
+uint64_t setting(const char* name, uint64_t otherwise);
+uint64_t random_number();
+
+// Counts one more of what the report tells.
+void count(const char* what, int64_t by = 1);
+int64_t counted(const char* what);
+
+// Tells of a violation and gives back `answer`.
+Result violation(Result answer, const char* format, ...) __attribute__((format(printf, 2, 3)));
+
+// What went wrong on the GPU: every later call gets it, as from a real one.
+extern Result broken;
+
+// Whether a context is current on this thread.
+bool current_context();
+
+// ---- streams (stream.cpp)
+
+struct Operation {
+  const char* name;
+  std::function<Result()> run;
+};
+
+struct Stream;
+Result enqueue(Stream* stream, Operation operation);
+// Whether this thread is capturing from a stream.
+bool capturing();
+// Spoils what is being captured.
+void invalidate_capture();
+// Whether nothing is on its way on any stream.
+bool idle();
+// Runs some of what is on its way.
+void progress();
+
+// ---- memory (memory.cpp)
+
+// Whether these bytes lie in memory that the stream may use now.
+bool on_device(Address at, size_t bytes);
+bool pinned(const void* at, size_t bytes);
+
+// ---- calls
+
+// Every call takes the machine for itself, and may find that the GPU has gone on.
+struct Call {
+  std::lock_guard<std::recursive_mutex> guard{machine};
+  // What the call answers if it may not go on.
+  Result refused;
+
+  enum Needs { nothing, context, context_outside_capture };
+  explicit Call(const char* name, Needs needs = context) : refused(SUCCESS) {
+    count("calls");
+    if (needs != nothing && !current_context()) {
+      refused = violation(INVALID_CONTEXT, "%s without a current context", name);
+      return;
+    }
+    if (needs == context_outside_capture && capturing()) {
+      invalidate_capture();
+      refused = violation(CAPTURE_UNSUPPORTED, "%s while a stream is captured", name);
+      return;
+    }
+    if (needs != nothing) progress();
+    refused = broken;
+  }
+};
+
+}  // namespace stand_in
