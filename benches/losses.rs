@@ -5,26 +5,15 @@
 //! one into the gradient backward), so its throughput says how near the products the whole fused operation
 //! runs.
 
-use clip_distill::autodiff::Tape;
+mod pairs;
+
 use clip_distill::backend::Backend;
-use clip_distill::loss::{Features, Intra, TeacherFeatures, affinity, clip, crd, gd, icl, intra};
-use clip_distill::tensor::Tensor;
-use clip_distill::tensor::rng::{Philox, Purpose};
 use clip_distill::train::device;
 use clip_distill::train::flags::{Device, Precision};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use pairs::{LOSSES, Pairs};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-
-const WIDTH: usize = 512;
-
-/// Unit features of one batch, student's and teacher's.
-struct Batch {
-    backend: Arc<dyn Backend>,
-    student: [Tensor; 2],
-    scale: Tensor,
-    teacher: TeacherFeatures,
-}
 
 fn on_gpu() -> bool {
     std::env::var("BENCH_BACKEND").is_ok_and(|name| name == "cuda")
@@ -37,51 +26,10 @@ fn backend() -> Arc<dyn Backend> {
     OPENED.get_or_init(|| open().0).clone()
 }
 
-fn batch(n: usize) -> Batch {
-    let backend = backend();
-    let unit = |index| {
-        let mut rng = Philox::new(1, Purpose::Test, 0, index);
-        let x: Vec<f32> = (0..n * WIDTH).map(|_| rng.normal()).collect();
-        let x = backend.upload(&[n, WIDTH], &x).expect("upload");
-        backend.l2_normalize(&x).expect("l2_normalize").0
-    };
-    let scale = |x| backend.upload(&[1], &[x]).expect("upload");
-    Batch {
-        student: [unit(0), unit(1)],
-        scale: scale(14.3),
-        teacher: TeacherFeatures {
-            image: unit(2),
-            text: unit(3),
-            scale: scale(50.0),
-        },
-        backend: backend.clone(),
-    }
-}
-
-/// Loss and gradients of all variables once.
-fn step(name: &str, batch: &Batch) {
-    let tape = Tape::new(batch.backend.clone());
-    let [image, text] = batch.student.clone().map(|x| tape.leaf(x));
-    let (student, scale) = (Features { image, text }, tape.leaf(batch.scale.clone()));
-    let value = match name {
-        "clip" => clip(&tape, &student, &scale),
-        "crd" => crd(&tape, &student, &scale, &batch.teacher),
-        "icl" => icl(&tape, &student, &scale, &batch.teacher),
-        "affinity" => affinity(&tape, &student, &scale, &batch.teacher),
-        "gd" => gd(&tape, &student, &scale, &batch.teacher),
-        _ => intra(
-            &tape,
-            &student,
-            &scale,
-            &batch.teacher,
-            &Intra::default(),
-            &scale,
-        ),
-    }
-    .expect("loss");
-    tape.backward(&value).expect("backward");
+fn step(name: &str, pairs: &Pairs) {
+    let value = pairs.step(name);
     // A GPU may still be at it.
-    batch.backend.download(value.value()).expect("download");
+    backend().download(&value).expect("download");
 }
 
 /// A line of /proc/self/status in MiB; `None` where there is no such file.
@@ -98,20 +46,25 @@ fn status(key: &str) -> Option<f64> {
 /// Time and peak memory of the host, above what its inputs hold, of one step at batches too slow to sample.
 /// Runs first: where the peak cannot be reset, it never falls.
 fn large(_: &mut Criterion) {
-    for n in [8192, 16384] {
-        let batch = batch(n);
+    let sizes: &[usize] = if on_gpu() {
+        &[8192, 16384, 32768]
+    } else {
+        &[8192, 16384]
+    };
+    for &n in sizes {
+        let pairs = Pairs::new(backend(), n);
         if on_gpu() {
             // Compiles the kernels and fills the pool.
-            step("intra", &batch);
+            step("intra", &pairs);
         }
         // "5" resets the peak to now; elsewhere the peak so far includes making the inputs.
         let reset = std::fs::write("/proc/self/clear_refs", "5").is_ok();
         let before = status(if reset { "VmRSS:" } else { "VmHWM:" });
         let start = Instant::now();
-        step("intra", &batch);
+        step("intra", &pairs);
         let time = start.elapsed().as_secs_f64();
-        let work = 2.0 * 5.0 * 2.0 * (n * n * WIDTH) as f64 * 1e-9;
-        println!("intra n = {n}: {time:.4} s, {:.0} GFLOP/s", work / time);
+        let rate = 1e-9 * pairs.flop("intra") / time;
+        println!("intra n = {n}: {time:.4} s, {rate:.0} GFLOP/s");
         if let (Some(before), Some(after), false) = (before, status("VmHWM:"), on_gpu()) {
             let matrix = (n * n * 4) as f64 / 1048576.0;
             let added = after - before;
@@ -129,11 +82,10 @@ fn times(c: &mut Criterion) {
         .warm_up_time(Duration::from_millis(200));
     group.measurement_time(Duration::from_secs(2));
     for n in [1024, 2048, 4096] {
-        let batch = batch(n);
-        // Elements: pairs of the batch.
+        let pairs = Pairs::new(backend(), n);
         group.throughput(Throughput::Elements(n as u64));
-        for name in ["intra", "clip", "crd", "icl", "affinity", "gd"] {
-            group.bench_function(BenchmarkId::new(name, n), |b| b.iter(|| step(name, &batch)));
+        for name in LOSSES {
+            group.bench_function(BenchmarkId::new(name, n), |b| b.iter(|| step(name, &pairs)));
         }
     }
     group.finish();

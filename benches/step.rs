@@ -7,8 +7,12 @@
 //!
 //! Without a teacher the loss is the contrastive one alone. Parts are timed with a wait for the device behind each
 //! of them; then as many steps again with none in between, replayed by a GPU. The images are on the device
-//! throughout.
+//! throughout. FLOP are counted as `--dry-run` counts them (backward twice the forward pass); the per cent are of the rate
+//! of products measured before and after the unbroken steps (on a CPU, of f32 multiply-adds in registers).
 
+mod ceilings;
+
+use ceilings::{Ceiling, Ceilings, median};
 use clap::Parser;
 use clip_distill::autodiff::Tape;
 use clip_distill::loss::{Features, Head, Heads, Inputs, Method, Objective};
@@ -17,15 +21,15 @@ use clip_distill::ops;
 use clip_distill::optim::{self, AdamW, AdamWConfig};
 use clip_distill::tensor::Normalisation;
 use clip_distill::tensor::rng::{Philox, Purpose};
-use clip_distill::train::device;
 use clip_distill::train::flags::{Device, Precision};
 use clip_distill::train::teacher::Teacher;
+use clip_distill::train::{cost, device};
 use std::time::Instant;
 
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
-}
+/// Steps of each kind that are not timed.
+const WARM_UP: usize = 2;
+/// Measurements of the ceiling before, and as many after.
+const MEASURED: usize = 9;
 
 #[derive(Parser)]
 struct Flags {
@@ -115,7 +119,6 @@ fn main() {
     let images = backend
         .images(&[batch, 224, 224, 3], &pixels, &Normalisation::OPENAI)
         .expect("images");
-    let nothing = backend.zeros(&[1]).expect("zeros");
     let texts: Vec<Vec<i32>> = (0..batch)
         .map(|_| {
             let mut text = vec![49406];
@@ -167,16 +170,16 @@ fn main() {
             .expect("step");
         mark();
     };
-    let settle = || backend.download(&nothing).map(drop).expect("download");
+    let mut ceilings = Ceilings::new(backend.clone());
 
     let mut times = [const { Vec::new() }; 5];
-    for number in 0..=steps {
+    for number in 0..steps + WARM_UP {
         let mut marks = Vec::new();
         step(&mut || {
-            settle();
+            ceilings.settle();
             marks.push(Instant::now());
         });
-        if number > 0 {
+        if number >= WARM_UP {
             for (i, time) in times[..4].iter_mut().enumerate() {
                 time.push((marks[i + 1] - marks[i]).as_secs_f64());
             }
@@ -184,7 +187,7 @@ fn main() {
         }
     }
     println!(
-        "{} <- {}, {}, batch {batch}, {line}; median of {steps} steps after one warm-up:",
+        "{} <- {}, {}, batch {batch}, {line}; median of {steps} steps after {WARM_UP} to warm up:",
         flags.student,
         flags.teacher,
         match flags.precision {
@@ -203,15 +206,41 @@ fn main() {
         step(&mut || {});
         backend.end_step().expect("a step");
     };
-    // A GPU replays a step from its third time on.
-    (0..3).for_each(|_| recurring());
-    settle();
+    let mut ceiling: Vec<f64> = Vec::new();
+    let mut measure = |ceilings: &mut Ceilings| {
+        ceiling.extend((0..MEASURED).map(|_| ceilings.measure(Ceiling::Products)));
+    };
+    // Before the steps that recur: what is measured with stays in memory, and theirs must be the same every time.
+    measure(&mut ceilings);
+    // The first is written down and the second made a graph.
+    (0..WARM_UP + 1).for_each(|_| recurring());
+    ceilings.settle();
+    let replays = backend.replays();
     let start = Instant::now();
     (0..steps).for_each(|_| recurring());
-    settle();
+    ceilings.settle();
     let each = start.elapsed().as_secs_f64() / steps as f64;
+    let replays = backend.replays() - replays;
+    measure(&mut ceilings);
+    let ceiling = median(ceiling);
+    let parts = cost::step(
+        student.config(),
+        teacher.as_ref().map(|t| t.clip().config()),
+        &objective.weights,
+        batch as f64,
+        3.0,
+        texts.iter().map(Vec::len).sum::<usize>().div_ceil(batch),
+    );
+    let flop: f64 = parts.iter().map(|(_, flop)| flop).sum();
     println!(
-        "  unbroken   {each:.4} s, {:.0} samples/s",
-        batch as f64 / each
+        "  unbroken   {each:.4} s, {:.1} samples/s, {:.2} of {:.2} TFLOP/s: {:.0} %{}",
+        batch as f64 / each,
+        1e-12 * flop / each,
+        1e-12 * ceiling,
+        100.0 * flop / each / ceiling,
+        match replays {
+            0 => String::new(),
+            n => format!("; {n} of {steps} replayed"),
+        }
     );
 }

@@ -7,12 +7,16 @@
 //!
 //! Shared machines change their speed from second to second, so a ceiling is measured again beside each repetition of
 //! each kernel, and the per cent are medians of those ratios. `benches/peers/kernels.py` times PyTorch's kernels at the
-//! same shapes. The losses have a bench of their own.
+//! same shapes. A loss is timed with its gradients; the losses also have a bench of their own, with larger batches and
+//! their memory.
 
 mod bench;
+#[path = "../ceilings/mod.rs"]
 mod ceilings;
 mod convolution;
 mod memory;
+#[path = "../pairs/mod.rs"]
+mod pairs;
 mod transformer;
 
 use bench::Bench;
@@ -24,6 +28,9 @@ use clip_distill::train::flags::{Device, Precision};
 struct Flags {
     #[arg(long, default_value_t = 16)]
     batch: usize,
+    /// Of the losses.
+    #[arg(long, default_value_t = 1024)]
+    pairs: usize,
     #[arg(long, default_value_t = 5)]
     repetitions: usize,
     #[arg(long, value_enum, default_value = "fp32")]
@@ -40,7 +47,7 @@ struct Flags {
 
 fn main() {
     let flags = Flags::parse();
-    let mut bench = Bench::new(&flags);
+    let mut bench = Bench::new(&flags, flags.precision);
     bench.ceilings();
     let batch = flags.batch;
     let tokens = batch * 197;
@@ -68,4 +75,9 @@ fn main() {
     bench.texts(15, 384);
     bench.rows(512);
     bench.optimiser(36_000_000);
+    // Similarities are f32 in either precision.
+    if flags.precision != Precision::Fp32 {
+        bench = Bench::new(&flags, Precision::Fp32);
+    }
+    bench.losses(flags.pairs);
 }

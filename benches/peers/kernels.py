@@ -1,22 +1,29 @@
 """PyTorch's kernels at the shapes of `cargo bench --bench kernels`.
 
     python benches/peers/kernels.py [--batch 16] [--repetitions 5] [--precision fp32 | amp_bf16]
-                                    [--backend cpu | cuda] [--only TEXT] [--compile]
+                                    [--backend cpu | cuda] [--only TEXT] [--compile] [--pairs 1024]
 
 Rows have the names of ours: linear layers, scaled-dot-product attention, LayerNorm, convolutions (channels last),
-BatchNorm + ReLU, AdamW (fused) with the gradient's norm. `amp_bf16` is activations and weights in bf16, BatchNorm's and
-AdamW's parameters in f32. With `--compile`, activations and norms go through torch.compile. Prints the
+BatchNorm + ReLU, AdamW (fused) with the gradient's norm, and the losses with their gradients, in f32 and with all their
+matrices in memory. `amp_bf16` is activations and weights in bf16, BatchNorm's and AdamW's parameters in f32. With
+`--compile`, activations, norms and losses (but `gd`, a gradient of gradients) go through torch.compile. Prints the
 median milliseconds; on a GPU, of enough runs in a row to fill five. Needs torch.
 """
 
 import argparse
 import math
 import statistics
+import sys
 import time
+from pathlib import Path
 
 import torch
 import torch._functorch.config
 import torch.nn.functional as F
+from intra_loss import intra
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "fixtures"))
+import losses  # noqa: E402
 
 SPAN = 5e-3
 
@@ -114,6 +121,28 @@ class Bench:
         self.row(f"grad_norm {n}, clipped", 12 * n, "GB/s", norm)
         self.row(f"adamw {n}", 28 * n, "GB/s", optimizer.step)
 
+    def losses(self, n, width=512):
+        unit = lambda: F.normalize(self.tensor(n, width, dtype=torch.float32), dim=-1)  # noqa: E731
+        v, s, V, T = (unit() for _ in range(4))
+        alpha, eye = torch.tensor(14.3, requires_grad=True), torch.eye(n, dtype=torch.bool)
+        wanted = [v.requires_grad_(), s.requires_grad_(), alpha]
+        both = lambda v, s, a: intra(v, V, a, 50.0, eye) + intra(s, T, a, 50.0, eye)  # noqa: E731
+        of = {
+            "intra": self.compile(both),
+            "clip": self.compile(losses.clip),
+            "crd": self.compile(lambda v, s, a: losses.crd(v, s, V, T, a, 50.0)),
+            "icl": self.compile(lambda v, s, a: losses.icl(v, s, V, T, a)),
+            "affinity": self.compile(lambda v, s, a: losses.affinity(v, s, V, T, a, 50.0)),
+            "gd": lambda v, s, a: losses.gd(v, s, V, T, a, 50.0),
+        }
+        for name, loss in of.items():
+            # Products of 2 n² width as `cost::losses` counts ours.
+            products = {"intra": 10, "clip": 6, "crd": 10, "icl": 6, "affinity": 12, "gd": 46}[name]
+            self.row(
+                f"{name} of {n} pairs", 2 * products * n**2 * width, "GFLOP/s",
+                lambda loss=loss: torch.autograd.grad(loss(v, s, alpha), wanted),
+            )  # fmt: skip
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -123,6 +152,7 @@ def main():
     parser.add_argument("--backend", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--only", default="", help="rows whose name holds this")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--pairs", type=int, default=1024, help="of the losses")
     args = parser.parse_args()
     torch.manual_seed(0)
     # Gradients are taken again and again from one forward pass.
@@ -149,6 +179,7 @@ def main():
     bench.batch_norm(56, 256)
     bench.batch_norm(14, 1024)
     bench.optimiser(36_000_000)
+    bench.losses(args.pairs)
 
 
 if __name__ == "__main__":

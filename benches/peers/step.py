@@ -1,19 +1,21 @@
 """A training step in PyTorch and open_clip, by part.
 
     python benches/peers/step.py [--student ViT-T-16] [--teacher ViT-B-16] [--batch 16] [--steps 5]
-                                 [--precision fp32 | amp_bf16] [--threads 0] [--backend cpu | cuda] [--compile]
+                                 [--precision fp32 | amp_bf16] [--threads 0] [--backend cpu | cuda]
+                                 [--compile [default | reduce-overhead | max-autotune]]
 
 The work of `cargo bench --bench step`, with its flags: teacher forward, student forward and backward under clip +
 crd + fd(2000) + icl + intra(divergence), AdamW; with `--teacher none` the contrastive loss alone. Random weights,
 images and ids; captions of about a dozen words, padded to 77 as open_clip pads them. `amp_bf16` is autocast
 around a student in f32 and a teacher whose weights are cast to bf16 once, which is PyTorch's fastest here. With
-`--compile`, both models' towers and the loss go through torch.compile. Parts are timed with a wait for the device behind
-each, after two steps that are not; then as many steps again with none in between.
+`--compile`, both models' towers and the loss go through torch.compile in that mode. Parts are timed with a wait for the
+device behind each, after two steps that are not; then as many steps again with none in between.
 Needs torch and open_clip_torch.
 """
 
 import argparse
 import contextlib
+import functools
 import math
 import statistics
 import sys
@@ -29,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "fixtures"), str(ROOT / "tests" / "parity")]
 import losses  # noqa: E402
 from common import MODELS  # noqa: E402
+from intra_loss import intra  # noqa: E402
 
 
 def captions(n):
@@ -41,14 +44,14 @@ def captions(n):
     return ids
 
 
-def objective(unit, projected, teacher, alpha, alpha_t, icl_scale):
-    """Features as (image, text): the student's, those at the teacher's width, the teacher's."""
+def objective(unit, projected, teacher, alpha, alpha_t, icl_scale, eye):
+    """Features as (image, text): the student's, those at the teacher's width, the teacher's. `eye` is the diagonal."""
     return (
         losses.clip(*unit, alpha)
         + losses.crd(*unit, *teacher, alpha, alpha_t)
         + 2000 * losses.fd(*projected, *teacher)
         + losses.icl(*projected, *teacher, icl_scale)
-        + losses.intra(*unit, *teacher, alpha, alpha_t, "divergence")
+        + sum(intra(x, y, alpha, alpha_t, eye) for x, y in zip(unit, teacher, strict=True))
     )
 
 
@@ -61,9 +64,10 @@ def main():
     parser.add_argument("--precision", choices=["fp32", "amp_bf16"], default="fp32")
     parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's own choice")
     parser.add_argument("--backend", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--compile", action="store_true")
+    modes = ["default", "reduce-overhead", "max-autotune"]
+    parser.add_argument("--compile", choices=modes, nargs="?", const="default")
     args = parser.parse_args()
-    compiled = torch.compile if args.compile else lambda f: f
+    compiled = functools.partial(torch.compile, mode=args.compile) if args.compile else lambda f: f
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -100,13 +104,16 @@ def main():
     ]
     distil, contrast = compiled(objective), compiled(losses.clip)
 
+    eye = torch.eye(args.batch, dtype=torch.bool)
     image, text = torch.randn(args.batch, 3, 224, 224), captions(args.batch)
+    if low:
+        image = image.bfloat16()
 
     def one(mark):
         mark()
         if teacher is not None:
             with torch.no_grad():
-                V = towers[1][0](image.bfloat16() if low else image, normalize=True).float()
+                V = towers[1][0](image, normalize=True).float()
                 T = towers[1][1](text, normalize=True).float()
                 alpha_t = teacher.logit_scale.exp().float()
         mark()
@@ -119,7 +126,7 @@ def main():
             loss = contrast(*unit, alpha)
         else:
             projected = [F.normalize(h(f), dim=-1) for h, f in zip(heads, features)] or unit
-            loss = distil(unit, projected, (V, T), alpha, alpha_t, icl_logit_scale.exp())
+            loss = distil(unit, projected, (V, T), alpha, alpha_t, icl_logit_scale.exp(), eye)
         mark()
         optimizer.zero_grad()
         loss.backward()
@@ -153,10 +160,11 @@ def main():
     settle()
     each = (time.perf_counter() - start) / args.steps
 
+    how = f", compiled ({args.compile})" if args.compile else ""
     where = torch.cuda.get_device_name() if cuda else f"{torch.get_num_threads()} threads"
     print(
         f"torch {torch.__version__}, open_clip {open_clip.__version__}: {args.student} <- {args.teacher}, "
-        f"{args.precision}{', compiled' if args.compile else ''}, batch {args.batch}, {where}; median of {args.steps} steps "
+        f"{args.precision}{how}, batch {args.batch}, {where}; median of {args.steps} steps "
         "after two to warm up:"
     )
     for phase, spans in seconds.items():

@@ -5,6 +5,7 @@
 //! MLP's hidden values before their activation (m); those behind it and the LayerNorms' outputs are made
 //! again on the way back.
 
+use crate::loss::Weights;
 use crate::model::{ClipConfig, ConvLayer, VisionConfig, convolutions};
 
 /// Tokens of a packed caption, on average: web captions have 10 to 25.
@@ -104,11 +105,44 @@ pub(super) fn masked_vision(v: &VisionConfig, kept: usize) -> Tower {
     }
 }
 
-/// The text tower.
-pub(super) fn text(config: &ClipConfig) -> Tower {
+/// The text tower, for captions of that many tokens.
+pub(super) fn text(config: &ClipConfig, caption: usize) -> Tower {
     let t = &config.text_cfg;
-    let tokens = CAPTION_TOKENS.min(t.context_length);
+    let tokens = caption.min(t.context_length);
     transformer(tokens, t.width, t.layers, t.mlp_width())
+}
+
+/// Floating-point operations of a step by part: the teacher forward once, the student in `passes` times its forward pass
+/// (3 where nothing is computed again), and the losses. Captions have `caption` tokens.
+pub fn step(
+    student: &ClipConfig,
+    teacher: Option<&ClipConfig>,
+    weights: &Weights,
+    pairs: f64,
+    passes: f64,
+    caption: usize,
+) -> Vec<(&'static str, f64)> {
+    let towers = |c: &ClipConfig| {
+        let image = vision(&c.vision_cfg, c.embed_dim).flops;
+        [image, text(c, caption).flops]
+    };
+    let width = |c: &ClipConfig| c.embed_dim as f64;
+    let mut parts = Vec::new();
+    if let Some(teacher) = teacher {
+        let [image, text] = towers(teacher);
+        parts.extend([
+            ("teacher image", pairs * image),
+            ("teacher text", pairs * text),
+        ]);
+    }
+    let [image, text] = towers(student);
+    let losses = losses(weights, pairs, width(student), teacher.map_or(0.0, width));
+    parts.extend([
+        ("student image", pairs * image * passes),
+        ("student text", pairs * text * passes),
+        ("losses", losses),
+    ]);
+    parts
 }
 
 /// f32 values of an image.
@@ -125,7 +159,7 @@ pub(super) fn pixels(config: &ClipConfig) -> f64 {
 /// `gd` makes in each direction, of student and teacher, the similarities, and two gradients in two products
 /// each; its way back makes similarities and two tiles of features with tangents three times over, and
 /// multiplies them into four gradients.
-pub(super) fn losses(weights: &crate::loss::Weights, n: f64, width: f64, teacher: f64) -> f64 {
+pub fn losses(weights: &Weights, n: f64, width: f64, teacher: f64) -> f64 {
     let own = |weight: f32, products: f64| if weight == 0.0 { 0.0 } else { 2.0 * products };
     let w = weights;
     let student = [w.clip, w.crd, w.affinity, w.afd, w.intra].map(|w| own(w, 3.0));

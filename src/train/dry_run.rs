@@ -60,43 +60,44 @@ pub fn dry_run(config: &Config) -> Result<String> {
     let mut heads = 0;
     let (image, text) = (
         cost::vision(&own.vision_cfg, own.embed_dim),
-        cost::text(own),
+        cost::text(own, CAPTION_TOKENS),
     );
     let masked = setup::masking(config, own)?
         .map(|masking| cost::masked_vision(&own.vision_cfg, masking.kept()));
     let again = if config.grad_checkpointing { 1.0 } else { 0.0 };
     // In parts every part goes forward twice; recomputed blocks once more.
     let passes = 2.0 + again + if config.accum_freq > 1 { 2.0 } else { 1.0 };
-    let mut flops = vec![
-        ("student image", pairs * image.flops * passes),
-        ("student text", pairs * text.flops * passes),
-    ];
-    if let Some(masked) = &masked {
-        flops.push(("student masked image", pairs * masked.flops * passes));
-    }
-    let (mut teacher_bytes, mut teacher_passing, mut teacher_width) = (0.0, 0.0, 0.0);
-    if let Some(config_of_teacher) = teacher {
-        let clip = Clip::new(config_of_teacher);
+    let (mut teacher_bytes, mut teacher_passing) = (0.0, 0.0);
+    if let Some(config_of_teacher) = &teacher {
+        let clip = Clip::new(config_of_teacher.clone());
         let c = clip.config();
         let m = parameters(&clip);
         let name = config.teacher.as_deref().unwrap_or_default();
         lines.push(count("teacher", name, m));
         heads = LossHeads::new(&objective, own.embed_dim, c.embed_dim).elements();
-        let (image, text) = (cost::vision(&c.vision_cfg, c.embed_dim), cost::text(c));
-        flops.insert(0, ("teacher image", pairs * image.flops));
-        flops.insert(1, ("teacher text", pairs * text.flops));
+        let image = cost::vision(&c.vision_cfg, c.embed_dim);
+        let text = cost::text(c, CAPTION_TOKENS);
         teacher_bytes = 4.0 * m[2] as f64;
         teacher_passing = (image.passing * part.min(frozen)).max(text.passing * part);
-        teacher_width = c.embed_dim as f64;
     }
     if heads > 0 {
         lines.push(format!("heads    {heads} parameters"));
     }
-    let width = own.embed_dim as f64;
-    flops.push((
-        "losses",
-        cost::losses(&weights, pairs, width, teacher_width),
-    ));
+    let mut flops = cost::step(
+        own,
+        teacher.as_ref(),
+        &weights,
+        pairs,
+        passes,
+        CAPTION_TOKENS,
+    );
+    if let Some(masked) = &masked {
+        let before = flops.len() - 1;
+        flops.insert(
+            before,
+            ("student masked image", pairs * masked.flops * passes),
+        );
+    }
 
     match (config.steps, source.per_epoch()) {
         (Some(steps), _) => lines.push(format!("steps    {steps} of {pairs} pairs")),

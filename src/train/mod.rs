@@ -8,7 +8,7 @@ pub mod anchors;
 pub mod checkpoint;
 pub mod command_line;
 pub mod config;
-mod cost;
+pub mod cost;
 pub mod demo;
 pub mod device;
 pub mod dry_run;

@@ -106,6 +106,8 @@ struct Problem {
   Layout layouts[4];
   Address at[4];
   float beta;
+  Address workspace;
+  size_t workspace_bytes;
   uint64_t rows, columns, depth;
 };
 
@@ -126,12 +128,18 @@ Result run(const Problem& p) {
     if (i == 2 && p.beta == 0) continue;
     if (!on_device(p.at[i], p.layouts[i].bytes())) return violation(ILLEGAL_ADDRESS, "cuBLASLt: an operand is not there");
   }
+  const bool biased = p.description.epilogue == EPILOGUE_BIAS;
+  if (!on_device(p.workspace, p.workspace_bytes) ||
+      (biased && !on_device(p.description.bias, p.rows * p.layouts[3].size()))) {
+    return violation(ILLEGAL_ADDRESS, "cuBLASLt: workspace or bias are not there");
+  }
+  // An algorithm may write to any of it.
+  poison(reinterpret_cast<void*>(p.workspace), p.workspace_bytes);
   const size_t m = p.rows, n = p.columns, k = p.depth;
   const auto a = unpacked(p.layouts[0], p.at[0], p.description.across[0]);
   const auto b = unpacked(p.layouts[1], p.at[1], p.description.across[1]);
   const Layout& result = p.layouts[3];
   std::vector<float> start(m);
-  const bool biased = p.description.epilogue == EPILOGUE_BIAS;
   const char* bias = reinterpret_cast<const char*>(p.description.bias);
   char* d = reinterpret_cast<char*>(p.at[3]);
   const char* c = reinterpret_cast<const char*>(p.at[2]);
@@ -179,6 +187,7 @@ API Status cublasLtCreate(void** handle) {
 
 API Status cublasLtDestroy(void* handle) {
   Call call("cublasLtDestroy");
+  if (!idle()) violation(SUCCESS, "cuBLASLt's handle goes while work is on its way");
   delete static_cast<char*>(handle);
   count("cuBLASLt objects not given back", -1);
   return DONE;
@@ -302,7 +311,8 @@ API Status cublasLtMatmul(void*, Description* d, const float* alpha, Address a, 
   Call call("cublasLtMatmul");
   if (call.refused) return refuse(14, "a product where none may be");
   if (algorithm->number == 2) return NOT_SUPPORTED;
-  Problem p{*d, {*a_layout, *b_layout, *c_layout, *result_layout}, {a, b, c, result}, *beta, 0, 0, 0};
+  Problem p{*d, {*a_layout, *b_layout, *c_layout, *result_layout}, {a, b, c, result}, *beta, workspace,
+            workspace_bytes, 0, 0, 0};
   if (!fit(*d, {a_layout, b_layout, c_layout, result_layout}, p.rows, p.columns, p.depth) || *alpha != 1) {
     return refuse(BAD_VALUE, "operands that do not fit");
   }
@@ -315,10 +325,13 @@ API Status cublasLtMatmul(void*, Description* d, const float* alpha, Address a, 
   if (c == result && c_layout->stride != result_layout->stride) return refuse(BAD_VALUE, "C and D, the same, differ");
   if (p.description.epilogue == EPILOGUE_BIAS) {
     if (!on_device(d->bias, p.rows * result_layout->size())) return refuse(BAD_VALUE, "a bias that is not there");
+    if (d->bias % algorithm->alignments[3]) return refuse(BAD_VALUE, "a bias less aligned than D");
   } else if (p.description.epilogue != EPILOGUE_DEFAULT) {
     return refuse(NOT_SUPPORTED, "an unknown epilogue");
   }
-  if (workspace % 256 || !on_device(workspace, workspace_bytes)) return refuse(BAD_VALUE, "no workspace");
+  if (workspace % 256 || !on_device(workspace, workspace_bytes) || workspace_bytes < algorithm->workspace) {
+    return refuse(BAD_VALUE, "no workspace, or less than was said");
+  }
   count(capturing() ? "products captured" : "products");
   return enqueue(stream, {"cublasLtMatmul", [=] { return run(p); }}) ? NOT_SUPPORTED : DONE;
 }

@@ -25,6 +25,7 @@ std::map<std::string, int64_t>& counts() {
 // Written when the program ends.
 struct Report {
   ~Report() {
+    const std::lock_guard guard(machine());
     const char* path = getenv("CLIP_DISTILL_STAND_IN_REPORT");
     FILE* file = path ? fopen(path, "w") : nullptr;
     if (!file) return;
@@ -34,6 +35,11 @@ struct Report {
 } report;
 
 }  // namespace
+
+std::recursive_mutex& machine() {
+  static auto* const one = new std::recursive_mutex;
+  return *one;
+}
 
 Result broken = SUCCESS;
 
@@ -57,8 +63,10 @@ uint64_t random_number() {
   return z ^ (z >> 31);
 }
 
-void count(const char* what, int64_t by) { counts()[what] += by; }
-int64_t counted(const char* what) { return counts()[what]; }
+void count(const char* what, int64_t by) {
+  const std::lock_guard guard(machine());
+  counts()[what] += by;
+}
 
 Result violation(Result answer, const char* format, ...) {
   count("violations");
@@ -113,7 +121,7 @@ API Result cuDeviceGet(int* device, int ordinal) {
 }
 
 API Result cuDeviceGetName(char* name, int length, int) {
-  snprintf(name, length, "NVIDIA Stand-in");
+  snprintf(name, length, "Stand-in, emulated");
   return SUCCESS;
 }
 

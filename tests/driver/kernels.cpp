@@ -70,7 +70,11 @@ bool read(const char* file, std::map<std::string, size_t>& kernels) {
   for (size_t i = 0; i < count; i++) {
     const std::string name = text + at<uint32_t>(table + i * size, 0);
     if (name.rfind(code, 0) == 0) kernels[name.substr(code.size())];
-    if (name.rfind(shared, 0) == 0) kernels[name.substr(shared.size())] = at<uint64_t>(table + i * size, 0x20);
+  }
+  for (size_t i = 0; i < count; i++) {
+    const std::string name = text + at<uint32_t>(table + i * size, 0);
+    const auto kernel = name.rfind(shared, 0) == 0 ? kernels.find(name.substr(shared.size())) : kernels.end();
+    if (kernel != kernels.end()) kernel->second = at<uint64_t>(table + i * size, 0x20);
   }
   return !kernels.empty();
 }

@@ -13,25 +13,28 @@ namespace {
 constexpr size_t ALIGNMENT = 256;
 
 struct Block {
-  char* base;
   size_t bytes;
   // Given back by the host; the stream may still be before that.
   bool freed = false;
+  // The stream has come to the end of it.
+  bool gone = false;
+  // How often it has been handed out.
+  unsigned turn = 0;
 };
 
 std::map<Address, Block> blocks;
-// What the stream has come to the end of, by size: a block serves again for the very same one.
-std::multimap<size_t, std::pair<Address, char*>> pool;
+// Blocks to be handed out again, by size: each serves for the very same one. The stream has come to the end of them, or
+// it will have before it comes to what uses them next.
+std::multimap<size_t, Address> pool;
 size_t reserved, used;
 std::map<const char*, size_t> pinned_blocks;
 char pool_handle;
 
 // The block that holds the address.
-Block* around(Address at, size_t bytes, Address* start = nullptr) {
+Block* around(Address at, size_t bytes) {
   auto next = blocks.upper_bound(at);
   if (next == blocks.begin()) return nullptr;
   --next;
-  if (start) *start = next->first;
   return at + bytes <= next->first + next->second.bytes ? &next->second : nullptr;
 }
 
@@ -54,7 +57,10 @@ Result there(const char* call, Address at, size_t bytes) {
 
 }  // namespace
 
-bool on_device(Address at, size_t bytes) { return around(at, bytes) != nullptr; }
+bool on_device(Address at, size_t bytes) {
+  const Block* block = around(at, bytes);
+  return block && !block->gone;
+}
 
 bool pinned(const void* at, size_t bytes) {
   const char* p = static_cast<const char*>(at);
@@ -103,9 +109,10 @@ API Result cuMemPoolTrimTo(void* handle, size_t keep) {
   Call call("cuMemPoolTrimTo", Call::context_outside_capture);
   if (call.refused) return call.refused;
   if (handle != &pool_handle || keep) return violation(INVALID_VALUE, "cuMemPoolTrimTo to %zu bytes", keep);
-  for (const auto& [bytes, block] : pool) {
+  for (const auto& [bytes, at] : pool) {
+    // Its memory stays, as NaN, for whoever uses it wrongly.
+    blocks.erase(at);
     reserved -= rounded(bytes);
-    free(block.second);
   }
   pool.clear();
   count("trims");
@@ -124,20 +131,22 @@ API Result cuMemAllocAsync(Address* at, size_t bytes, Stream*) {
   Call call("cuMemAllocAsync", Call::context_outside_capture);
   if (call.refused) return call.refused;
   if (!bytes) return violation(INVALID_VALUE, "an allocation of no bytes");
-  char* base;
   const auto found = pool.find(bytes);
   if (found != pool.end()) {
-    *at = found->second.first, base = found->second.second;
+    *at = found->second;
     pool.erase(found);
+    Block& block = blocks[*at];
+    block.freed = block.gone = false;
+    block.turn++;
   } else {
     if (reserved + rounded(bytes) > setting("MEMORY", 64ull << 30)) return OUT_OF_MEMORY;
-    base = static_cast<char*>(malloc(bytes + 3 * ALIGNMENT));
+    char* const base = static_cast<char*>(malloc(bytes + 3 * ALIGNMENT));
     if (!base) return OUT_OF_MEMORY;
     *at = (reinterpret_cast<Address>(base) + 2 * ALIGNMENT - 1) / (2 * ALIGNMENT) * (2 * ALIGNMENT) + ALIGNMENT;
+    poison(host(*at), bytes);
     reserved += rounded(bytes);
+    blocks[*at] = {bytes};
   }
-  poison(host(*at), bytes);
-  blocks[*at] = {base, bytes};
   used += rounded(bytes);
   count("allocations");
   count("allocations not given back");
@@ -148,16 +157,21 @@ API Result cuMemFreeAsync(Address at, Stream* stream) {
   Call call("cuMemFreeAsync", Call::context_outside_capture);
   const auto found = blocks.find(at);
   if (found == blocks.end() || found->second.freed) return violation(INVALID_VALUE, "a free of what is no block");
-  found->second.freed = true;
+  Block& block = found->second;
+  block.freed = true;
+  used -= rounded(block.bytes);
   count("allocations not given back", -1);
   if (call.refused) return call.refused;
-  return enqueue(stream, {"cuMemFreeAsync", [at] {
+  const bool at_once = random_number() % 2;
+  if (at_once) pool.insert({block.bytes, at});
+  const unsigned turn = block.turn;
+  return enqueue(stream, {"cuMemFreeAsync", [=] {
                             const auto found = blocks.find(at);
-                            const Block block = found->second;
-                            blocks.erase(found);
+                            if (found == blocks.end()) return violation(ILLEGAL_ADDRESS, "a block was trimmed while in use");
+                            Block& block = found->second;
                             poison(host(at), block.bytes);
-                            pool.insert({block.bytes, {at, block.base}});
-                            used -= rounded(block.bytes);
+                            block.gone = block.turn == turn;
+                            if (!at_once) pool.insert({block.bytes, at});
                             return SUCCESS;
                           }});
 }

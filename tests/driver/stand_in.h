@@ -7,9 +7,10 @@
 //
 // - What is put on a stream runs later, as late as the calls allow or any time before: some of it at any call. So a
 //   host that reads too early, or overwrites what a copy still reads, gets wrong numbers.
-// - Fresh memory holds a pattern that is NaN. A freed block is handed out again as soon as the stream has come to it.
+// - Fresh memory holds a pattern that is NaN. A freed block may be handed out again at once: whoever has it next is behind
+//   its last user on the stream.
 // - What NVIDIA's manuals forbid, and what this backend means never to do though they would allow it, is a
-//   *violation*: told on standard error, refused, and counted.
+//   *violation*: told on standard error, counted, and refused where a GPU would refuse it.
 // - At the end the counts of calls, of violations and of what was not given back go to CLIP_DISTILL_STAND_IN_REPORT.
 //
 // | variable CLIP_DISTILL_STAND_IN_… | meaning |
@@ -40,13 +41,14 @@ namespace stand_in {
 using Result = int;
 constexpr Result SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, INVALID_DEVICE = 101,
                  INVALID_IMAGE = 200, INVALID_CONTEXT = 201, INVALID_HANDLE = 400, NOT_FOUND = 500, NOT_READY = 600,
-                 ILLEGAL_ADDRESS = 700, OUT_OF_RESOURCES = 701, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901;
+                 ILLEGAL_ADDRESS = 700, OUT_OF_RESOURCES = 701, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901, CAPTURE_WRONG_THREAD = 908;
 
 using Address = uint64_t;
 
 // ---- the machine
 
-inline std::recursive_mutex machine;
+// Never destroyed: threads may still call when the program ends.
+std::recursive_mutex& machine();
 
 // NaN as f32 and as two bf16, as the emulated device's.
 void poison(void* at, size_t bytes);
@@ -56,7 +58,6 @@ uint64_t random_number();
 
 // Counts one more of what the report tells.
 void count(const char* what, int64_t by = 1);
-int64_t counted(const char* what);
 
 // Tells of a violation and gives back `answer`.
 Result violation(Result answer, const char* format, ...) __attribute__((format(printf, 2, 3)));
@@ -95,7 +96,7 @@ bool pinned(const void* at, size_t bytes);
 
 // Every call takes the machine for itself, and may find that the GPU has gone on.
 struct Call {
-  std::lock_guard<std::recursive_mutex> guard{machine};
+  std::lock_guard<std::recursive_mutex> guard{machine()};
   // What the call answers if it may not go on.
   Result refused;
 

@@ -204,6 +204,7 @@ API Result cuEventElapsedTime(float* milliseconds, void* start, void* end) {
   const auto a = find(start), b = find(end);
   if (!a || !b || !a->timed || !b->timed) return violation(INVALID_HANDLE, "the time between events that are not timed");
   if (a->reached != a->recorded || b->reached != b->recorded) return NOT_READY;
+  count("spans timed");
   *milliseconds = static_cast<float>(1e3 * (b->seconds - a->seconds));
   return SUCCESS;
 }
@@ -226,15 +227,16 @@ API Result cuStreamEndCapture(Stream* stream, Graph** graph) {
   Call call("cuStreamEndCapture");
   *graph = nullptr;
   if (!streams.count(stream) || !stream->captures) return violation(INVALID_VALUE, "cuStreamEndCapture without a begin");
-  if (stream->by != std::this_thread::get_id()) return violation(CAPTURE_UNSUPPORTED, "another thread ends a capture");
+  if (stream->by != std::this_thread::get_id()) return violation(CAPTURE_WRONG_THREAD, "another thread ends a capture");
   stream->captures = false;
   if (!stream->valid) return CAPTURE_INVALIDATED;
+  if (call.refused) return call.refused;
   *graph = new Graph{std::move(stream->captured)};
   stream->captured.clear();
   graphs.insert(*graph);
   count("graphs captured");
   count("graphs not given back");
-  return call.refused;
+  return SUCCESS;
 }
 
 API Result cuGraphInstantiateWithFlags(Executable** executable, Graph* graph, unsigned long long flags) {

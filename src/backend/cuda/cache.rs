@@ -30,7 +30,7 @@ fn folder() -> PathBuf {
 }
 
 /// The file `name` of the cache's part `kind`. If it is not there, `make` makes it in an empty folder and tells
-/// where; it is then moved to its place in one step, so that nobody sees it half written.
+/// where; it then gets its place in one step, so that nobody sees it half written, and the first of several keeps it.
 ///
 /// # Errors
 /// What `make` says, or the path and what the system says of it.
@@ -49,7 +49,14 @@ pub(super) fn file(
     let making = place.join(format!(".{name}.{}.{count}", std::process::id()));
     let say = |e: std::io::Error| format!("{}: {e}", making.display());
     std::fs::create_dir_all(&making).map_err(say)?;
-    let made = make(&making).and_then(|made| std::fs::rename(made, &path).map_err(say));
+    let made = make(&making).and_then(|made| {
+        let first = std::fs::hard_link(&made, &path);
+        match first.is_ok() || path.is_file() {
+            true => Ok(()),
+            // A file system without links.
+            false => std::fs::rename(made, &path).map_err(say),
+        }
+    });
     // What is left behind does no harm.
     let _ = std::fs::remove_dir_all(&making);
     made.map(|()| path)

@@ -457,13 +457,12 @@ impl Replay for Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         // What fails here has failed before. The context goes last: all else lies in it.
-        if self.bind().is_ok() {
-            lock(&self.products).close(self.stream);
-        }
         let _ = self.synchronise();
         lock(&self.staging).close();
         lock(&self.landing).close();
         lock(&self.graphs).close();
+        lock(&self.products).close(self.stream);
+        let _ = self.synchronise();
         for (module, _) in lock(&self.kernels).modules.values() {
             // SAFETY: loaded once, and nothing runs any more.
             let _ = unsafe { cu::module::unload(*module) };
@@ -489,6 +488,9 @@ pub(super) fn check<T>(what: &str, result: Answer<T>) -> Result<T> {
         let hint = match e.0 {
             CUresult::CUDA_ERROR_NO_DEVICE => {
                 ": there is no NVIDIA GPU, or CUDA_VISIBLE_DEVICES hides it"
+            }
+            CUresult::CUDA_ERROR_STUB_LIBRARY => {
+                ": the loader found the toolkit's stub of libcuda.so; take lib64/stubs out of LD_LIBRARY_PATH"
             }
             _ => "",
         };

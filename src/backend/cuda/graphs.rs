@@ -70,7 +70,7 @@ impl Graphs {
     /// Destroys a graph, as soon as it no longer runs.
     pub fn discard(&mut self, number: u64) {
         if let Some(exec) = self.made.remove(&number) {
-            // SAFETY: made by `capture`, destroyed once; the driver waits for its end.
+            // SAFETY: made by `capture`, destroyed once; the driver keeps what still runs until it has.
             let _ = unsafe { cu::graph::exec_destroy(exec) };
         }
     }

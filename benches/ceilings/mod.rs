@@ -1,0 +1,188 @@
+//! What a device can do at most: the processor by multiply-adds in registers and a copy, a GPU by a large product and a
+//! copy of its own.
+#![allow(dead_code)] // each bench uses a part
+
+use clip_distill::backend::Backend;
+use clip_distill::tensor::Tensor;
+use clip_distill::tensor::rng::{Philox, Purpose};
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A GPU's kernels are too short for the host's clock: so many seconds of them are timed at once.
+const SPAN: f64 = 5e-3;
+
+pub fn seconds(body: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    body();
+    start.elapsed().as_secs_f64()
+}
+
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// What the most that a device can do is measured in.
+#[derive(Clone, Copy)]
+pub enum Ceiling {
+    /// Floating-point operations of products.
+    Products,
+    /// Bytes read and written.
+    Copy,
+}
+
+/// A device and how its work is timed.
+pub struct Ceilings {
+    backend: Arc<dyn Backend>,
+    nothing: Tensor,
+    /// The processor's own; `None` for those of a GPU.
+    host: Option<Host>,
+    /// What a GPU multiplies with itself.
+    square: Option<Tensor>,
+}
+
+impl Ceilings {
+    pub fn new(backend: Arc<dyn Backend>) -> Self {
+        Self {
+            nothing: backend.zeros(&[1]).expect("zeros"),
+            host: (backend.name() == "cpu").then(Host::default),
+            square: None,
+            backend,
+        }
+    }
+
+    pub fn on_gpu(&self) -> bool {
+        self.host.is_none()
+    }
+
+    /// Waits for the device.
+    pub fn settle(&self) {
+        self.backend
+            .download(&self.nothing)
+            .map(drop)
+            .expect("download");
+    }
+
+    /// Seconds of one run of `body`, with the device done with it.
+    pub fn time(&self, mut body: impl FnMut()) -> f64 {
+        if !self.on_gpu() {
+            return seconds(body);
+        }
+        self.settle();
+        let once = seconds(|| {
+            body();
+            self.settle();
+        });
+        let runs = (SPAN / once).ceil().clamp(1.0, 500.0);
+        let all = seconds(|| {
+            (0..runs as usize).for_each(|_| body());
+            self.settle();
+        });
+        all / runs
+    }
+
+    /// FLOP/s or bytes per second, now.
+    pub fn measure(&mut self, of: Ceiling) -> f64 {
+        match (&mut self.host, of) {
+            (Some(host), Ceiling::Products) => host.multiply_adds(),
+            (Some(host), Ceiling::Copy) => host.copy(),
+            (None, Ceiling::Products) => {
+                let n = self.side();
+                // Zeros would cost less power, and so run faster.
+                let made = || random(self.backend.as_ref(), &[n, n]);
+                let x = self.square.take().unwrap_or_else(made);
+                let s = self.time(|| {
+                    black_box(self.backend.matmul(&x, &x).expect("matmul"));
+                });
+                self.square = Some(x);
+                2.0 * (n as f64).powi(3) / s
+            }
+            (None, Ceiling::Copy) => {
+                let n = self.side().pow(2);
+                let x = self.backend.zeros(&[n]).expect("zeros");
+                let s = self.time(|| {
+                    black_box(self.backend.copy(&x).expect("copy"));
+                });
+                8.0 * n as f64 / s
+            }
+        }
+    }
+
+    /// Of the matrices that a GPU is measured with; the emulated one's are tiny.
+    fn side(&self) -> usize {
+        match self.backend.describe().contains("emulated") {
+            true => 64,
+            false => 8192,
+        }
+    }
+}
+
+/// Uniform in [−1, 1).
+pub fn random(backend: &dyn Backend, shape: &[usize]) -> Tensor {
+    let mut rng = Philox::new(0, Purpose::Test, 0, 0);
+    let data: Vec<f32> = (0..shape.iter().product())
+        .map(|_| rng.uniform_in(-1.0, 1.0))
+        .collect();
+    backend.upload(shape, &data).expect("upload")
+}
+
+/// The processor's ceilings, and what is copied once that is asked for.
+#[derive(Default)]
+struct Host {
+    from: Vec<f32>,
+    to: Vec<f32>,
+}
+
+impl Host {
+    /// Multiply-adds per second of all threads, in FLOP/s.
+    fn multiply_adds(&self) -> f64 {
+        let threads = rayon::current_num_threads();
+        let mut flop = 0.0;
+        let s = seconds(|| {
+            let work = |_| Arch::new().dispatch(MultiplyAdds(200_000));
+            flop = (0..threads).into_par_iter().map(work).sum();
+        });
+        flop / s
+    }
+
+    /// Bytes per second of a copy by all threads, read and written.
+    fn copy(&mut self) -> f64 {
+        if self.from.is_empty() {
+            self.from = vec![1.0; 1 << 24];
+            self.to = vec![0.0; 1 << 24];
+        }
+        let chunk = self.from.len() / rayon::current_num_threads();
+        let parts = self
+            .to
+            .par_chunks_mut(chunk)
+            .zip(self.from.par_chunks(chunk));
+        let s = seconds(|| parts.for_each(|(to, from)| to.copy_from_slice(from)));
+        black_box(&self.to);
+        8.0 * self.from.len() as f64 / s
+    }
+}
+
+/// Independent multiply-adds in registers, the most this processor does.
+struct MultiplyAdds(usize);
+
+impl WithSimd for MultiplyAdds {
+    type Output = f64;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> f64 {
+        let splat = |x| simd.splat_f32s(black_box(x));
+        let (x, y) = (splat(0.999), splat(0.001));
+        let mut sums = [splat(1.0); 12];
+        for _ in 0..self.0 {
+            for sum in &mut sums {
+                *sum = simd.mul_add_e_f32s(x, *sum, y);
+            }
+        }
+        let last = sums.into_iter().fold(y, |a, b| simd.add_f32s(a, b));
+        black_box(last);
+        (2 * 12 * S::F32_LANES * self.0) as f64
+    }
+}
