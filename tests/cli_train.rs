@@ -14,17 +14,11 @@ mod program;
 #[path = "common/tolerance.rs"]
 mod tolerance;
 
-use program::{Folder, expect, killed_at, refuses, same, wait_for};
+use program::{Folder, RESNET, STUDENT, expect, killed_at, refuses, same, wait_for};
 
-const STUDENT: &str = r#"{"embed_dim": 16,
-  "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 1, "head_width": 16},
-  "text_cfg": {"context_length": 12, "vocab_size": 600, "width": 32, "heads": 2, "layers": 1}}"#;
 const TEACHER: &str = r#"{"embed_dim": 24,
   "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 48, "layers": 1, "head_width": 16},
   "text_cfg": {"context_length": 10, "vocab_size": 700, "width": 32, "heads": 2, "layers": 1}}"#;
-const RESNET: &str = r#"{"embed_dim": 16,
-  "vision_cfg": {"image_size": 32, "patch_size": null, "width": 4, "layers": [1, 1, 1, 1], "head_width": 32},
-  "text_cfg": {"context_length": 12, "vocab_size": 600, "width": 32, "heads": 2, "layers": 1}}"#;
 
 /// A folder with the models' configurations and, once trained, a teacher's weights.
 struct Place {

@@ -10,6 +10,7 @@ Ends with 1 if anything failed.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import shutil
@@ -66,6 +67,9 @@ class Runs:
                 ).returncode  # fmt: skip
             except subprocess.TimeoutExpired:
                 code = "too slow"
+            except OSError as error:
+                code = "missing"
+                file.write(str(error))
         last = (path.read_text(errors="replace").strip().splitlines() or [""])[-1]
         print(f"{name:<28} {'ok' if code == 0 else code:>8} {time.time() - start:6.0f} s  {last[:100]}", flush=True)
         if code != 0:
@@ -100,19 +104,27 @@ def check(runs):
 
 
 def timings(runs, pairs, batches):
-    def beside(name, bench, peer, *options):
+    def has(*modules):
+        """Whether Python has them all; says so if not."""
+        missing = [m for m in modules if importlib.util.find_spec(m) is None]
+        if missing:
+            print(f"Python has no {' and no '.join(missing)}: PyTorch's side is left out")
+        return not missing
+
+    def beside(name, bench, needs, *options):
         """Ours, PyTorch's and, where it can be compiled, PyTorch's compiled."""
         where = ["--backend", "cuda", "--precision", "amp_bf16"]
         runs.run(name, [runs.folder / f"bench-{bench}", *where, *options])
-        for compiled in ([], ["--compile"]):
+        for compiled in ([], ["--compile"]) if has(*needs) else ():
             suffix = "-torch" + "-compiled" * bool(compiled)
-            runs.run(name + suffix, [sys.executable, PEERS / f"{peer}.py", *where, *options, *compiled])
+            runs.run(name + suffix, [sys.executable, PEERS / f"{bench}.py", *where, *options, *compiled])
 
     for batch in batches:
-        beside(f"step-{batch}", "step", "step", "--batch", batch)
-    beside("kernels", "kernels", "kernels", "--batch", batches[0], "--pairs", pairs)
+        beside(f"step-{batch}", "step", ["torch", "open_clip"], "--batch", batch)
+    beside("kernels", "kernels", ["torch"], "--batch", batches[0], "--pairs", pairs)
     runs.run("losses", [runs.folder / "bench-losses", "--bench"], BENCH_BACKEND="cuda")
-    runs.run("losses-torch", [sys.executable, PEERS / "intra_loss.py", "--device", "cuda"])
+    if has("torch"):
+        runs.run("losses-torch", [sys.executable, PEERS / "intra_loss.py", "--device", "cuda"])
 
 
 def main():

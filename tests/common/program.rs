@@ -7,6 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+/// Small models to train: a ViT and a ResNet.
+pub const STUDENT: &str = r#"{"embed_dim": 16,
+  "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 1, "head_width": 16},
+  "text_cfg": {"context_length": 12, "vocab_size": 600, "width": 32, "heads": 2, "layers": 1}}"#;
+pub const RESNET: &str = r#"{"embed_dim": 16,
+  "vision_cfg": {"image_size": 32, "patch_size": null, "width": 4, "layers": [1, 1, 1, 1], "head_width": 32},
+  "text_cfg": {"context_length": 12, "vocab_size": 600, "width": 32, "heads": 2, "layers": 1}}"#;
+
 /// A temporary folder.
 pub struct Folder {
     dir: tempfile::TempDir,

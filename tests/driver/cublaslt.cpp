@@ -61,6 +61,29 @@ Status refuse(Status status, const char* what) {
   return status;
 }
 
+// Every object is counted from its making to its end.
+template <class T, class... Values>
+Status make(T** made, Values... values) {
+  *made = new T{values...};
+  count("cuBLASLt objects not given back");
+  return DONE;
+}
+
+template <class T>
+Status destroy(const char* name, T* object) {
+  Call call(name, Call::nothing);
+  delete object;
+  count("cuBLASLt objects not given back", -1);
+  return DONE;
+}
+
+template <class T>
+Status set(T& attribute, const void* value, size_t bytes) {
+  if (bytes != sizeof attribute) return refuse(BAD_VALUE, "an attribute of another size");
+  memcpy(&attribute, value, bytes);
+  return DONE;
+}
+
 float value(const char* at, unsigned type) {
   if (type == F32) {
     float x;
@@ -177,110 +200,75 @@ using namespace stand_in;
 API size_t cublasLtGetVersion() { return 120804; }
 API const char* cublasLtGetStatusString(Status status) { return status == NOT_SUPPORTED ? "not supported" : "an error"; }
 
-API Status cublasLtCreate(void** handle) {
+API Status cublasLtCreate(char** handle) {
   Call call("cublasLtCreate", Call::context_outside_capture);
   if (call.refused) return refuse(1, "a handle without a context");
-  *handle = new char;
-  count("cuBLASLt objects not given back");
-  return DONE;
+  return make(handle);
 }
 
-API Status cublasLtDestroy(void* handle) {
+API Status cublasLtDestroy(char* handle) {
   Call call("cublasLtDestroy");
   if (!idle()) violation(SUCCESS, "cuBLASLt's handle goes while work is on its way");
-  delete static_cast<char*>(handle);
-  count("cuBLASLt objects not given back", -1);
-  return DONE;
+  return destroy("cublasLtDestroy", handle);
 }
 
 API Status cublasLtMatmulDescCreate(Description** made, unsigned compute, unsigned scale) {
   Call call("cublasLtMatmulDescCreate", Call::nothing);
   // CUBLAS_COMPUTE_32F: f32 products stay f32.
   if (compute != 68 || scale != F32) return refuse(BAD_VALUE, "computes in another type than f32");
-  *made = new Description;
-  count("cuBLASLt objects not given back");
-  return DONE;
+  return make(made);
 }
 
 API Status cublasLtMatmulDescSetAttribute(Description* d, unsigned attribute, const void* value, size_t bytes) {
   Call call("cublasLtMatmulDescSetAttribute", Call::nothing);
-  const auto set = [&](auto& to) {
-    if (bytes != sizeof to) return refuse(BAD_VALUE, "an attribute of another size");
-    memcpy(&to, value, bytes);
-    return DONE;
-  };
   switch (attribute) {
     case 3:  // CUBLASLT_MATMUL_DESC_TRANSA
-      return set(d->across[0]);
+      return set(d->across[0], value, bytes);
     case 4:  // CUBLASLT_MATMUL_DESC_TRANSB
-      return set(d->across[1]);
+      return set(d->across[1], value, bytes);
     case 7:  // CUBLASLT_MATMUL_DESC_EPILOGUE
-      return set(d->epilogue);
+      return set(d->epilogue, value, bytes);
     case 8:  // CUBLASLT_MATMUL_DESC_BIAS_POINTER
-      return set(d->bias);
+      return set(d->bias, value, bytes);
   }
   return refuse(BAD_VALUE, "an unknown attribute of a product");
 }
 
-API Status cublasLtMatmulDescDestroy(Description* d) {
-  Call call("cublasLtMatmulDescDestroy", Call::nothing);
-  delete d;
-  count("cuBLASLt objects not given back", -1);
-  return DONE;
-}
+API Status cublasLtMatmulDescDestroy(Description* object) { return destroy("cublasLtMatmulDescDestroy", object); }
 
 API Status cublasLtMatrixLayoutCreate(Layout** made, unsigned type, uint64_t rows, uint64_t columns, int64_t stride) {
   Call call("cublasLtMatrixLayoutCreate", Call::nothing);
   if ((type != F32 && type != BF16) || !rows || !columns || stride < int64_t(rows)) {
     return refuse(BAD_VALUE, "a layout that is none");
   }
-  *made = new Layout{type, rows, columns, stride};
-  count("cuBLASLt objects not given back");
-  return DONE;
+  return make(made, type, rows, columns, stride);
 }
 
-API Status cublasLtMatrixLayoutDestroy(Layout* layout) {
-  Call call("cublasLtMatrixLayoutDestroy", Call::nothing);
-  delete layout;
-  count("cuBLASLt objects not given back", -1);
-  return DONE;
-}
+API Status cublasLtMatrixLayoutDestroy(Layout* object) { return destroy("cublasLtMatrixLayoutDestroy", object); }
 
 API Status cublasLtMatmulPreferenceCreate(Preference** made) {
   Call call("cublasLtMatmulPreferenceCreate", Call::nothing);
-  *made = new Preference;
-  count("cuBLASLt objects not given back");
-  return DONE;
+  return make(made);
 }
 
 API Status cublasLtMatmulPreferenceSetAttribute(Preference* p, unsigned attribute, const void* value, size_t bytes) {
   Call call("cublasLtMatmulPreferenceSetAttribute", Call::nothing);
-  const auto set = [&](auto& to) {
-    if (bytes != sizeof to) return refuse(BAD_VALUE, "a preference of another size");
-    memcpy(&to, value, bytes);
-    return DONE;
-  };
   unsigned ignored;
   switch (attribute) {
     case 1:  // CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES
-      return set(p->workspace);
+      return set(p->workspace, value, bytes);
     case 3:  // CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK
-      return set(ignored);
+      return set(ignored, value, bytes);
     case 5:  // CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, and of B, C and D
     case 6:
     case 7:
     case 8:
-      return set(p->alignments[attribute - 5]);
+      return set(p->alignments[attribute - 5], value, bytes);
   }
   return refuse(BAD_VALUE, "an unknown preference");
 }
 
-API Status cublasLtMatmulPreferenceDestroy(Preference* p) {
-  Call call("cublasLtMatmulPreferenceDestroy", Call::nothing);
-  delete p;
-  count("cuBLASLt objects not given back", -1);
-  return DONE;
-}
+API Status cublasLtMatmulPreferenceDestroy(Preference* object) { return destroy("cublasLtMatmulPreferenceDestroy", object); }
 
 // Four ways: one that is told not to work, one that works, one that fails when it runs, and one that works as well.
 API Status cublasLtMatmulAlgoGetHeuristic(void*, Description* d, Layout* a, Layout* b, Layout* c, Layout* result,

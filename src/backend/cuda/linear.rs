@@ -4,7 +4,7 @@
 //! 5e-4, and no QuickGELU. So bias and residual are fused into products, and activations are passes of their own, which
 //! in the backward pass make the bias's gradient as well. Where there is no activation, a pass over dy makes it: the
 //! epilogue that could (BGRADB, on the product of the weight's gradient) overwrites where we add, and has been seen to
-//! slow large products down by more than that pass costs (NVIDIA/CUDALibrarySamples, issue 90).
+//! slow the training of a large model down (NVIDIA/CUDALibrarySamples, issue 90).
 
 use super::column_sums::{self, Chunks};
 use super::device::{Address, Launch, Matrix, Product};

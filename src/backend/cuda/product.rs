@@ -24,11 +24,11 @@ use std::collections::HashMap;
 const WORKSPACE: usize = 32 << 20;
 /// Algorithms that are tried.
 const CANDIDATES: usize = 8;
-/// Seconds of an algorithm's runs that are timed at once, so that launching them is not all that is timed, and how many
-/// runs that is at most and at least.
+/// Seconds of an algorithm's runs that are timed at once: of fewer, launching them would be most.
 const SPAN: f32 = 1e-3;
+/// How many runs these are at least and at most.
 const RUNS: (f32, f32) = (3.0, 50.0);
-/// Times that is done; the shortest counts.
+/// Times that so many runs are timed; the shortest counts.
 const TIMES: usize = 3;
 /// Part of the time of cuBLASLt's own choice by which another must be faster: less is noise.
 const GAIN: f32 = 0.03;
