@@ -9,6 +9,7 @@ pub mod cpu;
 pub mod cuda;
 mod error;
 mod fetch;
+pub mod gpu;
 mod relation;
 mod segments;
 

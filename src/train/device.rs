@@ -4,7 +4,7 @@ use super::error::{Result, input, usage};
 use super::flags::{Device, Precision};
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
-use crate::backend::cuda::Cuda;
+use crate::backend::cuda;
 use std::sync::Arc;
 
 /// The device that the flags ask for, with one line that says which it is and why. `number` is that of a GPU,
@@ -64,7 +64,7 @@ fn cuda(number: usize, precision: Precision) -> Result<Arc<dyn Backend>, String>
             return Err("there is no --precision amp_fp16; take amp_bf16 or fp32".into());
         }
     };
-    match Cuda::open(number, bf16) {
+    match cuda::open(number, bf16) {
         Ok(cuda) => Ok(Arc::new(cuda)),
         // The flag names the backend.
         Err(e) => {

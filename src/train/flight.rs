@@ -168,7 +168,8 @@ fn diverged(step: u64, what: &str, value: f32, terms: &[(&'static str, f32)]) ->
 #[cfg(test)]
 mod tests {
     use crate::backend::Backend;
-    use crate::backend::cuda::Cuda;
+    use crate::backend::cuda;
+    use crate::backend::gpu::Gpu;
     use crate::io;
     use crate::loss::{Method, Objective};
     use crate::model::{Clip, ClipConfig};
@@ -264,7 +265,7 @@ mod tests {
     #[test]
     fn a_step_waits_for_nothing() {
         for (vision, bf16, parts) in [(VIT, false, 1), (VIT, true, 2), (RN, false, 1)] {
-            for [cuda, other] in Cuda::both_ways(bf16) {
+            for [cuda, other] in cuda::both_ways(bf16) {
                 waits_for_nothing(Arc::new(cuda), Arc::new(other), vision, parts);
             }
         }
@@ -282,7 +283,7 @@ mod tests {
 
     /// On one device, which replays steps, the host reads everything at the end; on the other one, which does not, after
     /// every step.
-    fn waits_for_nothing(cuda: Arc<Cuda>, other: Arc<dyn Backend>, vision: &str, parts: usize) {
+    fn waits_for_nothing(cuda: Arc<Gpu>, other: Arc<dyn Backend>, vision: &str, parts: usize) {
         let backend: Arc<dyn Backend> = cuda.clone();
         let mut ahead = trainer(&backend, vision, 1e-3, parts);
         let before = cuda.waits();

@@ -5,7 +5,7 @@
 use crate::oracle::{Array, normal, numeric_gradients, worst_difference};
 use crate::tolerance;
 use clip_distill::autodiff::{Grads, Result, Tape, Var};
-use clip_distill::backend::{Backend, KERNELS, cpu::Cpu, cuda::Cuda};
+use clip_distill::backend::{Backend, KERNELS, cpu::Cpu, cuda};
 use std::sync::{Arc, OnceLock};
 
 /// A backend at hand.
@@ -44,13 +44,13 @@ pub fn tenants() -> &'static [Tenant] {
     FOUND.get_or_init(|| {
         let mut found = vec![Tenant::new(Cpu::new(), false)];
         for bf16 in [false, true] {
-            match Cuda::emulated(bf16) {
+            match cuda::emulated(bf16) {
                 Ok(cuda) => found.push(Tenant::new(cuda, bf16)),
                 Err(e) => println!("not checked: {e}"),
             }
             // Where this variable is set, it is the emulated device again.
             if std::env::var_os("CLIP_DISTILL_CUDA_DEVICE").is_none() {
-                match Cuda::open(0, bf16) {
+                match cuda::open(0, bf16) {
                     Ok(cuda) => found.push(Tenant::new(cuda, bf16)),
                     Err(e) => println!("not checked: {e}"),
                 }

@@ -3,7 +3,7 @@
 use super::device::{Device, Replay};
 use super::driver::Driver;
 use super::emulated::emulated;
-use super::recorder::Recorder;
+use crate::backend::gpu::recorder::Recorder;
 use crate::backend::{Result, device_error};
 use std::sync::Arc;
 

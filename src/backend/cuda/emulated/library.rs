@@ -3,8 +3,8 @@
 use super::error;
 use crate::backend::Result;
 use crate::backend::cuda::cache;
-use crate::backend::cuda::device::Launch;
 use crate::backend::cuda::modules::{HEADERS, Module};
+use crate::backend::gpu::device::Launch;
 use memmap2::MmapMut;
 use std::collections::HashMap;
 use std::ffi::OsString;

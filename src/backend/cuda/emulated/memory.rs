@@ -2,7 +2,7 @@
 
 use super::error;
 use crate::backend::Result;
-use crate::backend::cuda::device::Address;
+use crate::backend::gpu::device::Address;
 use std::alloc::Layout;
 use std::collections::{BTreeMap, VecDeque};
 

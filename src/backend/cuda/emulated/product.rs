@@ -1,7 +1,7 @@
 //! Matrix products by plain loops: what cuBLASLt is asked for, summed in f32 in the order of k.
 
 use super::memory::Memory;
-use crate::backend::cuda::device::{Address, Matrix, Product};
+use crate::backend::gpu::device::{Address, Matrix, Product};
 use crate::backend::{Error, Result, shape_error};
 use crate::tensor::DType;
 use half::bf16;

@@ -1,7 +1,7 @@
 //! Matrix products against the formula.
 
 use super::*;
-use crate::backend::cuda::device::Matrix;
+use crate::backend::gpu::device::Matrix;
 use crate::tensor::DType;
 use half::bf16;
 

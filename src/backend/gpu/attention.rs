@@ -1,0 +1,186 @@
+//! Attention within packed segments.
+
+use super::Gpu;
+use super::device::{Address, Kernel, Launch};
+use super::storage::done;
+use crate::backend::{Result, Segments, Slot, shape_error};
+use crate::tensor::{DType, Tensor};
+use bytemuck::{Pod, Zeroable};
+
+const OP: &str = "attention";
+
+/// The kernels for heads of up to so many columns, as `cuda/attention_{f32,bf16}.cuh` lay out their tiles.
+struct Instance {
+    forward: &'static str,
+    queries: &'static str,
+    keys: &'static str,
+    /// Rows of a segment that a block owns, and rows that go by at a time.
+    rows: usize,
+    stream: usize,
+    /// Elements from a row of a tile to the next.
+    stride: usize,
+    dtype: DType,
+}
+
+macro_rules! kernels {
+    ($name:literal, $rows:literal, $stream:literal, $stride:literal, $dtype:ident) => {
+        Instance {
+            forward: concat!("attention_", $name),
+            queries: concat!("attention_backward_queries_", $name),
+            keys: concat!("attention_backward_keys_", $name),
+            rows: $rows,
+            stream: $stream,
+            stride: $stride,
+            dtype: DType::$dtype,
+        }
+    };
+}
+
+fn instance(dim: usize, dtype: DType) -> Result<Instance> {
+    Ok(match (dim, dtype) {
+        (0..=32, DType::BF16) => kernels!("32_bf16", 64, 64, 32, BF16),
+        (33..=64, DType::BF16) => kernels!("64_bf16", 64, 64, 64, BF16),
+        (65..=128, DType::BF16) => kernels!("128_bf16", 64, 64, 128, BF16),
+        (0..=32, _) => kernels!("32_f32", 64, 32, 36, F32),
+        (33..=64, _) => kernels!("64_f32", 64, 32, 68, F32),
+        (65..=128, _) => kernels!("128_f32", 32, 16, 132, F32),
+        _ => return shape_error(OP, format!("heads of {dim} columns: at most 128 fit")),
+    })
+}
+
+impl Instance {
+    /// A launch with `own` tiles of a block's rows and two operands streamed past them.
+    fn launch(&self, own: usize, segments: &Segments, heads: usize) -> Launch {
+        let tiles = segments.total() / self.rows + segments.count();
+        let (threads, shared) = match self.dtype {
+            // Two buffers of each streamed tile, and of two statistics a row.
+            DType::BF16 => (
+                128,
+                (own + 4) * self.rows * self.stride * 2 + 16 * self.rows,
+            ),
+            // One of each, and weights of all rows.
+            _ => {
+                let tiles = (own * self.rows + 2 * self.stream) * self.stride;
+                (4 * self.rows, 4 * (tiles + self.rows * (self.stream + 4)))
+            }
+        };
+        Launch {
+            grid: [(tiles * heads) as u32, 1, 1],
+            block: threads as u32,
+            shared: shared as u32,
+        }
+    }
+}
+
+fn kernel(entry: &'static str) -> Kernel {
+    Kernel { module: OP, entry }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Forward {
+    qkv: Address,
+    offsets: Address,
+    out: Address,
+    lse: Address,
+    total: i32,
+    segments: i32,
+    heads: i32,
+    dim: i32,
+    causal: i32,
+    scale: f32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Backward {
+    dout: Address,
+    qkv: Address,
+    offsets: Address,
+    out: Address,
+    lse: Address,
+    delta: Address,
+    dqkv: Address,
+    total: i32,
+    segments: i32,
+    heads: i32,
+    dim: i32,
+    causal: i32,
+    scale: f32,
+    add: u32,
+    padding: u32,
+}
+
+pub(super) fn forward(
+    gpu: &Gpu,
+    qkv: &Tensor,
+    segments: &Segments,
+    heads: usize,
+    causal: bool,
+) -> Result<(Tensor, Tensor)> {
+    let (total, width, dtype) = (segments.total(), qkv.width() / 3, gpu.activations());
+    let dim = width / heads;
+    let instance = instance(dim, dtype)?;
+    let qkv = gpu.read(OP, qkv, dtype)?;
+    let offsets = gpu.read_index(OP, segments.device(), total + 1)?;
+    let (out, out_at) = gpu.empty(&[total, width], dtype)?;
+    let (lse, lse_at) = gpu.empty(&[heads, total], DType::F32)?;
+    let arguments = Forward {
+        qkv: qkv.at(),
+        offsets,
+        out: out_at,
+        lse: lse_at,
+        total: total as i32,
+        segments: segments.count() as i32,
+        heads: heads as i32,
+        dim: dim as i32,
+        causal: causal.into(),
+        scale: 1.0 / (dim as f32).sqrt(),
+    };
+    let launch = instance.launch(1, segments, heads);
+    gpu.launch(kernel(instance.forward), launch, &arguments)?;
+    Ok((out, lse))
+}
+
+pub(super) fn backward(
+    gpu: &Gpu,
+    dout: &Tensor,
+    qkv: &Tensor,
+    out: &Tensor,
+    lse: &Tensor,
+    segments: &Segments,
+    heads: usize,
+    causal: bool,
+    dqkv: Slot,
+) -> Result<()> {
+    let (total, width, dtype) = (segments.total(), qkv.width() / 3, gpu.activations());
+    let dim = width / heads;
+    let instance = instance(dim, dtype)?;
+    let Some(target) = gpu.target(OP, dqkv, qkv.shape(), dtype)? else {
+        return Ok(());
+    };
+    let (dout, out) = (gpu.read(OP, dout, dtype)?, gpu.read(OP, out, dtype)?);
+    let (qkv, lse) = (gpu.read(OP, qkv, dtype)?, gpu.read(OP, lse, DType::F32)?);
+    let delta = gpu.allocate(heads * total * 4)?;
+    let arguments = Backward {
+        dout: dout.at(),
+        qkv: qkv.at(),
+        offsets: gpu.read_index(OP, segments.device(), total + 1)?,
+        out: out.at(),
+        lse: lse.at(),
+        delta: delta.at(),
+        dqkv: target.at(),
+        total: total as i32,
+        segments: segments.count() as i32,
+        heads: heads as i32,
+        dim: dim as i32,
+        causal: causal.into(),
+        scale: 1.0 / (dim as f32).sqrt(),
+        add: target.add().into(),
+        padding: 0,
+    };
+    let launch = instance.launch(2, segments, heads);
+    gpu.launch(kernel(instance.queries), launch, &arguments)?;
+    gpu.launch(kernel(instance.keys), launch, &arguments)?;
+    done(gpu, [Some(target)])
+}

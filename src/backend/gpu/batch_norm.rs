@@ -1,0 +1,307 @@
+//! Batch normalisation with the residual and the ReLU behind it.
+
+use super::device::{Address, Kernel, Launch};
+use super::storage::{done, optional, target_add, target_address};
+use super::{Gpu, instance};
+use crate::backend::{Moments, Result, Slot};
+use crate::tensor::{DType, Tensor};
+use bytemuck::{Pod, Zeroable};
+
+const OP: &str = "batch_norm";
+
+/// Threads of a block.
+const THREADS: usize = 256;
+/// Blocks that a matrix is divided among: about what fills a large GPU.
+const BLOCKS: usize = 1024;
+/// Columns of a block in the second stage of a sum.
+const FINISH_COLUMNS: usize = 8;
+
+/// How kernels divide a matrix, by its shape alone, so that the order of sums does not depend on the device.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Split {
+    rows: i64,
+    chunk: i64,
+    columns: i32,
+    lanes: i32,
+}
+
+impl Split {
+    fn new(rows: usize, columns: usize, dtype: DType) -> Self {
+        let units = columns.div_ceil(16 / dtype.size());
+        let lanes = units.next_power_of_two().clamp(1, 32);
+        let lines = THREADS / lanes;
+        let chunks = (BLOCKS / units.div_ceil(lanes).max(1)).max(1);
+        // Whole lines, and four of them under way at a time.
+        let chunk = rows.div_ceil(chunks).next_multiple_of(lines).max(4 * lines);
+        Self {
+            rows: rows as i64,
+            chunk: chunk as i64,
+            columns: columns as i32,
+            lanes: lanes as i32,
+        }
+    }
+
+    /// Chunks of rows.
+    fn chunks(&self) -> usize {
+        (self.rows as usize).div_ceil(self.chunk as usize)
+    }
+
+    /// Of a kernel over all elements.
+    fn launch(&self, dtype: DType) -> Launch {
+        let units = (self.columns as usize).div_ceil(16 / dtype.size());
+        let tiles = units.div_ceil(self.lanes as usize);
+        Launch {
+            grid: [tiles as u32, self.chunks() as u32, 1],
+            block: THREADS as u32,
+            shared: 0,
+        }
+    }
+
+    /// Of the second stage of a sum.
+    fn finish(&self) -> Launch {
+        Launch {
+            grid: [
+                (self.columns as usize).div_ceil(FINISH_COLUMNS) as u32,
+                1,
+                1,
+            ],
+            block: THREADS as u32,
+            shared: 0,
+        }
+    }
+
+    /// Bytes of two sums of each chunk.
+    fn partials(&self) -> usize {
+        self.chunks() * 2 * self.columns as usize * 4
+    }
+}
+
+pub(super) fn moments(gpu: &Gpu, x: &Tensor) -> Result<Moments> {
+    #[repr(C)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    struct Sums {
+        split: Split,
+        x: Address,
+        partials: Address,
+    }
+    #[repr(C)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    struct Finish {
+        split: Split,
+        x: Address,
+        partials: Address,
+        mean: Address,
+        variance: Address,
+        chunks: i32,
+        unused: u32,
+    }
+    let (rows, width, dtype) = (x.rows(), x.width(), gpu.activations());
+    let split = Split::new(rows, width, dtype);
+    let x = gpu.read(OP, x, dtype)?;
+    let partials = gpu.allocate(split.partials())?;
+    let arguments = Sums {
+        split,
+        x: x.at(),
+        partials: partials.at(),
+    };
+    let kernel = instance!("batch_norm", "batch_moments", dtype);
+    gpu.launch(kernel, split.launch(dtype), &arguments)?;
+    let (mean, mean_at) = gpu.empty(&[width], DType::F32)?;
+    let (variance, variance_at) = gpu.empty(&[width], DType::F32)?;
+    let arguments = Finish {
+        split,
+        x: x.at(),
+        partials: partials.at(),
+        mean: mean_at,
+        variance: variance_at,
+        chunks: split.chunks() as i32,
+        unused: 0,
+    };
+    let kernel = instance!("batch_norm", "batch_moments_finish", dtype);
+    gpu.launch(kernel, split.finish(), &arguments)?;
+    Ok(Moments { mean, variance })
+}
+
+pub(super) fn forward(
+    gpu: &Gpu,
+    x: &Tensor,
+    gamma: &Tensor,
+    beta: &Tensor,
+    moments: &Moments,
+    eps: f32,
+    residual: Option<&Tensor>,
+    relu: bool,
+) -> Result<Tensor> {
+    #[repr(C)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    struct BatchNorm {
+        split: Split,
+        x: Address,
+        gamma: Address,
+        beta: Address,
+        mean: Address,
+        variance: Address,
+        residual: Address,
+        y: Address,
+        eps: f32,
+        relu: u32,
+    }
+    let dtype = gpu.activations();
+    let split = Split::new(x.rows(), x.width(), dtype);
+    let residual = residual.map(|r| gpu.read(OP, r, dtype)).transpose()?;
+    let (y, y_at) = gpu.empty(x.shape(), dtype)?;
+    let f32s = |t| gpu.read(OP, t, DType::F32);
+    let (gamma, beta) = (f32s(gamma)?, f32s(beta)?);
+    let (mean, variance) = (f32s(&moments.mean)?, f32s(&moments.variance)?);
+    let x = gpu.read(OP, x, dtype)?;
+    let arguments = BatchNorm {
+        split,
+        x: x.at(),
+        gamma: gamma.at(),
+        beta: beta.at(),
+        mean: mean.at(),
+        variance: variance.at(),
+        residual: optional(&residual),
+        y: y_at,
+        eps,
+        relu: relu.into(),
+    };
+    let kernel = instance!("batch_norm", "batch_norm", dtype);
+    gpu.launch(kernel, split.launch(dtype), &arguments)?;
+    Ok(y)
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Sums {
+    split: Split,
+    dy: Address,
+    x: Address,
+    y: Address,
+    mean: Address,
+    g: Address,
+    partials: Address,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct SumsFinish {
+    split: Split,
+    partials: Address,
+    gamma: Address,
+    variance: Address,
+    dgamma: Address,
+    dbeta: Address,
+    constants: Address,
+    chunks: i32,
+    eps: f32,
+    add_dgamma: u32,
+    add_dbeta: u32,
+    of_batch: u32,
+    unused: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Backward {
+    split: Split,
+    dy: Address,
+    x: Address,
+    y: Address,
+    mean: Address,
+    constants: Address,
+    dx: Address,
+    add: u32,
+    unused: u32,
+}
+
+pub(super) fn backward(
+    gpu: &Gpu,
+    dy: &Tensor,
+    x: &Tensor,
+    y: Option<&Tensor>,
+    gamma: &Tensor,
+    moments: &Moments,
+    eps: f32,
+    of_batch: bool,
+    dx: Slot,
+    dgamma: Slot,
+    dbeta: Slot,
+    dresidual: Slot,
+) -> Result<()> {
+    let (width, dtype) = (x.width(), gpu.activations());
+    let split = Split::new(x.rows(), width, dtype);
+    // What passed the ReLU is kept where the residual wants it, and then dx reads it in place of dy and y.
+    let passed = match (&dresidual, y) {
+        (Some(_), Some(_)) => Some(gpu.empty(x.shape(), dtype)?),
+        _ => None,
+    };
+    let g_at = passed.as_ref().map_or(0, |(_, at)| *at);
+    let f32s = |t| gpu.read(OP, t, DType::F32);
+    let (gamma_in, mean, variance) = (f32s(gamma)?, f32s(&moments.mean)?, f32s(&moments.variance)?);
+    let (dy_in, x_in) = (gpu.read(OP, dy, dtype)?, gpu.read(OP, x, dtype)?);
+    let y = y.map(|y| gpu.read(OP, y, dtype)).transpose()?;
+    let partials = gpu.allocate(split.partials())?;
+    let arguments = Sums {
+        split,
+        dy: dy_in.at(),
+        x: x_in.at(),
+        y: optional(&y),
+        mean: mean.at(),
+        g: g_at,
+        partials: partials.at(),
+    };
+    let kernel = instance!("batch_norm", "batch_norm_sums", dtype);
+    gpu.launch(kernel, split.launch(dtype), &arguments)?;
+
+    let dgamma = gpu.target(OP, dgamma, gamma.shape(), DType::F32)?;
+    let dbeta = gpu.target(OP, dbeta, gamma.shape(), DType::F32)?;
+    let constants = gpu.allocate(3 * width * 4)?;
+    let arguments = SumsFinish {
+        split,
+        partials: partials.at(),
+        gamma: gamma_in.at(),
+        variance: variance.at(),
+        dgamma: target_address(&dgamma),
+        dbeta: target_address(&dbeta),
+        constants: constants.at(),
+        chunks: split.chunks() as i32,
+        eps,
+        add_dgamma: target_add(&dgamma),
+        add_dbeta: target_add(&dbeta),
+        of_batch: of_batch.into(),
+        unused: 0,
+    };
+    let kernel = Kernel {
+        module: OP,
+        entry: "batch_norm_sums_finish",
+    };
+    gpu.launch(kernel, split.finish(), &arguments)?;
+
+    let dx = gpu.target(OP, dx, x.shape(), dtype)?;
+    if let Some(dx) = &dx {
+        let (dy, y) = match g_at {
+            0 => (dy_in.at(), optional(&y)),
+            g => (g, 0),
+        };
+        let arguments = Backward {
+            split,
+            dy,
+            x: x_in.at(),
+            y,
+            mean: mean.at(),
+            constants: constants.at(),
+            dx: dx.at(),
+            add: dx.add().into(),
+            unused: 0,
+        };
+        let kernel = instance!("batch_norm", "batch_norm_backward", dtype);
+        gpu.launch(kernel, split.launch(dtype), &arguments)?;
+    }
+    if let Some(slot) = dresidual {
+        let g = passed.map_or_else(|| dy.clone(), |(g, _)| g);
+        gpu.add_into(slot, g)?;
+    }
+    done(gpu, [dx, dgamma, dbeta])
+}

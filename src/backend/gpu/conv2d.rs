@@ -1,0 +1,315 @@
+//! Convolutions. (Those of single pixels with stride 1 are linear layers: the operation runs them as such.)
+
+use super::device::{Address, Kernel, Launch};
+use super::storage::{Memory, Operand, Target, done};
+use super::{Gpu, instance, spread};
+use crate::backend::{Convolution, Result, Slot, shape_error};
+use crate::tensor::{DType, Tensor};
+use bytemuck::{Pod, Zeroable};
+
+const OP: &str = "conv2d";
+
+/// Tiles of `cuda/conv2d.cu`: rows and columns of a block, of y and dx, and of dw.
+const TILE: [usize; 2] = [128, 64];
+const WEIGHTS_TILE: [usize; 2] = [64, 128];
+const THREADS: u32 = 128;
+
+/// Blocks that dw's sum is split for: about what fills a large GPU.
+const WEIGHTS_BLOCKS: usize = 528;
+/// Fewest pixels of a split: beside them its partial sums cost little.
+const LEAST_SPLIT: usize = 256;
+
+/// A tensor whose channels are whole units of 16 bytes.
+enum Units<'a> {
+    Own(Operand<'a>),
+    Padded(Memory),
+}
+
+impl Units<'_> {
+    fn at(&self) -> Address {
+        match self {
+            Self::Own(operand) => operand.at(),
+            Self::Padded(memory) => memory.at(),
+        }
+    }
+}
+
+/// `channels` up to whole units.
+fn padded(channels: usize, dtype: DType) -> usize {
+    channels.next_multiple_of(16 / dtype.size())
+}
+
+/// The rows of `width` channels of `t`, with zeros behind them where they are no whole units.
+fn units<'a>(gpu: &Gpu, t: &'a Tensor, width: usize, dtype: DType) -> Result<Units<'a>> {
+    #[repr(C)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    struct Pad {
+        x: Address,
+        y: Address,
+        rows: i64,
+        width: i32,
+        padded: i32,
+    }
+    let padded = padded(width, dtype);
+    if padded == width {
+        return Ok(Units::Own(gpu.read(OP, t, dtype)?));
+    }
+    // On its way to bf16 the kernel rounds while it pads.
+    let (from, entry) = match (t.dtype(), dtype) {
+        (DType::F32, DType::BF16) => (DType::F32, "pad_channels_f32_bf16"),
+        (_, DType::BF16) => (DType::BF16, "pad_channels_bf16_bf16"),
+        _ => (DType::F32, "pad_channels_f32_f32"),
+    };
+    let rows = t.len() / width.max(1);
+    let x = gpu.read(OP, t, from)?;
+    let memory = gpu.allocate(rows * padded * dtype.size())?;
+    let arguments = Pad {
+        x: x.at(),
+        y: memory.at(),
+        rows: rows as i64,
+        width: width as i32,
+        padded: padded as i32,
+    };
+    let launch = Launch {
+        grid: spread(rows * padded * dtype.size() / 16, 256),
+        block: 256,
+        shared: 0,
+    };
+    let kernel = Kernel { module: OP, entry };
+    gpu.launch(kernel, launch, &arguments)?;
+    Ok(Units::Padded(memory))
+}
+
+fn sides(t: &[usize]) -> Result<[usize; 4]> {
+    match *t {
+        [batch, height, width, channels] => {
+            // Kernels count pixels in 32 bits, and somewhat beyond their end.
+            if batch * height * width >= 1 << 30 {
+                return shape_error(OP, format!("{t:?} is too large"));
+            }
+            Ok([batch, height, width, channels])
+        }
+        _ => shape_error(OP, format!("{t:?} is not [batch, h, w, channels]")),
+    }
+}
+
+/// The number of filters, of which each has fewer elements than the kernels' 32 bits count.
+fn filters_of(w: &Tensor) -> Result<usize> {
+    if w.width() >= 1 << 30 {
+        return shape_error(OP, format!("filters {:?} are too large", w.shape()));
+    }
+    Ok(w.rows())
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Conv2d {
+    source: Address,
+    filters: Address,
+    target: Address,
+    batch: i32,
+    /// Height, width and channels.
+    source_sides: [i32; 3],
+    target_sides: [i32; 3],
+    filter_rows: i32,
+    filter_width: i32,
+    kernel: i32,
+    stride: i32,
+    padding: i32,
+    add: u32,
+    unused: u32,
+}
+
+pub(super) fn forward(gpu: &Gpu, x: &Tensor, w: &Tensor, shape: Convolution) -> Result<Tensor> {
+    let dtype = gpu.activations();
+    let [batch, height, width, channels] = sides(x.shape())?;
+    let out = filters_of(w)?;
+    let y_shape = [batch, shape.output(height), shape.output(width), out];
+    sides(&y_shape)?;
+    let source = units(gpu, x, channels, dtype)?;
+    let filters = units(gpu, w, channels, dtype)?;
+    let (y, y_at) = gpu.empty(&y_shape, dtype)?;
+    let channels = padded(channels, dtype);
+    let arguments = Conv2d {
+        source: source.at(),
+        filters: filters.at(),
+        target: y_at,
+        batch: batch as i32,
+        source_sides: [height, width, channels].map(|s| s as i32),
+        target_sides: [y_shape[1], y_shape[2], out].map(|s| s as i32),
+        filter_rows: out as i32,
+        filter_width: channels as i32,
+        kernel: shape.kernel as i32,
+        stride: shape.stride as i32,
+        padding: shape.padding as i32,
+        add: 0,
+        unused: 0,
+    };
+    let pixels = batch * y_shape[1] * y_shape[2];
+    let kernel = instance!("conv2d", "conv2d", dtype);
+    gpu.launch(kernel, launch(pixels, out, 1), &arguments)?;
+    Ok(y)
+}
+
+/// For `pixels` of each of so many kinds of pixels, and `channels` of the result.
+fn launch(pixels: usize, channels: usize, kinds: usize) -> Launch {
+    let blocks = pixels.div_ceil(TILE[0]) * channels.div_ceil(TILE[1]);
+    Launch {
+        grid: [blocks as u32, 1, kinds as u32],
+        block: THREADS,
+        shared: 0,
+    }
+}
+
+pub(super) fn backward(
+    gpu: &Gpu,
+    dy: &Tensor,
+    x: &Tensor,
+    w: &Tensor,
+    shape: Convolution,
+    dx: Slot,
+    dw: Slot,
+) -> Result<()> {
+    let dtype = gpu.activations();
+    sides(dy.shape())?;
+    sides(x.shape())?;
+    let dx = gpu.target(OP, dx, x.shape(), dtype)?;
+    let dw = gpu.target(OP, dw, w.shape(), DType::F32)?;
+    let dy_units = units(gpu, dy, dy.width(), dtype)?;
+    if let Some(dx) = &dx {
+        input_gradient(gpu, dy_units.at(), dy.shape(), x.shape(), w, shape, dx)?;
+    }
+    if let Some(dw) = &dw {
+        weight_gradient(gpu, dy_units.at(), dy.shape(), x, shape, dw)?;
+    }
+    done(gpu, [dx, dw])
+}
+
+fn input_gradient(
+    gpu: &Gpu,
+    dy: Address,
+    dy_shape: &[usize],
+    x_shape: &[usize],
+    w: &Tensor,
+    shape: Convolution,
+    dx: &Target,
+) -> Result<()> {
+    let dtype = gpu.activations();
+    let ([_, from_height, from_width, out], [batch, height, width, channels]) =
+        (sides(dy_shape)?, sides(x_shape)?);
+    let filters = units(gpu, w, channels, dtype)?;
+    let arguments = Conv2d {
+        source: dy,
+        filters: filters.at(),
+        target: dx.at(),
+        batch: batch as i32,
+        source_sides: [from_height, from_width, padded(out, dtype)].map(|s| s as i32),
+        target_sides: [height, width, channels].map(|s| s as i32),
+        filter_rows: out as i32,
+        filter_width: padded(channels, dtype) as i32,
+        kernel: shape.kernel as i32,
+        stride: shape.stride as i32,
+        padding: shape.padding as i32,
+        add: dx.add().into(),
+        unused: 0,
+    };
+    // Pixels of one remainder by the stride: at most these, and stride² kinds of them.
+    let pixels = batch * height.div_ceil(shape.stride) * width.div_ceil(shape.stride);
+    let launch = launch(pixels, channels, shape.stride * shape.stride);
+    let kernel = instance!("conv2d", "conv2d_input", dtype);
+    gpu.launch(kernel, launch, &arguments)
+}
+
+fn weight_gradient(
+    gpu: &Gpu,
+    dy: Address,
+    dy_shape: &[usize],
+    x: &Tensor,
+    shape: Convolution,
+    dw: &Target,
+) -> Result<()> {
+    #[repr(C)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    struct Weights {
+        dy: Address,
+        x: Address,
+        partials: Address,
+        pixels: i32,
+        split: i32,
+        /// Height, width and channels.
+        x_sides: [i32; 3],
+        y_sides: [i32; 2],
+        rows: i32,
+        out: i32,
+        kernel: i32,
+        stride: i32,
+        padding: i32,
+    }
+    #[repr(C)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    struct Finish {
+        partials: Address,
+        dw: Address,
+        rows: i64,
+        splits: i32,
+        width: i32,
+        padded: i32,
+        add: u32,
+    }
+    let dtype = gpu.activations();
+    let [batch, y_height, y_width, out] = sides(dy_shape)?;
+    let [_, height, width, channels] = sides(x.shape())?;
+    let source = units(gpu, x, channels, dtype)?;
+    let (pixels, wide) = (batch * y_height * y_width, padded(channels, dtype));
+    let rows = out * shape.kernel * shape.kernel;
+    let tiles = [
+        (shape.kernel * shape.kernel * wide).div_ceil(WEIGHTS_TILE[1]),
+        out.div_ceil(WEIGHTS_TILE[0]),
+    ];
+    let wanted = (WEIGHTS_BLOCKS / (tiles[0] * tiles[1]).max(1)).max(1);
+    let split = pixels.div_ceil(wanted).max(LEAST_SPLIT);
+    // Whole steps of either type.
+    let split = split.next_multiple_of(32);
+    let splits = pixels.div_ceil(split);
+    let partials = gpu.allocate(splits * rows * wide * 4)?;
+    let arguments = Weights {
+        dy,
+        x: source.at(),
+        partials: partials.at(),
+        pixels: pixels as i32,
+        split: split as i32,
+        x_sides: [height, width, wide].map(|s| s as i32),
+        y_sides: [y_height, y_width].map(|s| s as i32),
+        rows: padded(out, dtype) as i32,
+        out: out as i32,
+        kernel: shape.kernel as i32,
+        stride: shape.stride as i32,
+        padding: shape.padding as i32,
+    };
+    let launch = Launch {
+        grid: [tiles[0] as u32, tiles[1] as u32, splits as u32],
+        block: THREADS,
+        shared: 0,
+    };
+    let kernel = instance!("conv2d", "conv2d_weights", dtype);
+    gpu.launch(kernel, launch, &arguments)?;
+    let arguments = Finish {
+        partials: partials.at(),
+        dw: dw.at(),
+        rows: rows as i64,
+        splits: splits as i32,
+        width: channels as i32,
+        padded: wide as i32,
+        add: dw.add().into(),
+    };
+    let launch = Launch {
+        grid: spread(rows * channels, 256),
+        block: 256,
+        shared: 0,
+    };
+    let kernel = Kernel {
+        module: OP,
+        entry: "conv2d_weights_finish",
+    };
+    gpu.launch(kernel, launch, &arguments)
+}

@@ -1,0 +1,165 @@
+//! What a CUDA device does for this backend: memory, launches, matrix products.
+//!
+//! Two devices do it: a real GPU (`driver`), and one that runs the same kernels on the processor
+//! (`emulated`), so that everything above this trait, and the kernels themselves, run in `cargo test` on any
+//! machine. A third one (`recorder`) stands before either of them and replays steps that recur. All calls are in
+//! the order of one stream; only [`Device::download`], [`Device::collect`] and [`Device::synchronise`] wait.
+
+use crate::backend::Result;
+use crate::tensor::DType;
+
+/// An address in the device's memory.
+pub(in crate::backend) type Address = u64;
+
+/// An entry point of `cuda/<module>.cu`: an `extern "C"` kernel that takes one struct by value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(in crate::backend) struct Kernel {
+    /// File name without its end.
+    pub module: &'static str,
+    /// Name of the function; instances for an element type end in `_f32` or `_bf16`.
+    pub entry: &'static str,
+}
+
+/// How many threads run a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::backend) struct Launch {
+    /// Blocks in x, y, z; y and z at most 65 535.
+    pub grid: [u32; 3],
+    /// Threads of a block, at most 1 024.
+    pub block: u32,
+    /// Dynamic shared memory of a block in bytes.
+    pub shared: u32,
+}
+
+/// A row-major matrix, as it lies in memory or read across.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::backend) struct Matrix {
+    /// First element.
+    pub at: Address,
+    /// [`DType::F32`] or [`DType::BF16`].
+    pub dtype: DType,
+    /// Elements from one stored row to the next.
+    pub stride: usize,
+    /// Whether the product takes the transpose of what is stored.
+    pub transposed: bool,
+}
+
+/// D = A B + β C + bias, accumulated in f32: A is m × k, B is k × n (after their transpositions), C and D
+/// are m × n as stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::backend) struct Product {
+    /// Rows of D.
+    pub m: usize,
+    /// Columns of D.
+    pub n: usize,
+    /// Length of the sums.
+    pub k: usize,
+    /// Left operand.
+    pub a: Matrix,
+    /// Right operand, of A's dtype.
+    pub b: Matrix,
+    /// Added to the product: D itself to accumulate into it, or a residual of D's dtype and shape.
+    pub c: Option<Matrix>,
+    /// Where the result goes.
+    pub d: Matrix,
+    /// Added to every row of D: n values of D's dtype.
+    pub bias: Option<Address>,
+}
+
+/// What a device can do again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::backend) enum Call {
+    Launch(Kernel, Launch, Box<[u8]>),
+    Product(Product),
+    /// Address and bytes.
+    Clear(Address, usize),
+    /// From, to, bytes.
+    Copy(Address, Address, usize),
+}
+
+impl Call {
+    pub fn run(&self, device: &dyn Device) -> Result<()> {
+        match self {
+            Self::Launch(kernel, launch, arguments) => device.launch(*kernel, *launch, arguments),
+            Self::Product(product) => device.product(product),
+            Self::Clear(at, bytes) => device.clear(*at, *bytes),
+            Self::Copy(from, to, bytes) => device.copy(*from, *to, *bytes),
+        }
+    }
+}
+
+/// Memory, launches and matrix products, in the order of one stream.
+pub(in crate::backend) trait Device: Send + Sync + std::fmt::Debug {
+    /// One line about the device, for the log.
+    fn describe(&self) -> String;
+
+    /// Memory of at least `bytes` (and at least one byte), aligned to 256, of any content.
+    fn allocate(&self, bytes: usize) -> Result<Address>;
+
+    /// As [`Device::allocate`], for memory that an upload fills before all else.
+    fn allocate_input(&self, bytes: usize) -> Result<Address> {
+        self.allocate(bytes)
+    }
+
+    /// Gives back what [`Device::allocate`] handed out for `bytes`.
+    fn free(&self, at: Address, bytes: usize);
+
+    /// Copies from the host to what [`Device::allocate_input`] gave, before all else that is done with it. `from` may
+    /// change as soon as the call returns.
+    fn upload(&self, to: Address, from: &[u8]) -> Result<()>;
+
+    /// Copies to the host, waiting for everything before it.
+    fn download(&self, from: Address, to: &mut [u8]) -> Result<()>;
+
+    /// Sends so many bytes from each address to the host behind everything before it, and goes on. Returns what
+    /// [`Device::collect`] knows them by.
+    fn fetch(&self, parts: &[(Address, usize)]) -> Result<u64>;
+
+    /// The bytes of a [`Device::fetch`], one part behind the other, as soon as they are there; once.
+    fn collect(&self, ticket: u64) -> Result<Vec<u8>>;
+
+    /// Sets `bytes` bytes to zero.
+    fn clear(&self, at: Address, bytes: usize) -> Result<()>;
+
+    /// Copies within the device.
+    fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<()>;
+
+    /// Runs a kernel. `arguments` are the bytes of the struct that it takes, laid out as C does.
+    fn launch(&self, kernel: Kernel, launch: Launch, arguments: &[u8]) -> Result<()>;
+
+    /// Runs a matrix product.
+    fn product(&self, product: &Product) -> Result<()>;
+
+    /// What is asked from here to [`Device::end_step`] will be asked again: a step of training, or a part of one.
+    fn begin_step(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// See [`Device::begin_step`].
+    fn end_step(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// How many steps and parts of steps have been replayed.
+    fn replays(&self) -> u64 {
+        0
+    }
+
+    /// Waits for everything before it, and reports what failed meanwhile.
+    fn synchronise(&self) -> Result<()>;
+
+    /// How often the host has waited so far: in downloads and in [`Device::synchronise`].
+    fn waits(&self) -> u64;
+}
+
+/// A device that can run many calls as one piece.
+pub(in crate::backend) trait Replay: Device {
+    /// Makes one piece of `calls`, each of which has run before. Returns what [`Replay::replay`] knows it by.
+    fn capture(&self, calls: &[Call]) -> Result<u64>;
+
+    /// Runs a piece, behind everything before it. The memory that its calls name must be theirs to use.
+    fn replay(&self, piece: u64) -> Result<()>;
+
+    /// Forgets a piece.
+    fn discard(&self, piece: u64);
+}

@@ -1,0 +1,74 @@
+//! Elementwise exponential, in f32: it serves the losses' scales.
+
+use super::device::{Address, Kernel, Launch};
+use super::storage::done;
+use super::{Gpu, spread};
+use crate::backend::{Result, Slot};
+use crate::tensor::{DType, Tensor};
+use bytemuck::{Pod, Zeroable};
+
+const OP: &str = "exp";
+
+fn launch(n: usize) -> Launch {
+    Launch {
+        grid: spread(n, 256 * 4),
+        block: 256,
+        shared: 0,
+    }
+}
+
+pub(super) fn forward(gpu: &Gpu, x: &Tensor) -> Result<Tensor> {
+    #[repr(C)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    struct Exp {
+        x: Address,
+        y: Address,
+        n: i64,
+    }
+    let kernel = Kernel {
+        module: OP,
+        entry: "exp_f32",
+    };
+    let (y, y_at) = gpu.empty(x.shape(), DType::F32)?;
+    let n = x.len();
+    let x = gpu.read(OP, x, DType::F32)?;
+    let arguments = Exp {
+        x: x.at(),
+        y: y_at,
+        n: n as i64,
+    };
+    gpu.launch(kernel, launch(n), &arguments)?;
+    Ok(y)
+}
+
+pub(super) fn backward(gpu: &Gpu, dy: &Tensor, y: &Tensor, dx: Slot) -> Result<()> {
+    #[repr(C)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    struct Backward {
+        dy: Address,
+        y: Address,
+        dx: Address,
+        n: i64,
+        add: u32,
+        padding: u32,
+    }
+    let Some(dx) = gpu.target(OP, dx, y.shape(), DType::F32)? else {
+        return Ok(());
+    };
+    let kernel = Kernel {
+        module: OP,
+        entry: "exp_backward_f32",
+    };
+    let n = y.len();
+    let (dy, y) = (gpu.read(OP, dy, DType::F32)?, gpu.read(OP, y, DType::F32)?);
+    let arguments = Backward {
+        dy: dy.at(),
+        y: y.at(),
+        dx: dx.at(),
+        n: n as i64,
+        add: dx.add().into(),
+        padding: 0,
+    };
+    gpu.launch(kernel, launch(n), &arguments)?;
+    done(gpu, [Some(dx)])
+}

@@ -1,0 +1,58 @@
+//! The Euclidean norm of all gradients together.
+
+use super::Gpu;
+use super::adamw::{chunks, launch};
+use super::device::{Address, Kernel};
+use super::sum::Partials;
+use crate::backend::Result;
+use crate::tensor::{DType, Tensor};
+use bytemuck::{Pod, Zeroable};
+
+const OP: &str = "grad_norm";
+
+pub(super) fn grad_norm(gpu: &Gpu, grads: &[&Tensor]) -> Result<Tensor> {
+    #[repr(C)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    struct Entry {
+        grad: Address,
+        n: i64,
+        first: i64,
+    }
+    #[repr(C)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    struct GradNorm {
+        table: Address,
+        partials: Address,
+        count: i32,
+        padding: u32,
+    }
+    let (mut entries, mut operands, mut total) = (Vec::new(), Vec::new(), 0);
+    for grad in grads.iter().filter(|grad| !grad.is_empty()) {
+        let operand = gpu.read(OP, grad, DType::F32)?;
+        entries.push(Entry {
+            grad: operand.at(),
+            n: grad.len() as i64,
+            first: chunks(&mut total, grad.len()),
+        });
+        operands.push(operand);
+    }
+    if entries.is_empty() {
+        return gpu.zero_tensor(&[1], DType::F32);
+    }
+    let partials = Partials::new(gpu, total)?;
+    let table = gpu.input(bytemuck::cast_slice(&entries))?;
+    let arguments = GradNorm {
+        table: table.at(),
+        partials: partials.at(),
+        count: entries.len() as i32,
+        padding: 0,
+    };
+    let kernel = Kernel {
+        module: OP,
+        entry: "grad_norm_f32",
+    };
+    gpu.launch(kernel, launch(total), &arguments)?;
+    let (norm, at) = gpu.empty(&[1], DType::F32)?;
+    partials.finish_root(gpu, at)?;
+    Ok(norm)
+}

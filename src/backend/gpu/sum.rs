@@ -1,0 +1,154 @@
+//! Sums of all elements, in two stages of fixed order, and scaling by a number that lies on the device.
+
+use super::device::{Address, Kernel, Launch};
+use super::storage::{Memory, optional};
+use super::{Gpu, spread};
+use crate::backend::{Result, shape_error};
+use crate::tensor::{DType, Tensor};
+use bytemuck::{Pod, Zeroable};
+
+const MODULE: &str = "sum";
+
+/// Elements that a block sums in the first stage.
+const CHUNK: usize = 4096;
+
+/// The f64 partial sums of a kernel that takes `n` elements in chunks.
+pub(super) struct Partials {
+    memory: Memory,
+    count: usize,
+}
+
+impl Partials {
+    pub(super) fn new(gpu: &Gpu, count: usize) -> Result<Self> {
+        let memory = gpu.allocate(count * 8)?;
+        Ok(Self { memory, count })
+    }
+
+    /// For the chunks of `n` elements, and the launch that makes them.
+    pub(super) fn of_elements(gpu: &Gpu, n: usize) -> Result<(Self, Launch, i64)> {
+        let count = n.div_ceil(CHUNK);
+        let launch = Launch {
+            grid: [count as u32, 1, 1],
+            block: 256,
+            shared: 0,
+        };
+        Ok((Self::new(gpu, count)?, launch, CHUNK as i64))
+    }
+
+    pub(super) fn at(&self) -> Address {
+        self.memory.at()
+    }
+
+    /// factor · Σ, an f32 at `at`.
+    pub(super) fn finish(&self, gpu: &Gpu, factor: f64, at: Address) -> Result<()> {
+        self.finish_as(gpu, factor, false, at)
+    }
+
+    /// √Σ, an f32 at `at`.
+    pub(super) fn finish_root(&self, gpu: &Gpu, at: Address) -> Result<()> {
+        self.finish_as(gpu, 1.0, true, at)
+    }
+
+    fn finish_as(&self, gpu: &Gpu, factor: f64, root: bool, at: Address) -> Result<()> {
+        #[repr(C)]
+        #[derive(Clone, Copy, Pod, Zeroable)]
+        struct Finish {
+            partials: Address,
+            sum: Address,
+            factor: f64,
+            count: i32,
+            root: i32,
+        }
+        let kernel = Kernel {
+            module: MODULE,
+            entry: "sum_finish",
+        };
+        let launch = Launch {
+            grid: [1, 1, 1],
+            block: 256,
+            shared: 0,
+        };
+        let arguments = Finish {
+            partials: self.at(),
+            sum: at,
+            factor,
+            count: self.count as i32,
+            root: root.into(),
+        };
+        gpu.launch(kernel, launch, &arguments)
+    }
+}
+
+pub(super) fn sum(gpu: &Gpu, x: &Tensor, factor: f32) -> Result<Tensor> {
+    #[repr(C)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    struct Sum {
+        x: Address,
+        partials: Address,
+        n: i64,
+        chunk: i64,
+    }
+    let n = x.len();
+    let (partials, launch, chunk) = Partials::of_elements(gpu, n)?;
+    let x = gpu.read("sum", x, DType::F32)?;
+    let kernel = Kernel {
+        module: MODULE,
+        entry: "sum_f32",
+    };
+    let arguments = Sum {
+        x: x.at(),
+        partials: partials.at(),
+        n: n as i64,
+        chunk,
+    };
+    gpu.launch(kernel, launch, &arguments)?;
+    let (y, y_at) = gpu.empty(&[1], DType::F32)?;
+    partials.finish(gpu, factor.into(), y_at)?;
+    Ok(y)
+}
+
+pub(super) fn scale_by(
+    gpu: &Gpu,
+    scalar: &Tensor,
+    factor: f32,
+    x: Option<&Tensor>,
+    n: usize,
+) -> Result<Tensor> {
+    const OP: &str = "scale_by";
+    #[repr(C)]
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    struct ScaleBy {
+        scalar: Address,
+        x: Address,
+        y: Address,
+        n: i64,
+        factor: f32,
+        padding: u32,
+    }
+    if scalar.len() != 1 || x.is_some_and(|x| x.len() != n) {
+        let detail = format!("scalar {:?}, {n} elements", scalar.shape());
+        return shape_error(OP, detail);
+    }
+    let scalar = gpu.read(OP, scalar, DType::F32)?;
+    let x = x.map(|x| gpu.read(OP, x, DType::F32)).transpose()?;
+    let (y, y_at) = gpu.empty(&[n], DType::F32)?;
+    let kernel = Kernel {
+        module: MODULE,
+        entry: "scale_by_f32",
+    };
+    let launch = Launch {
+        grid: spread(n, 256 * 4),
+        block: 256,
+        shared: 0,
+    };
+    let arguments = ScaleBy {
+        scalar: scalar.at(),
+        x: optional(&x),
+        y: y_at,
+        n: n as i64,
+        factor,
+        padding: 0,
+    };
+    gpu.launch(kernel, launch, &arguments)?;
+    Ok(y)
+}

@@ -1,0 +1,86 @@
+//! Σ_k weight_k · term_k, in bf16 if all terms are.
+
+use super::device::{Address, Launch};
+use super::storage::done;
+use super::{Gpu, instance, spread};
+use crate::backend::{Result, Slot, shape_error};
+use crate::tensor::{DType, Tensor};
+use bytemuck::{Pod, Zeroable};
+
+const OP: &str = "weighted_sum";
+
+/// Terms of a launch.
+const TERMS: usize = 8;
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct WeightedSum {
+    terms: [Address; TERMS],
+    weights: [f32; TERMS],
+    y: Address,
+    n: i64,
+    count: i32,
+    add: u32,
+}
+
+/// y = Σ, or y += Σ if `add`, of at most [`TERMS`] terms of `n` elements.
+fn sum_into(
+    gpu: &Gpu,
+    terms: &[(&Tensor, f32)],
+    dtype: DType,
+    n: usize,
+    y: Address,
+    add: bool,
+) -> Result<()> {
+    let mut arguments = WeightedSum {
+        terms: [0; TERMS],
+        weights: [0.0; TERMS],
+        y,
+        n: n as i64,
+        count: terms.len() as i32,
+        add: add.into(),
+    };
+    // A cast operand lives until the launch.
+    let mut operands = Vec::with_capacity(terms.len());
+    for (k, (term, weight)) in terms.iter().enumerate() {
+        let operand = gpu.read(OP, term, dtype)?;
+        arguments.terms[k] = operand.at();
+        arguments.weights[k] = *weight;
+        operands.push(operand);
+    }
+    let launch = Launch {
+        grid: spread(n, 256 * 16 / dtype.size()),
+        block: 256,
+        shared: 0,
+    };
+    gpu.launch(
+        instance!("weighted_sum", "weighted_sum", dtype),
+        launch,
+        &arguments,
+    )
+}
+
+pub(super) fn forward(gpu: &Gpu, terms: &[(&Tensor, f32)]) -> Result<Tensor> {
+    let Some((first, _)) = terms.first() else {
+        return shape_error(OP, "no terms");
+    };
+    let dtype = match terms.iter().all(|(t, _)| t.dtype() == DType::BF16) {
+        true => DType::BF16,
+        false => DType::F32,
+    };
+    let (y, y_at) = gpu.empty(first.shape(), dtype)?;
+    for (i, part) in terms.chunks(TERMS).enumerate() {
+        sum_into(gpu, part, dtype, first.len(), y_at, i > 0)?;
+    }
+    Ok(y)
+}
+
+/// dx += factor · dy.
+pub(super) fn backward(gpu: &Gpu, dy: &Tensor, factor: f32, dx: Slot) -> Result<()> {
+    let dtype = dy.dtype();
+    let Some(dx) = gpu.target(OP, dx, dy.shape(), dtype)? else {
+        return Ok(());
+    };
+    sum_into(gpu, &[(dy, factor)], dtype, dy.len(), dx.at(), dx.add())?;
+    done(gpu, [Some(dx)])
+}
