@@ -8,8 +8,8 @@
 mod pairs;
 
 use clip_distill::backend::Backend;
-use clip_distill::train::device;
-use clip_distill::train::flags::{Device, Precision};
+use clip_distill::run::device;
+use clip_distill::settings::values::{Device, Precision};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pairs::{LOSSES, Pairs};
 use std::sync::{Arc, OnceLock};

@@ -19,11 +19,11 @@ use clip_distill::loss::{Features, Head, Heads, Inputs, Method, Objective};
 use clip_distill::model::{Bound, Clip, ClipConfig};
 use clip_distill::ops;
 use clip_distill::optim::{self, AdamW, AdamWConfig};
+use clip_distill::run::{cost, device};
+use clip_distill::settings::values::{Device, Precision};
 use clip_distill::tensor::Normalisation;
 use clip_distill::tensor::rng::{Philox, Purpose};
-use clip_distill::train::flags::{Device, Precision};
 use clip_distill::train::teacher::Teacher;
-use clip_distill::train::{cost, device};
 use std::time::Instant;
 
 /// Steps of each kind that are not timed.

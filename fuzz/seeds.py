@@ -67,10 +67,10 @@ def shards():
 
 
 def configs():
-    for path in [*sorted((FIXTURES / "torch").glob("*.json")), *sorted((ROOT / "src" / "train" / "demo").glob("*.json"))]:
+    for path in [*sorted((FIXTURES / "torch").glob("*.json")), *sorted((ROOT / "src" / "run" / "embedded").glob("*.json"))]:
         if "embed_dim" in path.read_text():
             yield path.read_bytes()
-    for path in sorted((ROOT / "src" / "train" / "demo").glob("*.toml")):
+    for path in sorted((ROOT / "src" / "run" / "embedded").glob("*.toml")):
         yield path.read_bytes()
     yield b"shards/{00000..00331}.tar"
     yield b"{a,b{1..9..2}}/{x}*.tar"

@@ -12,12 +12,14 @@
 //! - [`data`]: tokenizer, image decoding and transforms, webdataset shards, loader, demo corpus.
 //! - [`optim`]: AdamW, learning-rate schedules, gradient clipping.
 //! - [`eval`]: zero-shot classification and retrieval of a trained model, the test sets, the report.
-//! - [`train`]: configuration, one step, the loop, checkpoints, logs.
-//! - [`commands`]: what the programs `eval` and `embed` do.
+//! - [`settings`]: what flags and configuration files say, and what it means.
+//! - [`train`]: one step: batch, teacher, student, losses, backward, optimiser.
+//! - [`report`]: a run in one page.
+//! - [`run`]: a run and its folder: the loop, checkpoints, logs, evaluation.
+//! - [`programs`]: `train`, `eval` and `embed`, the demonstration, the ablation: everything that prints.
 
 pub mod autodiff;
 pub mod backend;
-pub mod commands;
 pub mod data;
 pub mod eval;
 pub mod io;
@@ -25,6 +27,10 @@ pub mod loss;
 pub mod model;
 pub mod ops;
 pub mod optim;
+pub mod programs;
+pub mod report;
+pub mod run;
+pub mod settings;
 pub mod tensor;
 pub mod train;
 

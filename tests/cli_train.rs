@@ -2,7 +2,7 @@
 //! input.
 
 use clip_distill::io::{self, Data};
-use clip_distill::train::checkpoint::TrainState;
+use clip_distill::run::checkpoint::TrainState;
 use serde_json::Value;
 use std::ops::Deref;
 use std::path::PathBuf;

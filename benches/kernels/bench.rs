@@ -4,10 +4,10 @@ use crate::Flags;
 use crate::ceilings::{Ceiling, Ceilings, median, random};
 use crate::pairs::{LOSSES, Pairs};
 use clip_distill::backend::Backend;
+use clip_distill::run::device;
+use clip_distill::settings::values::Precision;
 use clip_distill::tensor::Tensor;
 use clip_distill::tensor::rng::{Philox, Purpose};
-use clip_distill::train::device;
-use clip_distill::train::flags::Precision;
 use std::hint::black_box;
 use std::sync::Arc;
 

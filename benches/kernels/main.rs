@@ -22,7 +22,7 @@ mod transformer;
 use bench::Bench;
 use clap::Parser;
 use clip_distill::backend::Activation;
-use clip_distill::train::flags::{Device, Precision};
+use clip_distill::settings::values::{Device, Precision};
 
 #[derive(Parser)]
 struct Flags {

@@ -5,9 +5,9 @@ use clip_distill::backend::Backend;
 use clip_distill::loss::{
     Features, Intra, TeacherFeatures, Weights, affinity, clip, crd, gd, icl, intra,
 };
+use clip_distill::run::cost;
 use clip_distill::tensor::Tensor;
 use clip_distill::tensor::rng::{Philox, Purpose};
-use clip_distill::train::cost;
 use std::sync::Arc;
 
 const WIDTH: usize = 512;

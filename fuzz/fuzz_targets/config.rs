@@ -3,7 +3,7 @@
 
 use clip_distill::data::pattern;
 use clip_distill::model::{Clip, ClipConfig};
-use clip_distill::train::config::Config;
+use clip_distill::settings::config::Config;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {

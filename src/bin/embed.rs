@@ -1,7 +1,7 @@
 //! `embed`: unit features of images and texts, as safetensors. Parses, calls the library, prints.
 
-use clip_distill::commands::{Request, embed, parse, print};
-use clip_distill::train::error::Error;
+use clip_distill::programs::{Request, embed, parse, print};
+use clip_distill::settings::error::Error;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

@@ -1,7 +1,7 @@
 //! `eval`: zero-shot accuracy and retrieval of a CLIP model. Parses, calls the library, prints.
 
-use clip_distill::commands::{Request, eval, parse, print};
-use clip_distill::train::error::Error;
+use clip_distill::programs::{Request, eval, parse, print};
+use clip_distill::settings::error::Error;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

@@ -1,7 +1,10 @@
 //! `train`: distils CLIP models. Parses, calls the library, prints.
 
-use clip_distill::train::command_line::{Request, parse};
-use clip_distill::train::{ablation, demo, dry_run, error::Error, interrupt, report, stages};
+use clip_distill::programs::command_line::{Request, parse};
+use clip_distill::programs::{ablation, demo};
+use clip_distill::report;
+use clip_distill::run::{dry_run, interrupt, stages};
+use clip_distill::settings::error::Error;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

@@ -4,11 +4,11 @@
 //! and their teacher is the larger part of a step. What it said is found again by what it was shown, so
 //! rows that differ in their data as well only find nothing.
 
-use super::config::Config;
-use super::error::{Result, failed};
 use super::teacher::Teacher;
 use crate::backend::{Backend, Fetch};
 use crate::loss::TeacherFeatures;
+use crate::settings::config::Config;
+use crate::settings::error::{Result, failed};
 use crate::tensor::Tensor;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -8,7 +8,6 @@
 //! gradient of the undivided batch up to the order of its summation. BatchNorms see a part at a time, as
 //! in open_clip.
 
-use super::error::{Result, failed};
 use super::gates::Gated;
 use super::heads::LossHeads;
 use super::masking::Masking;
@@ -20,6 +19,7 @@ use crate::backend::Backend;
 use crate::loss::{Anchors, Features, Objective, TeacherFeatures};
 use crate::model::{Bound, Clip, Observations, Parameters};
 use crate::optim::collect;
+use crate::settings::error::{Result, failed};
 use crate::tensor::Tensor;
 use std::ops::Range;
 use std::sync::Arc;
@@ -273,9 +273,9 @@ mod tests {
     use crate::backend::cpu::Cpu;
     use crate::loss::{Method, Weights};
     use crate::model::ClipConfig;
+    use crate::run::setup;
     use crate::tensor::Normalisation;
     use crate::tensor::rng::{Philox, Purpose};
-    use crate::train::setup;
 
     /// Every loss, each with a gradient of about the same size.
     fn every_loss(clip_kd_compat: bool) -> Objective {
@@ -320,7 +320,7 @@ mod tests {
         let other = Clip::new(config(20));
         let weights = other.init(backend.as_ref(), 3).unwrap();
         let teacher = Teacher::new(other, weights, backend.as_ref()).unwrap();
-        let recipe = setup::recipe(&crate::train::config::Config::new(), 10);
+        let recipe = setup::recipe(&crate::settings::config::Config::new(), 10);
         let trainer = crate::train::step::Trainer::new(
             backend.clone(),
             clip.clone(),

@@ -2,12 +2,12 @@
 //! the heads of `afd`, learned scales. All are called `heads.…`, begin from the seed, are trained and
 //! checkpointed like any other parameter, and are no part of the model that a run leaves behind.
 
-use super::error::{Result, failed};
 use crate::autodiff::{Tape, Var};
 use crate::backend::Backend;
 use crate::loss::{Features, Fusion, FusionHead, Head, Heads, Inputs, Objective, TeacherFeatures};
 use crate::model::{Bound, Parameters, Spec, draw};
 use crate::ops;
+use crate::settings::error::{Result, failed};
 use crate::tensor::Tensor;
 
 /// Weight decay of every head under `--clip-kd-compat`: PyTorch's default of AdamW, which CLIP-KD's code
@@ -16,7 +16,7 @@ const COMPAT_DECAY: f32 = 0.01;
 
 /// Which heads an objective has.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LossHeads {
+pub(crate) struct LossHeads {
     /// d_S and d_T.
     widths: (usize, usize),
     /// Linear(d_S → d_T) of both modalities.
@@ -31,7 +31,7 @@ pub(super) struct LossHeads {
 
 impl LossHeads {
     /// The heads of `objective` for a student's and a teacher's embedding width.
-    pub(super) fn new(objective: &Objective, student: usize, teacher: usize) -> Self {
+    pub(crate) fn new(objective: &Objective, student: usize, teacher: usize) -> Self {
         let weights = &objective.weights;
         Self {
             widths: (student, teacher),
@@ -84,7 +84,7 @@ impl LossHeads {
     }
 
     /// Numbers in all heads.
-    pub(super) fn elements(&self) -> usize {
+    pub(crate) fn elements(&self) -> usize {
         let plan = self.plan();
         plan.iter()
             .map(|(_, s, _)| s.iter().product::<usize>())
@@ -92,7 +92,7 @@ impl LossHeads {
     }
 
     /// Appends the heads to `parameters`.
-    pub(super) fn add(
+    pub(crate) fn add(
         &self,
         backend: &dyn Backend,
         parameters: &mut Parameters,
@@ -112,7 +112,7 @@ impl LossHeads {
     }
 
     /// The heads on `tape`, and the student's scale α = exp(logit_scale).
-    pub(super) fn bind(&self, tape: &Tape, bound: &Bound) -> Result<BoundHeads> {
+    pub(crate) fn bind(&self, tape: &Tape, bound: &Bound) -> Result<BoundHeads> {
         let var = |name: &str| bound.var(name).cloned().map_err(failed);
         let exp = |x: &Var| ops::exp(tape, x).map_err(failed);
         let scale_of = |loss: &str| -> Result<Var> {
@@ -171,9 +171,9 @@ impl LossHeads {
 }
 
 /// Scales and heads on a tape.
-pub(super) struct BoundHeads {
+pub(crate) struct BoundHeads {
     /// α of the student.
-    pub(super) scale: Var,
+    pub(crate) scale: Var,
     projections: Option<Heads>,
     icl_scale: Option<Var>,
     fusion: Option<Fusion>,
@@ -184,7 +184,7 @@ pub(super) struct BoundHeads {
 impl BoundHeads {
     /// What the losses read: `student`'s features, those of masked images if any, the teacher's, and
     /// 1/α_T.
-    pub(super) fn inputs<'a>(
+    pub(crate) fn inputs<'a>(
         &'a self,
         student: &'a Features,
         masked_image: Option<&'a Var>,

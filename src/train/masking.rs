@@ -1,13 +1,13 @@
 //! Which patches of its images a student sees in masked feature distillation.
 
-use super::error::{Result, usage};
 use crate::model::ClipConfig;
+use crate::settings::error::{Result, usage};
 use crate::tensor::rng::{Philox, Purpose};
 
 /// How images are masked: a random share of their patches is left out, as by MAE (He et al., arXiv
 /// 2111.06377), from which CLIP-KD's code has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Masking {
+pub(crate) struct Masking {
     /// Patches of an image.
     patches: usize,
     /// Patches that are kept, at least 1.
@@ -19,7 +19,7 @@ impl Masking {
     ///
     /// # Errors
     /// If the model has no patches, or none would be left.
-    pub(super) fn new(model: &ClipConfig, ratio: f64) -> Result<Self> {
+    pub(crate) fn new(model: &ClipConfig, ratio: f64) -> Result<Self> {
         let vision = &model.vision_cfg;
         if vision.is_resnet() {
             return usage(
@@ -38,13 +38,13 @@ impl Masking {
     }
 
     /// Patches that stay.
-    pub(super) fn kept(&self) -> usize {
+    pub(crate) fn kept(&self) -> usize {
         self.kept
     }
 
     /// The patches of sample `sample` of `epoch` that stay, ascending. They depend on nothing else, so
     /// every pass over a sample, in whatever part of a batch and after a resume, sees the same ones.
-    pub(super) fn draw(&self, seed: u64, epoch: u32, sample: u64) -> Vec<usize> {
+    pub(crate) fn draw(&self, seed: u64, epoch: u32, sample: u64) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.patches).collect();
         Philox::new(seed, Purpose::Mask, epoch, sample).shuffle(&mut order);
         order.truncate(self.kept);

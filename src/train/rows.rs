@@ -1,7 +1,7 @@
 //! Rows that come part by part.
 
-use super::error::{Result, failed};
 use crate::backend::{Backend, Grad};
+use crate::settings::error::{Result, failed};
 use crate::tensor::Tensor;
 use std::ops::Range;
 

@@ -1,11 +1,10 @@
 //! One step: batch, teacher, student, losses, backward, optimiser.
 
-use super::error::{Result, failed, usage};
-use super::flight::{Flight, Left, LossScale};
 use super::gates::{GateReport, Gates};
 use super::gradients::{Gradients, Student};
 use super::heads::LossHeads;
 use super::masking::Masking;
+use super::pending_step::{Flight, Left, LossScale};
 use super::teacher::Teacher;
 use crate::backend::Backend;
 use crate::eval::Model;
@@ -13,6 +12,7 @@ use crate::io::{Data, Entry, Pending};
 use crate::loss::Objective;
 use crate::model::{Clip, Parameters};
 use crate::optim::{AdamW, AdamWConfig, Schedule};
+use crate::settings::error::{Result, failed, usage};
 use crate::tensor::{Normalisation, Tensor};
 use std::collections::BTreeMap;
 use std::sync::Arc;

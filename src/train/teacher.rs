@@ -1,12 +1,12 @@
 //! The frozen teacher.
 
-use super::error::{Result, failed, input, usage};
 use super::feature_cache::Share;
 use super::rows::{Rows, row_index};
 use crate::autodiff::{Tape, Var};
 use crate::backend::Backend;
 use crate::loss::TeacherFeatures;
 use crate::model::{Clip, ClipConfig, Parameters};
+use crate::settings::error::{Result, failed, input, usage};
 use crate::tensor::Tensor;
 use crate::{io, ops};
 use std::ops::Range;

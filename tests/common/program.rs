@@ -1,7 +1,7 @@
 //! Running the real `train` in a folder of its own.
 #![allow(dead_code)] // each suite uses a part
 
-use clip_distill::train::checkpoint::TrainState;
+use clip_distill::run::checkpoint::TrainState;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

@@ -20,11 +20,11 @@ mod tower;
 
 pub(crate) use gated::Gated;
 
-use super::error::{Result, failed, usage};
 use crate::backend::Backend;
 use crate::io::{Data, Entry};
 use crate::model::inherit::{Gate, Inheritance, Tower, logit_scale, manual};
 use crate::model::{Clip, ClipConfig, Layers, Parameters};
+use crate::settings::error::{Result, failed, usage};
 use crate::tensor::Tensor;
 use crate::tensor::rng::{Philox, Purpose};
 use adam::Adam;

@@ -1,0 +1,199 @@
+//! Reading a command line, and the file of its `--config`.
+
+use super::ablation::Plan;
+use crate::settings::config::{Call, Config};
+use crate::settings::error::{Error, Result, failed, unreadable, usage};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// Distils CLIP models. Without flags: a demonstration, in about three minutes.
+#[derive(Debug, Parser)]
+#[command(name = "train", version, args_override_self = true)]
+struct CommandLine {
+    #[command(flatten)]
+    call: Call,
+    #[command(flatten)]
+    config: Config,
+}
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub enum Request {
+    /// No flags: the demonstration.
+    Demo,
+    /// Text to print on stdout: help or version.
+    Print(String),
+    /// The report of a run again, with others in its charts.
+    Report(PathBuf, Vec<PathBuf>),
+    /// A run.
+    Run(Box<Config>, Call),
+    /// Many runs and one table.
+    Ablation(Box<Plan>),
+}
+
+/// Reads a command line (with the program's name first) and the file of its `--config`.
+///
+/// # Errors
+/// [`Error::Usage`] with one line.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
+    let args: Vec<OsString> = args.into_iter().map(dashes).collect();
+    if args.len() <= 1 {
+        return Ok(Request::Demo);
+    }
+    let matches = match CommandLine::command().try_get_matches_from(args) {
+        Ok(matches) => matches,
+        Err(e) if !e.use_stderr() => return Ok(Request::Print(e.render().to_string())),
+        Err(e) => return usage(clap_line(&e.render().to_string())),
+    };
+    let line = CommandLine::from_arg_matches(&matches)
+        .map_err(|e| Error::Usage(clap_line(&e.to_string())))?;
+    if let Some(source) = &line.call.ablation {
+        let plan = Plan::load(source, given(&line.config, &matches)?)?;
+        return Ok(Request::Ablation(Box::new(plan)));
+    }
+    if let [run, others @ ..] = line.call.report.as_slice() {
+        return Ok(Request::Report(run.clone(), others.to_vec()));
+    }
+    let config = match &line.call.config {
+        Some(path) => overlay(&line.config, &matches, path)?,
+        None => line.config,
+    };
+    config.check()?;
+    Ok(Request::Run(Box::new(config), line.call))
+}
+
+/// open_clip and CLIP-KD mix `--train_data` and `--train-data`: both are taken, here and by the other
+/// programs.
+pub fn dashes(arg: OsString) -> OsString {
+    match arg.to_str() {
+        Some(s) if s.starts_with("--") => {
+            let (flag, value) = s.split_at(s.find('=').unwrap_or(s.len()));
+            OsString::from(flag.replace('_', "-") + value)
+        }
+        _ => arg,
+    }
+}
+
+/// clap's message on one line, without its usage block.
+pub fn clap_line(message: &str) -> String {
+    let text = message.strip_prefix("error: ").unwrap_or(message);
+    let keep = text.split("\n\nUsage:").next().unwrap_or(text);
+    let keep = keep
+        .split("\n\nFor more information")
+        .next()
+        .unwrap_or(keep);
+    let lines: Vec<&str> = keep
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect();
+    // What follows a colon belongs to it.
+    lines.join("; ").replace(":; ", ": ")
+}
+
+/// The file's keys over the defaults, under the flags that were given.
+fn overlay(flags: &Config, matches: &ArgMatches, path: &Path) -> Result<Config> {
+    let text = std::fs::read_to_string(path).map_err(|e| unreadable(path, &e))?;
+    let file = text.parse().map_err(|e| Error::Usage(toml_line(&e)));
+    file.and_then(canonical)
+        .and_then(|file| Config::over([file, given(flags, matches)?]))
+        .map_err(|e| Error::Usage(format!("{}: {}", path.display(), clap_line(&e.to_string()))))
+}
+
+/// The flags that the command line itself has, of all in `flags`.
+fn given(flags: &Config, matches: &ArgMatches) -> Result<toml::Table> {
+    let all = toml::Table::try_from(flags).map_err(failed)?;
+    let command = CommandLine::command();
+    let said = |key: &str| {
+        let arg = command.get_arguments().find(|a| a.get_long() == Some(key));
+        let source = arg.and_then(|a| matches.value_source(a.get_id().as_str()));
+        source == Some(ValueSource::CommandLine)
+    };
+    Ok(all.into_iter().filter(|(key, _)| said(key)).collect())
+}
+
+/// A file's keys by the flags' first names: `_` and aliases are taken, too.
+///
+/// # Errors
+/// If a key is no flag of a run.
+pub(crate) fn canonical(file: toml::Table) -> Result<toml::Table> {
+    let command = CommandLine::command();
+    let calls = Call::augment_args(clap::Command::new("call"));
+    let of_call = |arg: &clap::Arg| calls.get_arguments().any(|a| a.get_id() == arg.get_id());
+    let named = |(key, value): (String, toml::Value)| {
+        let name = key.replace('_', "-");
+        let arg = command.get_arguments().find(|a| {
+            a.get_long() == Some(&name)
+                || a.get_all_aliases()
+                    .is_some_and(|all| all.contains(&name.as_str()))
+        });
+        match arg.filter(|a| !of_call(a)).and_then(clap::Arg::get_long) {
+            Some(long) => Ok((long.to_string(), value)),
+            None => usage(format!(
+                "unknown key `{key}`: see train --help for the names"
+            )),
+        }
+    };
+    file.into_iter().map(named).collect()
+}
+
+/// What is wrong with a file, on one line.
+pub(crate) fn toml_line(e: &toml::de::Error) -> String {
+    e.to_string()
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+impl Config {
+    /// All defaults, as a command line without flags has them.
+    pub fn new() -> Self {
+        let matches = CommandLine::command().get_matches_from(["train"]);
+        match CommandLine::from_arg_matches(&matches) {
+            Ok(line) => line.config,
+            Err(_) => unreachable!("every flag has a default or is optional"),
+        }
+    }
+
+    /// A configuration from the text of a file, over the defaults.
+    pub fn from_toml(text: &str) -> Result<Self> {
+        Self::over([text.parse().map_err(|e| Error::Usage(toml_line(&e)))?])
+    }
+
+    /// The defaults, under one layer of keys after the other.
+    pub(crate) fn over(layers: impl IntoIterator<Item = toml::Table>) -> Result<Self> {
+        let mut merged = toml::Table::try_from(Self::new()).map_err(failed)?;
+        merged.extend(layers.into_iter().flatten());
+        merged.try_into().map_err(|e| Error::Usage(toml_line(&e)))
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_have_the_flags_names() {
+        let text = "lr = 1\nval-data = \"demo\"\ncsv-img-key = \"path\"\nval-frequency = 2\n";
+        let config = Config::from_toml(text).unwrap();
+        assert_eq!(config.lr, 1.0);
+        assert_eq!(config.eval.val_data.as_deref(), Some("demo"));
+        assert_eq!(config.csv.csv_img_key, "path");
+        assert_eq!(config.csv.csv_caption_key, "title");
+        let again = Config::from_toml(&config.to_toml().unwrap()).unwrap();
+        assert_eq!(again.to_toml().unwrap(), config.to_toml().unwrap());
+        // Groups of flags make the file no less strict.
+        let error = Config::from_toml("val-dada = \"demo\"").unwrap_err();
+        assert!(error.to_string().contains("val-dada"), "{error}");
+    }
+}

@@ -1,0 +1,86 @@
+//! `eval CHECKPOINT`: zero-shot accuracy and retrieval of a trained model.
+
+use super::{ModelFlags, check_output, write_json};
+use crate::eval::flags::{CsvFlags, EvalFlags};
+use crate::eval::{Evaluator, report};
+use crate::settings::error::{Result, usage};
+use clap::Parser;
+use serde_json::{Map, Value, json};
+use std::path::PathBuf;
+
+/// Evaluates a CLIP model: zero-shot classification, and retrieval under both protocols.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "eval", version, args_override_self = true)]
+pub struct Flags {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelFlags,
+    /// What to evaluate on.
+    #[command(flatten)]
+    pub sets: EvalFlags,
+    /// How CSV files are read.
+    #[command(flatten)]
+    pub csv: CsvFlags,
+    /// File of the results (default: results.json beside the weights).
+    #[arg(long, value_name = "FILE", help_heading = "Evaluation")]
+    pub out: Option<PathBuf>,
+}
+
+/// What an evaluation found.
+#[derive(Debug)]
+pub struct Report {
+    /// For people.
+    pub table: String,
+    /// For programs.
+    pub results: Value,
+    /// Where the latter belong.
+    pub path: PathBuf,
+}
+
+impl Report {
+    /// Writes results.json.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write(&self) -> Result<()> {
+        write_json(&self.path, &self.results)
+    }
+}
+
+/// Evaluates as `flags` say.
+///
+/// # Errors
+/// If the checkpoint or any data cannot be used, or the device fails.
+pub fn evaluate(flags: &Flags) -> Result<Report> {
+    flags.model.check()?;
+    flags.csv.check()?;
+    if flags.sets.is_empty() {
+        return usage(
+            "nothing to evaluate on: say --val-data (demo, shards or a CSV file), --zeroshot-data, \
+             --imagenet-val, --imagenet-v2, --imagenet-r, --imagenet-sketch, --coco or --flickr",
+        );
+    }
+    if let Some(path) = &flags.out {
+        check_output(path)?;
+    }
+    let sets = flags.sets.open(&flags.csv)?;
+    let (backend, trained, loading) = flags.model.open()?;
+    let mut evaluator =
+        Evaluator::new(trained.model(&backend), loading).saying(|line| eprintln!("{line}"));
+    let mut outcomes = Vec::new();
+    for set in &sets {
+        outcomes.push(evaluator.run(set)?);
+    }
+    let mut about = Map::new();
+    about.insert("model".into(), json!(trained.name));
+    let weights = trained.weights.as_ref().map(|p| p.display().to_string());
+    about.insert("checkpoint".into(), json!(weights));
+    about.insert("parameters".into(), json!(trained.parameters.elements()));
+    about.insert("model_cfg".into(), json!(trained.clip.config()));
+    let path = flags.out.clone();
+    Ok(Report {
+        table: report::table(&trained.name, &outcomes),
+        results: report::json(about, &outcomes),
+        path: path.unwrap_or_else(|| trained.beside("results.json")),
+    })
+}

@@ -1,0 +1,138 @@
+//! What the programs do: flags, a checkpoint, the work, the answer.
+
+pub mod ablation;
+pub mod checkpoint;
+pub mod command_line;
+pub mod demo;
+pub mod embed;
+pub mod eval;
+
+use crate::backend::Backend;
+use crate::eval::Loading;
+use crate::programs::command_line::{clap_line, dashes};
+use crate::run::device;
+use crate::settings::error::{Error, Result, file, usage};
+use crate::settings::values::{Device, Precision};
+use clap::{Args, Parser};
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Flags about the model and how it runs, which both programs have.
+#[derive(Clone, Debug, Args)]
+pub struct ModelFlags {
+    /// A checkpoint folder, a run's folder (its newest checkpoint), a .safetensors file in
+    /// open_clip's names, or `demo` for the teacher inside this program.
+    pub checkpoint: String,
+    /// A model name (ViT-T-16, ...) or an open_clip model_config JSON file (default: the
+    /// open_clip_config.json beside the weights).
+    #[arg(long, help_heading = "Model")]
+    pub model: Option<String>,
+    /// Device.
+    #[arg(long, value_enum, default_value_t, help_heading = "Device")]
+    pub backend: Device,
+    /// Which of several GPUs, counted from 0.
+    #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Device")]
+    pub device: usize,
+    /// Precision of matrix products.
+    #[arg(long, value_enum, default_value_t, help_heading = "Device")]
+    pub precision: Precision,
+    /// Threads of the CPU backend (default: one a core).
+    #[arg(long, value_name = "N", help_heading = "Device")]
+    pub threads: Option<usize>,
+    /// Images in one pass: more need more memory.
+    #[arg(long, default_value_t = 64, value_name = "N", help_heading = "Device")]
+    pub batch_size: usize,
+    /// Threads that read and decode images.
+    #[arg(long, default_value_t = 2, value_name = "N", help_heading = "Device")]
+    pub workers: usize,
+}
+
+impl ModelFlags {
+    /// Rules that no type can check.
+    fn check(&self) -> Result<()> {
+        for (flag, zero) in [
+            ("--batch-size", self.batch_size == 0),
+            ("--workers", self.workers == 0),
+            ("--threads", self.threads == Some(0)),
+        ] {
+            if zero {
+                return usage(format!("{flag} must be at least 1"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The device, the checkpoint on it, and how its images are loaded.
+    fn open(&self) -> Result<(Arc<dyn Backend>, checkpoint::Trained, Loading)> {
+        let (backend, line) =
+            device::open(self.backend, self.device, self.precision, self.threads)?;
+        let trained = checkpoint::open(&self.checkpoint, self.model.as_deref(), &backend)?;
+        eprintln!("{} on {line}", trained.name);
+        let loading = Loading {
+            batch_size: self.batch_size,
+            workers: self.workers,
+            normalisation: trained.normalisation,
+        };
+        Ok((backend, trained, loading))
+    }
+}
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub enum Request<T> {
+    /// Text to print on stdout: help or version.
+    Print(String),
+    /// Work with these flags.
+    Run(Box<T>),
+}
+
+/// Reads a command line, the program's name first. Flags may have underscores for dashes.
+///
+/// # Errors
+/// [`Error::Usage`] with one line.
+pub fn parse<T: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<Request<T>> {
+    match T::try_parse_from(args.into_iter().map(dashes)) {
+        Ok(flags) => Ok(Request::Run(Box::new(flags))),
+        Err(e) if !e.use_stderr() => Ok(Request::Print(e.render().to_string())),
+        Err(e) => usage(clap_line(&e.render().to_string())),
+    }
+}
+
+/// Prints to stdout. A reader that has gone away (`| head`) is no error.
+///
+/// # Errors
+/// If stdout cannot be written for another reason.
+pub fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::Failed(format!("cannot write to stdout: {e}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses an output file that could not be written, before hours of work for it.
+fn check_output(path: &Path) -> Result<()> {
+    let folder = match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    };
+    if !folder.is_dir() {
+        return usage(format!(
+            "--out {}: there is no folder {}",
+            path.display(),
+            folder.display()
+        ));
+    }
+    if path.is_dir() {
+        return usage(format!("--out {}: is a folder", path.display()));
+    }
+    Ok(())
+}
+
+/// Writes a small JSON file, ending with a newline.
+fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {
+    std::fs::write(path, format!("{value:#}\n")).map_err(|e| file("write", path, &e))
+}

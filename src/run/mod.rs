@@ -1,0 +1,19 @@
+//! A run and its folder: the loop over epochs, checkpoints, logs, evaluation, and what a run would cost.
+//!
+//! [`stages::train`] does what a configuration says. A run is a folder: its configuration, its logs, its
+//! checkpoints, its report.
+
+pub mod checkpoint;
+pub mod cost;
+pub mod device;
+pub mod dry_run;
+pub(crate) mod evaluation;
+pub mod inheritance;
+pub mod interrupt;
+pub mod log;
+mod log_line;
+pub mod setup;
+pub mod source;
+pub mod stages;
+pub mod tensorboard;
+pub mod training;
