@@ -1,6 +1,8 @@
 //! The operands of the relation kernels, which all similarity losses share.
 
 use crate::tensor::Tensor;
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 
 /// Logits a_ij = scale · x_i·y_j between two sets of unit features, never stored as a matrix.
 #[derive(Clone, Debug)]
@@ -49,16 +51,23 @@ pub struct Side {
 }
 
 /// How anchors of the intra-modal loss are weighted; `--intra-weights`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum IntraWeights {
     /// w_i = d_i / Σd, differentiated through.
+    #[default]
+    #[value(help = "By their divergence, differentiated through")]
     Divergence,
     /// w_i = d_i / stop(Σd).
+    #[value(help = "By their divergence over a constant sum")]
     Stable,
     /// w_i = stop(d_i / Σd).
+    #[value(help = "By their divergence, as constants")]
     Detached,
     /// w_i = 1/N.
+    #[value(help = "All the same")]
     Uniform,
     /// w_i = ℓ_i / Σℓ with the anchor's own contrastive cross-entropy ℓ_i.
+    #[value(help = "By their contrastive cross-entropy")]
     Clip,
 }

@@ -5,15 +5,12 @@ use super::error::{Result, input};
 use super::flags::{CsvFlags, EvalFlags};
 use super::imagenet::{self, TestSet};
 use super::{folders, karpathy};
-use crate::data::demo::{self as corpus, Split};
+use crate::data::demo::{self as corpus, DEMO, Split};
 use crate::data::sample::Sample;
 use crate::data::{Dataset, DatasetOptions, ShardSource, Skips, csv};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-
-/// The word that means the corpus inside the program.
-const DEMO: &str = "demo";
 
 /// Under which protocols images and captions are to find each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,34 +23,29 @@ use super::{
 use crate::autodiff::{Result, Tape, Var};
 use crate::backend::{IntraWeights, Pair, Relation, RowStats, Side};
 use crate::tensor::Tensor;
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 
 /// Whose neighbourhoods are distilled; `--intra-modality`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Modality {
     /// Image to image and text to text.
+    #[default]
     Both,
-    /// Image to image only.
+    /// Image to image.
     Image,
-    /// Text to text only.
+    /// Text to text.
     Text,
 }
 
 /// The intra-modal loss's switches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Intra {
     /// How anchors are weighted.
     pub weights: IntraWeights,
     /// Which modalities take part.
     pub modality: Modality,
-}
-
-impl Default for Intra {
-    fn default() -> Self {
-        Self {
-            weights: IntraWeights::Divergence,
-            modality: Modality::Both,
-        }
-    }
 }
 
 /// What the anchors of one modality amounted to in one evaluation of the loss. Nothing is computed for

@@ -14,6 +14,7 @@ mod gd;
 mod icl;
 mod inputs;
 mod intra;
+mod intra_scale;
 mod objective;
 mod weights;
 
@@ -27,7 +28,8 @@ pub use gd::gd;
 pub use icl::icl;
 pub use inputs::{Head, Heads, Inputs};
 pub use intra::{Anchors, Intra, Modality, intra, intra_with_anchors};
-pub use objective::{IntraScale, Objective, ObjectiveValue};
+pub use intra_scale::IntraScale;
+pub use objective::{Objective, ObjectiveValue};
 pub use weights::{Method, Weights};
 
 use crate::autodiff::{Grads, Result, Tape, Var};

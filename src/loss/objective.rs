@@ -2,24 +2,12 @@
 
 use super::inputs::{needed, project};
 use super::{
-    Anchors, Features, Inputs, Intra, Method, TeacherFeatures, Weights, afd, affinity, clip, crd,
-    cross_kd, fd, gd, icl, intra_with_anchors, rows, scalar,
+    Anchors, Features, Inputs, Intra, IntraScale, Method, TeacherFeatures, Weights, afd, affinity,
+    clip, crd, cross_kd, fd, gd, icl, intra_with_anchors, rows, scalar,
 };
 use crate::autodiff::{Result, Tape, Var};
 use crate::backend::shape_error;
 use crate::ops;
-
-/// Which α the intra-modal loss uses for the student; `--intra-scale`.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub enum IntraScale {
-    /// The contrastive loss's, which then learns from both.
-    #[default]
-    Shared,
-    /// The same value without gradient.
-    Detached,
-    /// A constant.
-    Fixed(f32),
-}
 
 /// The value of an [`Objective`].
 #[derive(Clone, Debug)]
@@ -112,7 +100,9 @@ impl Objective {
                 let scale = match self.intra_scale {
                     IntraScale::Shared => clip_scale.clone(),
                     IntraScale::Detached => clip_scale.detach(),
-                    IntraScale::Fixed(x) => Var::constant(tape.backend().upload(&[1], &[x])?),
+                    IntraScale::Fixed(x) => {
+                        Var::constant(tape.backend().upload(&[1], &[x as f32])?)
+                    }
                 };
                 let options = &self.intra;
                 let value;

@@ -1,15 +1,22 @@
 //! How much each loss weighs, and the presets.
 
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
 /// Named choices of weights; `--method`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Method {
-    /// The contrastive loss alone: no teacher.
+    /// The contrastive loss alone: no distillation.
     Clip,
-    /// CLIP-KD: contrastive, relational and feature distillation, interactive contrastive learning.
+    /// CLIP-KD: clip + crd + fd + icl.
     ClipKd,
     /// TinyCLIP: affinity mimicking alone.
+    #[value(name = "tinyclip", alias = "tiny-clip")]
+    #[serde(rename = "tinyclip")]
     TinyClip,
-    /// CLIP-KD and the intra-modal loss.
+    /// CLIP-KD and the intra-modal divergence-weighted loss.
+    #[default]
     IntraKd,
 }
 

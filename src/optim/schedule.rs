@@ -1,14 +1,16 @@
 //! Learning rate by step, as open_clip's `scheduler.py` defines it.
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 /// What follows the warm-up; open_clip's `--lr-scheduler`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ScheduleKind {
-    /// Half a cosine from the base rate to 0.
+    /// Half a cosine down to zero.
+    #[default]
     Cosine,
-    /// The base rate throughout.
+    /// Constant.
     Const,
 }
 

@@ -1,13 +1,13 @@
 //! The CHECKPOINT of a command line: where its weights are, and which model they are of.
 
 use crate::backend::Backend;
+use crate::data::demo::DEMO;
 use crate::eval::Model;
 use crate::io;
 use crate::model::{Clip, ClipConfig, Parameters};
 use crate::programs::demo;
 use crate::run::checkpoint::{HUB_MODEL, MODEL, MODEL_CONFIG, weights};
 use crate::run::setup::model_config;
-use crate::run::source::DEMO;
 use crate::settings::error::{Result, input, unreadable, usage};
 use crate::tensor::Normalisation;
 use serde::Deserialize;

@@ -2,7 +2,8 @@
 
 use super::cost::{self, CAPTION_TOKENS};
 use super::setup;
-use super::source::{DEMO, Source};
+use super::source::Source;
+use crate::data::demo::DEMO;
 use crate::model::{Clip, ClipConfig};
 use crate::settings::config::Config;
 use crate::settings::error::{Result, input};

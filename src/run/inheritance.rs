@@ -2,9 +2,9 @@
 
 use super::checkpoint::{self, MODEL_CONFIG};
 use super::setup::model_config;
-use super::source::DEMO;
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
+use crate::data::demo::DEMO;
 use crate::io;
 use crate::loss::Weights;
 use crate::model::inherit::{Tower, manual};

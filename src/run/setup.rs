@@ -2,15 +2,15 @@
 
 use super::checkpoint::{self, TrainState};
 use super::device;
-use super::source::{DEMO, Source};
-use crate::backend::{Backend, IntraWeights};
+use super::source::Source;
+use crate::backend::Backend;
+use crate::data::demo::DEMO;
 use crate::eval::flags::EvalFlags;
-use crate::loss::{Intra, IntraScale, Method, Modality, Objective};
+use crate::loss::{Intra, Objective};
 use crate::model::{Clip, ClipConfig};
-use crate::optim::{AdamWConfig, Schedule, ScheduleKind};
+use crate::optim::{AdamWConfig, Schedule};
 use crate::settings::config::{Call, Config};
 use crate::settings::error::{Result, failed, input, usage};
-use crate::settings::values;
 use crate::train::masking::Masking;
 use crate::train::step::Recipe;
 use crate::train::teacher::Teacher;
@@ -30,13 +30,7 @@ pub fn device(config: &Config) -> Result<(Arc<dyn Backend>, String)> {
 
 /// The losses that the flags ask for.
 pub fn objective(config: &Config) -> Objective {
-    let method = match config.method {
-        values::Method::Clip => Method::Clip,
-        values::Method::ClipKd => Method::ClipKd,
-        values::Method::TinyClip => Method::TinyClip,
-        values::Method::IntraKd => Method::IntraKd,
-    };
-    let mut objective = Objective::from(method);
+    let mut objective = Objective::from(config.method);
     let weights = &mut objective.weights;
     config.inherit.weigh(weights);
     for (weight, flag) in [
@@ -56,24 +50,10 @@ pub fn objective(config: &Config) -> Objective {
         }
     }
     objective.intra = Intra {
-        weights: match config.intra_weights {
-            values::IntraWeights::Divergence => IntraWeights::Divergence,
-            values::IntraWeights::Stable => IntraWeights::Stable,
-            values::IntraWeights::Detached => IntraWeights::Detached,
-            values::IntraWeights::Uniform => IntraWeights::Uniform,
-            values::IntraWeights::Clip => IntraWeights::Clip,
-        },
-        modality: match config.intra_modality {
-            values::IntraModality::Both => Modality::Both,
-            values::IntraModality::Image => Modality::Image,
-            values::IntraModality::Text => Modality::Text,
-        },
+        weights: config.intra_weights,
+        modality: config.intra_modality,
     };
-    objective.intra_scale = match config.intra_scale {
-        values::IntraScale::Shared => IntraScale::Shared,
-        values::IntraScale::Detached => IntraScale::Detached,
-        values::IntraScale::Fixed(x) => IntraScale::Fixed(x as f32),
-    };
+    objective.intra_scale = config.intra_scale;
     if let Some(ratio) = config.mask_ratio {
         objective.mask_ratio = ratio;
     }
@@ -91,10 +71,7 @@ pub(crate) fn recipe(config: &Config, total: u64) -> Recipe {
             weight_decay: config.wd as f32,
         },
         schedule: Schedule {
-            kind: match config.lr_scheduler {
-                values::LrScheduler::Cosine => ScheduleKind::Cosine,
-                values::LrScheduler::Const => ScheduleKind::Const,
-            },
+            kind: config.lr_scheduler,
             base: config.lr,
             warmup: config.warmup,
             total,

@@ -1,5 +1,6 @@
 //! Where training pairs come from: shards, a table, or the corpus inside the program.
 
+use crate::data::demo::DEMO;
 use crate::data::{
     self, Dataset, DatasetOptions, Loader, LoaderConfig, Mode, Skips, Tokenizer, Transform,
 };
@@ -9,9 +10,6 @@ use crate::settings::error::{Error, Result, input, usage};
 use crate::settings::values::Augment;
 use std::path::Path;
 use std::sync::Arc;
-
-/// The word that means the corpus or the teacher inside the program.
-pub const DEMO: &str = "demo";
 
 /// Training pairs and how to load them.
 pub struct Source {

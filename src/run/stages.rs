@@ -13,10 +13,10 @@ use super::training::{self, Summary};
 use crate::eval::flags::EvalFlags;
 use crate::io;
 use crate::model::{ClipConfig, Layers};
+use crate::optim::ScheduleKind;
 use crate::settings::config::{Call, Config};
 use crate::settings::error::{Error, Result, failed, file, unwritten, usage};
 use crate::settings::files;
-use crate::settings::values::LrScheduler;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
@@ -252,7 +252,7 @@ fn pruned(config: &Config, call: &Call, label: &str) -> Result<Summary> {
             name: Some(PRUNE.into()),
             steps: Some(steps),
             warmup: steps,
-            lr_scheduler: LrScheduler::Const,
+            lr_scheduler: ScheduleKind::Const,
             // The whole model is not what will be; the smaller one is evaluated.
             eval: EvalFlags::default(),
             eval_every: None,

@@ -1,10 +1,12 @@
 //! The configuration of a run: one struct for flags and file, so that they cannot drift apart.
 
 use super::error::{Error, Result, usage};
-use super::values::{
-    Augment, Device, IntraModality, IntraScale, IntraWeights, LrScheduler, Method, Precision,
-};
+use super::values::{Augment, Device, Precision};
+use crate::backend::IntraWeights;
+use crate::data::demo::DEMO;
 use crate::eval::flags::{CsvFlags, EvalFlags};
+use crate::loss::{IntraScale, Method, Modality};
+use crate::optim::ScheduleKind;
 use crate::run::inheritance::InheritFlags;
 use crate::run::setup::objective;
 use crate::train::feature_cache::FeatureCache;
@@ -138,7 +140,7 @@ pub struct Config {
     pub intra_weights: IntraWeights,
     /// Which intra-modal terms take part.
     #[arg(long, value_enum, default_value_t, help_heading = "Losses")]
-    pub intra_modality: IntraModality,
+    pub intra_modality: Modality,
     /// Scale of the student's intra-modal logits: shared, detached or a number.
     #[arg(long, default_value_t, help_heading = "Losses")]
     pub intra_scale: IntraScale,
@@ -235,7 +237,7 @@ pub struct Config {
     pub warmup: u64,
     /// Learning rate after the warm-up.
     #[arg(long, value_enum, default_value_t, help_heading = "Optimisation")]
-    pub lr_scheduler: LrScheduler,
+    pub lr_scheduler: ScheduleKind,
     /// Clips the gradient to this norm.
     #[arg(
         long,
@@ -455,7 +457,7 @@ impl Config {
                 "--aug-scale must be two numbers, 0 < FROM <= TO <= 1 (4 with --augment affine)",
             ),
             (
-                self.eval_every.is_none() || data == "demo" || !self.eval.is_empty(),
+                self.eval_every.is_none() || data == DEMO || !self.eval.is_empty(),
                 "--eval-every needs something to evaluate on: say --val-data, --imagenet-val, ...",
             ),
             (
@@ -473,10 +475,10 @@ impl Config {
                 "this --method learns from a teacher: say --teacher and --teacher-checkpoint \
                  (or --method clip)",
             ),
-            (Some(t), None) if self.distils() && t != "demo" => usage(format!(
+            (Some(t), None) if self.distils() && t != DEMO => usage(format!(
                 "--teacher {t} needs its weights: say --teacher-checkpoint"
             )),
-            (Some(t), Some(_)) if t == "demo" => {
+            (Some(t), Some(_)) if t == DEMO => {
                 usage("--teacher demo brings its own weights: leave --teacher-checkpoint out")
             }
             (None, Some(_)) => usage("--teacher-checkpoint needs --teacher: the model it is of"),

@@ -4,6 +4,10 @@
 //! concepts are held out as CLIP's usual test sets hold out domains and classes. README.md in this
 //! folder says where the drawings are from and how the shards are made again.
 
+/// The word by which flags name what is inside the program: this corpus, and the teacher and student made
+/// for it.
+pub const DEMO: &str = "demo";
+
 /// A part of the demo corpus, one gzipped tar each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Split {

@@ -1,7 +1,7 @@
 //! What an ablation compares.
 
+use crate::data::demo::DEMO;
 use crate::programs::command_line::{canonical, toml_line};
-use crate::run::source::DEMO;
 use crate::settings::config::Config;
 use crate::settings::error::{Error, Result, unreadable, usage};
 use serde::Deserialize;
