@@ -15,6 +15,10 @@ use pairs::{LOSSES, Pairs};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+// As the programs: see the library's page.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn on_gpu() -> bool {
     std::env::var("BENCH_BACKEND").is_ok_and(|name| name == "cuda")
 }

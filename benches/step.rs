@@ -26,6 +26,10 @@ use clip_distill::tensor::rng::{Philox, Purpose};
 use clip_distill::train::teacher::Teacher;
 use std::time::Instant;
 
+// As the programs: see the library's page.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Steps of each kind that are not timed.
 const WARM_UP: usize = 2;
 /// Measurements of the ceiling before, and as many after.
@@ -73,6 +77,7 @@ fn random(n: usize, scale: f32) -> Vec<f32> {
 
 fn main() {
     let flags = Flags::parse();
+    clip_distill::programs::terminal::show();
     let (batch, steps) = (flags.batch, flags.steps);
     let (backend, line) = device::open(flags.backend, 0, flags.precision, None).expect("a device");
     let clip = |name: &str| Clip::new(ClipConfig::named(name).expect("a built-in model"));

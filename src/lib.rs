@@ -2,6 +2,7 @@
 //!
 //! The rooms, from the ground up; each imports only from those above it in this list:
 //!
+//! - [`notices`]: what the library says while it works, to those who listen.
 //! - [`tensor`]: a value. Shape, dtype, storage handle, counter-based random numbers.
 //! - [`backend`]: the kernels as one object-safe trait, and the devices that run them.
 //! - [`autodiff`]: the tape. [`autodiff::Var`], recording, backward, recomputation.
@@ -17,6 +18,11 @@
 //! - [`report`]: a run in one page.
 //! - [`run`]: a run and its folder: the loop, checkpoints, logs, evaluation.
 //! - [`programs`]: `train`, `eval` and `embed`, the demonstration, the ablation: everything that prints.
+//!
+//! The library prints nothing and chooses no allocator. A program that trains or evaluates on the CPU should choose
+//! one that keeps freed memory, as the three programs and the benches do: every operation allocates and frees tensors
+//! of many megabytes, and where the allocator returns them to the kernel each time, page faults and TLB shootdowns
+//! cost a fifth of a small model's step.
 
 pub mod autodiff;
 pub mod backend;
@@ -25,6 +31,7 @@ pub mod eval;
 pub mod io;
 pub mod loss;
 pub mod model;
+pub mod notices;
 pub mod ops;
 pub mod optim;
 pub mod programs;
@@ -33,9 +40,3 @@ pub mod run;
 pub mod settings;
 pub mod tensor;
 pub mod train;
-
-// Every operation allocates and frees tensors of many megabytes. The system allocator gives such
-// blocks back to the kernel each time, and the page faults and TLB shootdowns that follow cost a
-// fifth of a small model's step.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

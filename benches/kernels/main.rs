@@ -24,6 +24,10 @@ use clap::Parser;
 use clip_distill::backend::Activation;
 use clip_distill::settings::values::{Device, Precision};
 
+// As the programs: see the library's page.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 struct Flags {
     #[arg(long, default_value_t = 16)]
@@ -47,6 +51,7 @@ struct Flags {
 
 fn main() {
     let flags = Flags::parse();
+    clip_distill::programs::terminal::show();
     let mut bench = Bench::new(&flags, flags.precision);
     bench.ceilings();
     let batch = flags.batch;

@@ -1,17 +1,14 @@
 //! `embed`: unit features of images and texts, as safetensors. Parses, calls the library, prints.
 
-use clip_distill::programs::{Request, embed, parse, print};
+use clip_distill::programs::{self, Request, embed, parse, print};
 use clip_distill::settings::error::Error;
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
-    match work() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("embed: {e}");
-            ExitCode::from(e.exit_code())
-        }
-    }
+    programs::main("embed", work)
 }
 
 fn work() -> Result<(), Error> {

@@ -1,17 +1,14 @@
 //! `eval`: zero-shot accuracy and retrieval of a CLIP model. Parses, calls the library, prints.
 
-use clip_distill::programs::{Request, eval, parse, print};
+use clip_distill::programs::{self, Request, eval, parse, print};
 use clip_distill::settings::error::Error;
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
-    match work() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("eval: {e}");
-            ExitCode::from(e.exit_code())
-        }
-    }
+    programs::main("eval", work)
 }
 
 fn work() -> Result<(), Error> {

@@ -10,6 +10,7 @@ use crate::eval::{self, Loading, Model, Outcome, Protocols};
 use crate::io;
 use crate::loss::Method;
 use crate::model::{Clip, ClipConfig};
+use crate::notices::notice;
 use crate::report::{self, Extras, Other, Pictures};
 use crate::run::checkpoint;
 use crate::run::evaluation::outcomes;
@@ -92,9 +93,9 @@ pub fn run_with(distilled: Config) -> Result<String> {
         teacher: None,
         ..distilled.clone()
     };
-    eprintln!(
+    notice(
         "demonstration: emoji and their names; a student alone, the same student distilled with \
-         intra-kd from the teacher inside this program, and a table, in about three minutes"
+         intra-kd from the teacher inside this program, and a table, in about three minutes",
     );
     let (backend, _) = setup::device(&distilled)?;
     let teacher = teacher(backend.as_ref())?;

@@ -10,6 +10,7 @@ use super::{ModelFlags, check_output, write_json};
 use crate::data::{Dataset, DatasetOptions, Skips};
 use crate::eval::{Loading, Model, classes, folders};
 use crate::io::{self, Entry};
+use crate::notices::notice;
 use crate::settings::error::{Result, input, unwritten, usage};
 use clap::Parser;
 use serde_json::{Map, Value, json};
@@ -115,7 +116,7 @@ impl Work<'_> {
         let embedded = self.model.embed_dataset(dataset, loading, &mut |n| {
             if told.elapsed() >= PAUSE {
                 told = Instant::now();
-                eprintln!("{n} images");
+                notice(format_args!("{n} images"));
             }
         })?;
         let embedded = embedded.non_empty(source)?;

@@ -3,6 +3,7 @@
 use super::{ModelFlags, check_output, write_json};
 use crate::eval::flags::{CsvFlags, EvalFlags};
 use crate::eval::{Evaluator, report};
+use crate::notices::notice;
 use crate::settings::error::{Result, usage};
 use clap::Parser;
 use serde_json::{Map, Value, json};
@@ -66,7 +67,7 @@ pub fn evaluate(flags: &Flags) -> Result<Report> {
     let sets = flags.sets.open(&flags.csv)?;
     let (backend, trained, loading) = flags.model.open()?;
     let mut evaluator =
-        Evaluator::new(trained.model(&backend), loading).saying(|line| eprintln!("{line}"));
+        Evaluator::new(trained.model(&backend), loading).saying(|line| notice(line));
     let mut outcomes = Vec::new();
     for set in &sets {
         outcomes.push(evaluator.run(set)?);

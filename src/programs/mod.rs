@@ -6,9 +6,11 @@ pub mod command_line;
 pub mod demo;
 pub mod embed;
 pub mod eval;
+pub mod terminal;
 
 use crate::backend::Backend;
 use crate::eval::Loading;
+use crate::notices::notice;
 use crate::programs::command_line::{clap_line, dashes};
 use crate::run::device;
 use crate::settings::error::{Error, Result, file, usage};
@@ -17,6 +19,7 @@ use clap::{Args, Parser};
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 /// Flags about the model and how it runs, which both programs have.
@@ -69,13 +72,26 @@ impl ModelFlags {
         let (backend, line) =
             device::open(self.backend, self.device, self.precision, self.threads)?;
         let trained = checkpoint::open(&self.checkpoint, self.model.as_deref(), &backend)?;
-        eprintln!("{} on {line}", trained.name);
+        notice(format_args!("{} on {line}", trained.name));
         let loading = Loading {
             batch_size: self.batch_size,
             workers: self.workers,
             normalisation: trained.normalisation,
         };
         Ok((backend, trained, loading))
+    }
+}
+
+/// The program `name`: does its `work` while what is said of it is printed to stderr, and ends with one line if it
+/// fails.
+pub fn main(name: &str, work: impl FnOnce() -> Result<()>) -> ExitCode {
+    terminal::show();
+    match work() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            terminal::say(&format!("{name}: {e}"));
+            ExitCode::from(e.exit_code())
+        }
     }
 }
 

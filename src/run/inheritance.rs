@@ -9,6 +9,7 @@ use crate::io;
 use crate::loss::Weights;
 use crate::model::inherit::{Tower, manual};
 use crate::model::{Clip, ClipConfig, Parameters};
+use crate::notices::notice;
 use crate::programs::demo;
 use crate::settings::config::Config;
 use crate::settings::error::{Result, failed, input, unreadable, usage};
@@ -303,7 +304,9 @@ pub(crate) fn initial(config: &Config, clip: &Clip, backend: &dyn Backend) -> Re
         );
         inheritance.apply(from, to, |_, _| 1.0).map_err(failed)?;
         let percent = 100.0 * clip_elements(clip) / clip_elements(&Clip::new(bigger.config));
-        eprintln!("inherits from {checkpoint}: {percent:.1} % of its size");
+        notice(format_args!(
+            "inherits from {checkpoint}: {percent:.1} % of its size"
+        ));
     }
     Ok(parameters)
 }

@@ -1,5 +1,6 @@
 //! Ctrl-C: the first asks the loop to stop after its step, the second quits at once.
 
+use crate::notices::notice;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,7 +15,7 @@ pub fn install() {
             if ASKED.fetch_add(1, Ordering::SeqCst) > 0 {
                 std::process::exit(130);
             }
-            eprintln!("\nstopping after this step; once more to quit at once");
+            notice("stopping after this step; once more to quit at once");
         });
     });
 }

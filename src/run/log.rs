@@ -1,13 +1,13 @@
-//! What a run says while it goes: metrics.jsonl, results.jsonl, the progress line.
+//! What a run writes down and says while it goes: metrics.jsonl, results.jsonl, its progress.
 
+use crate::notices::{self, Event};
 use crate::settings::error::{Result, file};
 use crate::settings::files;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value};
 use std::fs::{File, OpenOptions};
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// A file of one JSON object a line.
 #[derive(Debug)]
@@ -53,10 +53,9 @@ impl JsonLines {
     }
 }
 
-/// The progress of a run on stderr: a bar on a terminal, plain lines elsewhere.
+/// The progress of a run, for those who listen; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Progress {
-    bar: Option<ProgressBar>,
     label: String,
     total: u64,
     started: Instant,
@@ -66,21 +65,12 @@ pub struct Progress {
 impl Progress {
     /// A run labelled `label` that has done `first` of `total` steps.
     pub fn new(label: &str, first: u64, total: u64) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-            if let Ok(style) =
-                ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} eta {eta} {wide_msg}")
-            {
-                bar.set_style(style);
-            }
-            bar.set_prefix(label.to_string());
-            bar.set_position(first);
-            bar.reset_eta();
-            bar.enable_steady_tick(Duration::from_millis(500));
-            bar
+        notices::tell(&Event::Begin {
+            label,
+            done: first,
+            total,
         });
         Self {
-            bar,
             label: label.to_string(),
             total,
             started: Instant::now(),
@@ -88,41 +78,23 @@ impl Progress {
         }
     }
 
-    /// After a step: `message` is worth a line of its own when `logged`.
-    pub fn step(&self, step: u64, message: &str, logged: bool) {
-        match &self.bar {
-            Some(bar) => {
-                bar.set_message(message.to_string());
-                bar.set_position(step);
-            }
-            None if logged => {
-                let done = (step - self.first).max(1) as f64;
-                let eta = self.started.elapsed().as_secs_f64() / done
-                    * (self.total.saturating_sub(step)) as f64;
-                eprintln!(
-                    "{} step {step}/{} eta {} {message}",
-                    self.label,
-                    self.total,
-                    span(eta)
-                );
-            }
-            None => {}
-        }
+    /// After a step: `words` are worth a line when `logged`.
+    pub fn step(&self, step: u64, words: &str, logged: bool) {
+        let line = logged.then(|| {
+            let done = (step - self.first).max(1) as f64;
+            let left = self.total.saturating_sub(step) as f64;
+            let eta = self.started.elapsed().as_secs_f64() / done * left;
+            let (label, total) = (&self.label, self.total);
+            format!("{label} step {step}/{total} eta {} {words}", span(eta))
+        });
+        let line = line.as_deref();
+        notices::tell(&Event::Step { step, words, line });
     }
+}
 
-    /// A line that stays.
-    pub fn say(&self, line: &str) {
-        match &self.bar {
-            Some(bar) => bar.println(line),
-            None => eprintln!("{line}"),
-        }
-    }
-
-    /// Takes the bar away.
-    pub fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+impl Drop for Progress {
+    fn drop(&mut self) {
+        notices::tell(&Event::End);
     }
 }
 

@@ -8,6 +8,7 @@ use crate::data::demo::DEMO;
 use crate::eval::flags::EvalFlags;
 use crate::loss::{Intra, Objective};
 use crate::model::{Clip, ClipConfig};
+use crate::notices::warning;
 use crate::optim::{AdamWConfig, Schedule};
 use crate::settings::config::{Call, Config};
 use crate::settings::error::{Result, failed, input, usage};
@@ -85,7 +86,9 @@ pub(crate) fn recipe(config: &Config, total: u64) -> Recipe {
 pub fn teacher(config: &Config, backend: &dyn Backend) -> Result<Option<Teacher>> {
     match (&config.teacher, &config.teacher_checkpoint) {
         (Some(name), _) if !config.distils() => {
-            eprintln!("the losses need no teacher: --teacher {name} is not read");
+            warning(format_args!(
+                "the losses need no teacher: --teacher {name} is not read"
+            ));
             Ok(None)
         }
         (Some(name), _) if name == DEMO => Ok(Some(crate::programs::demo::teacher(backend)?)),
@@ -103,7 +106,9 @@ pub fn student(config: &Config) -> Result<Clip> {
     if masking(config, &model)?.is_none()
         && let Some(ratio) = config.mask_ratio
     {
-        eprintln!("no loss masks images without --alpha-mfd: --mask-ratio {ratio} is not read");
+        warning(format_args!(
+            "no loss masks images without --alpha-mfd: --mask-ratio {ratio} is not read"
+        ));
     }
     Ok(Clip::new(model).with_grad_checkpointing(config.grad_checkpointing))
 }
@@ -264,7 +269,7 @@ pub(crate) fn compare(config: &Config, saved: &TrainState, dir: &Path) -> Result
         }
     }
     for change in changes(&old, &new) {
-        eprintln!("changed since the checkpoint: {change}");
+        warning(format_args!("changed since the checkpoint: {change}"));
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use super::training::{self, Summary};
 use crate::eval::flags::EvalFlags;
 use crate::io;
 use crate::model::{ClipConfig, Layers};
+use crate::notices::notice;
 use crate::optim::ScheduleKind;
 use crate::settings::config::{Call, Config};
 use crate::settings::error::{Error, Result, failed, file, unwritten, usage};
@@ -304,11 +305,11 @@ fn save_export(done: &Summary, export: &Path, label: &str) -> Result<()> {
         .iter()
         .map(|(_, s)| s.iter().product::<usize>())
         .sum();
-    eprintln!(
+    notice(format_args!(
         "{label}: the smaller model, {:.1} % of the parameters: {}",
         100.0 * parameters.elements() as f64 / before as f64,
         export.display()
-    );
+    ));
     Ok(())
 }
 

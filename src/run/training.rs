@@ -13,6 +13,7 @@ use crate::data::demo::DEMO;
 use crate::data::{Batch, Loader, Skips, Tokenizer};
 use crate::eval::Outcome;
 use crate::io;
+use crate::notices::{notice, warning};
 use crate::report::{self, Pictures};
 use crate::settings::config::{Call, Config};
 use crate::settings::error::{Error, Result, file, input, unwritten, usage};
@@ -45,7 +46,7 @@ pub struct Summary {
 pub fn train(config: &Config, call: &Call, label: &str) -> Result<Summary> {
     let (mut config, folder, from) = place(config, call)?;
     let (backend, line) = device(&config)?;
-    eprintln!("{label}: {} on {line}", config.model);
+    notice(format_args!("{label}: {} on {line}", config.model));
     let clip = student(&config)?;
     let cache = call.teacher_features.clone();
     let cache = cache.map(|cache| Share::new(cache, &config));
@@ -54,7 +55,9 @@ pub fn train(config: &Config, call: &Call, label: &str) -> Result<Summary> {
         && config.steps.is_none()
         && config.train_num_samples.is_none()
     {
-        eprintln!("{label}: counting the pairs; --train-num-samples N would spare this");
+        notice(format_args!(
+            "{label}: counting the pairs; --train-num-samples N would spare this"
+        ));
     }
     let source = Source::open(&config, clip.config(), config.steps.is_none())?;
     let total = total_steps(&config, &source)?;
@@ -65,11 +68,11 @@ pub fn train(config: &Config, call: &Call, label: &str) -> Result<Summary> {
             let saved = TrainState::load(dir)?;
             compare(&config, &saved, dir)?;
             position = saved.position;
-            eprintln!(
+            notice(format_args!(
                 "{label}: going on from {} (step {})",
                 dir.display(),
                 position.step
-            );
+            ));
             state = Some(saved.tensors);
             io::load_clip(&dir.join(checkpoint::MODEL), &clip, backend.as_ref()).map_err(input)?
         }
@@ -129,7 +132,8 @@ struct Run {
     metrics: JsonLines,
     results: JsonLines,
     board: EventWriter,
-    progress: Progress,
+    /// While it goes.
+    progress: Option<Progress>,
     saved: Option<(Position, PathBuf)>,
     skips: Skips,
     window: Window,
@@ -190,7 +194,7 @@ impl Run {
             metrics,
             results,
             board,
-            progress,
+            progress: Some(progress),
             saved: from.map(|path| (position, path)),
             skips: Skips::default(),
             window: Window::new(),
@@ -201,26 +205,25 @@ impl Run {
     fn go(mut self) -> Result<Summary> {
         let counted = self.source.counted();
         if counted.total() > 0 {
-            self.progress
-                .say(&format!("{}: unusable: {counted}", self.label));
+            warning(format_args!("{}: unusable: {counted}", self.label));
         }
         let outcome = self.epochs();
         let outcome = outcome.and(self.settle());
-        self.progress.finish();
+        self.progress = None;
         if outcome.is_err() {
             // A loss that is no number is best understood from its curves.
             self.report();
         }
         outcome?;
         if self.skips.total() > 0 {
-            eprintln!("{}: skipped: {}", self.label, self.skips);
+            warning(format_args!("{}: skipped: {}", self.label, self.skips));
         }
         let replays = self.trainer.backend().replays();
         if replays > 0 {
-            eprintln!(
+            notice(format_args!(
                 "{}: replayed as CUDA graphs: {replays} steps or parts of steps",
                 self.label
-            );
+            ));
         }
         let checkpoint = self.save()?;
         let found = self
@@ -387,8 +390,9 @@ impl Run {
         let logged = step == 1 || step == self.total || step.is_multiple_of(self.config.log_every);
         let seconds = self.window.since.elapsed().as_secs_f64().max(1e-9);
         let rate = self.window.samples as f64 / seconds;
-        self.progress
-            .step(step, &log_line::words(&report, rate), logged);
+        if let Some(progress) = &self.progress {
+            progress.step(step, &log_line::words(&report, rate), logged);
+        }
         if !logged {
             return Ok(());
         }
@@ -436,8 +440,7 @@ impl Run {
     /// Writes report.html. A run goes on without it: `--report` makes it again.
     fn report(&self) {
         if let Err(e) = report::write(&self.folder, &[]) {
-            self.progress
-                .say(&format!("{}: no report: {e}", self.label));
+            warning(format_args!("{}: no report: {e}", self.label));
         }
     }
 
@@ -454,8 +457,10 @@ impl Run {
             extras.save(&self.folder)
         };
         if let Err(e) = made() {
-            self.progress
-                .say(&format!("{}: no pictures in the report: {e}", self.label));
+            warning(format_args!(
+                "{}: no pictures in the report: {e}",
+                self.label
+            ));
         }
     }
 
@@ -464,7 +469,7 @@ impl Run {
         let Some(Found { line, words }) = found else {
             return Ok(());
         };
-        self.progress.say(&format!(
+        notice(format_args!(
             "{} step {}: {}",
             self.label,
             self.position.step,
@@ -481,8 +486,10 @@ impl Run {
             Ok(found) => self.tell(found),
             Err(e) => {
                 let step = self.position.step;
-                self.progress
-                    .say(&format!("{} step {step}: not evaluated: {e}", self.label));
+                warning(format_args!(
+                    "{} step {step}: not evaluated: {e}",
+                    self.label
+                ));
                 Ok(())
             }
         }

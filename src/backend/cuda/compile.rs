@@ -6,6 +6,7 @@ use super::cubin::{self, Entry};
 use super::modules::{HEADERS, Module};
 use super::nvrtc::{Compiled, Nvrtc};
 use crate::backend::{Result, device_error};
+use crate::notices::notice;
 use std::sync::Once;
 
 /// A module ready to be loaded.
@@ -71,7 +72,9 @@ pub(super) fn image(nvrtc: &Nvrtc, module: &Module, architecture: &str) -> Resul
         // Half a minute for all of them, in which a first run would seem to hang.
         static SAY: Once = Once::new();
         SAY.call_once(|| {
-            eprintln!("compiling CUDA kernels for {architecture}; later runs have them at once")
+            notice(format_args!(
+                "compiling CUDA kernels for {architecture}; later runs have them at once"
+            ))
         });
         let path = folder.join("new");
         let compiled = compile(nvrtc, module, architecture).map_err(|e| e.to_string())?;

@@ -18,6 +18,7 @@ mod tests;
 use super::device::{Address, Call, Device, Kernel, Launch, Product, Replay};
 use super::pool::Pool;
 use crate::backend::{Result, device_error};
+use crate::notices::warning;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -189,7 +190,9 @@ impl State {
             None => match device.capture(&known.calls) {
                 Ok(piece) => *known.piece.insert(piece),
                 Err(e) => {
-                    eprintln!("steps cannot be replayed, and are run kernel by kernel: {e}");
+                    warning(format_args!(
+                        "steps cannot be replayed, and are run kernel by kernel: {e}"
+                    ));
                     self.refused = true;
                     self.catch_up(device)?;
                     self.forget(device);

@@ -12,6 +12,7 @@ mod table;
 pub use plan::Plan;
 
 use crate::eval::{self, Model};
+use crate::notices::{notice, warning};
 use crate::run::checkpoint;
 use crate::run::evaluation;
 use crate::run::interrupt;
@@ -47,13 +48,13 @@ pub fn run(plan: &Plan) -> Result<String> {
         done.push(Record::of(run)?);
     }
     let left = done.iter().filter(|d| d.is_none()).count();
-    eprintln!(
+    notice(format_args!(
         "{}: {} runs in {}; {} done already",
         plan.title(),
         runs.len(),
         plan.folder().display(),
         runs.len() - left
-    );
+    ));
     let mut failures = Vec::new();
     // Runs of one seed follow one another, and their teacher sees the same batches.
     let mut shared = (None, Arc::<FeatureCache>::default());
@@ -74,14 +75,16 @@ pub fn run(plan: &Plan) -> Result<String> {
                 done[i] = Some(record);
                 let known = shared.1.hits() - before;
                 if known > 0 {
-                    eprintln!("{label}: the teacher knew {known} batches from the rows before");
+                    notice(format_args!(
+                        "{label}: the teacher knew {known} batches from the rows before"
+                    ));
                 }
             }
             Err(Error::Interrupted(_)) => return Err(stopped(plan)),
             // Wrong input is wrong for all that follow, too.
             Err(error @ Error::Usage(_)) => return Err(error),
             Err(error) => {
-                eprintln!("{label}: {error}");
+                warning(format_args!("{label}: {error}"));
                 failures.push(format!("{}: {error}", run.label()));
             }
         }
@@ -127,7 +130,7 @@ fn carry_out(run: &Run, label: &str, teacher_features: &Arc<FeatureCache>) -> Re
             let Some(teacher) = setup::teacher(config, backend.as_ref())? else {
                 return usage("a row of the teacher needs losses that read one");
             };
-            eprintln!("{label}: evaluating");
+            notice(format_args!("{label}: evaluating"));
             let model = Model {
                 backend: &backend,
                 clip: teacher.clip(),
