@@ -1,5 +1,7 @@
 //! `clip_distill`: a tensor and reverse-mode autodiff engine that distils CLIP models.
 //!
+//! [`guide`] is what to read first: a first run, the losses, how results are verified, how to add an operation.
+//!
 //! The rooms, from the ground up; each imports only from those above it in this list:
 //!
 //! - [`notices`]: what the library says while it works, to those who listen.
@@ -28,6 +30,7 @@ pub mod autodiff;
 pub mod backend;
 pub mod data;
 pub mod eval;
+pub mod guide;
 pub mod io;
 pub mod loss;
 pub mod model;
