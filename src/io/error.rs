@@ -36,7 +36,7 @@ pub enum Error {
         /// What is wrong.
         detail: String,
     },
-    /// Tensors that do not fit the model, all of them; the message names the first [`LISTED`].
+    /// Tensors that do not fit the model, all of them; the message names the first 40.
     #[error("{path} does not fit the model: {}", listed(problems))]
     Mismatch {
         /// The file.

@@ -72,7 +72,7 @@ pub fn unwritten(error: crate::io::Error) -> Error {
     }
 }
 
-/// As [`file`], for an input that cannot be read.
+/// As [`file()`], for an input that cannot be read.
 pub fn unreadable(path: &Path, error: &std::io::Error) -> Error {
     Error::Usage(format!(
         "cannot read {}: {error}",

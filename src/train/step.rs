@@ -26,7 +26,7 @@ pub struct Recipe {
     pub schedule: Schedule,
     /// Clips the gradient to this norm.
     pub max_norm: Option<f64>,
-    /// Parts of a batch that go through the towers one after another; see [`super::gradients`].
+    /// Parts of a batch that go through the towers one after another; see `gradients.rs`.
     pub accum_freq: usize,
 }
 

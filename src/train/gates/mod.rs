@@ -9,7 +9,7 @@
 //! TinyCLIP's published code has max(t − t̂, 0) for t − t̂: gates that have gone too far then stay there, and the
 //! model becomes smaller than asked for. The multipliers begin at 10 and climb L; t grows from its start to its
 //! target over a warm-up. Gates are few: they live on the host, are drawn there once a step, and reach the
-//! device as factors of weights ([`Gated`]), whose gradients come back.
+//! device as factors of weights (`Gated`), whose gradients come back.
 
 mod adam;
 mod concrete;
