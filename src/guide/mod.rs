@@ -4,7 +4,8 @@
 //! documentation tests.
 //!
 //! For users: [`first_run`], [`losses`], [`results`], [`inheritance`], [`evaluation`], [`speed`], [`cuda`],
-//! [`wgsl`]. For those who want to trust it or change it: [`verification`].
+//! [`wgsl`]. For those who want to trust it or change it: [`verification`], [`architecture`],
+//! [`adding_an_operation`].
 
 /// A page, which sees the targets of `links.md` first: of two definitions of a link Markdown takes the first, so
 /// that the same link leads to a file on a forge and to an item here.
@@ -29,4 +30,6 @@ pages! {
     cuda
     wgsl
     verification
+    architecture
+    adding_an_operation
 }
