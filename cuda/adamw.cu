@@ -18,7 +18,7 @@ struct AdamWEntry {
 
 struct AdamWArguments {
   const AdamWEntry* table;
-  // lr, lr / (1 − β₁ᵗ) and 1 / √(1 − β₂ᵗ): in memory, since they are others at every step.
+  // lr, lr / (1 − β₁ᵗ) and 1 / √(1 − β₂ᵗ): in memory, since they change at every step.
   const float* numbers;
   // The gradients' norm; null where nothing is clipped.
   const float* norm;
@@ -35,7 +35,7 @@ KERNEL(adamw_f32, AdamWArguments, 256) {
   const AdamWEntry& e = entry_of(a.table, a.count, blockIdx.x);
   const long long first = (blockIdx.x - e.first) * TABLE_CHUNK;
   const long long last = first + TABLE_CHUNK < e.n ? first + TABLE_CHUNK : e.n;
-  // fminf(1, NaN) is 1: gradients that are no numbers show in the parameters.
+  // fminf(1, NaN) is 1: NaN gradients show in the parameters.
   const float grad_scale = a.norm ? fminf(1.f, a.max_norm / (*a.norm + 1e-6f)) : 1.f;
   const float step_size = a.numbers[1], inverse_correction2 = a.numbers[2];
   const float keep = 1.f - a.numbers[0] * e.weight_decay;
@@ -68,7 +68,7 @@ struct ClampArguments {
   float high;
 };
 
-// A NaN stays one.
+// A NaN stays NaN.
 KERNEL(clamp_f32, ClampArguments, 256) {
   for_each_vector<4, 256>(a.n, [&](long long i, long long count) {
     float x[4];

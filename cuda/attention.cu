@@ -1,8 +1,8 @@
-// O = softmax(s Q Kᵀ) V, s = 1/√dim, within each segment and head, causal or not; kept for the way back: one
-// log-sum-exp a row. With P = exp(s Q Kᵀ − lse) and D_i = Σ dO_i ∘ O_i:
+// O = softmax(s Q Kᵀ) V, s = 1/√dim, within each segment and head, causal or not; kept for backward: one
+// log-sum-exp per row. With P = exp(s Q Kᵀ − lse) and D_i = Σ dO_i ∘ O_i:
 //   dV = Pᵀ dO,   dS = P ∘ (dO Vᵀ − D),   dQ = s dS K,   dK = s dSᵀ Q.
 //
-// Blocks own rows and pass over the others once (Dao, arXiv 2307.08691); no L × L is stored. The way back has two
+// Blocks own rows and pass over the others once (Dao, arXiv 2307.08691); no L × L is stored. Backward has two
 // kernels: one owns queries (D and dQ: three products), one owns keys (dK and dV: four). One kernel would make
 // five, but its dQ would be summed over blocks, by atomics, in no fixed order.
 //

@@ -5,7 +5,7 @@
 // accumulators has the layout of the next product's left operand, so logits, probabilities and their gradients
 // never leave the registers. Larger tiles would hold fewer blocks an SM; smaller ones would read K and V more
 // often. In a tile the 16-byte chunks of a row are permuted by its number, so that the eight rows that ldmatrix
-// reads at once lie in different banks.
+// reads at once are in different banks.
 #pragma once
 #include "attention.cuh"
 
@@ -16,7 +16,7 @@ template <int D>
 struct Mma {
   static constexpr int TILE = MMA_ROWS * D, STEPS = D / 16;
 
-  // Where a chunk of eight elements of a row lies in a tile. Rows of 64 bytes fill the banks two by two.
+  // Where a chunk of eight elements of a row is in a tile. Rows of 64 bytes fill the banks two by two.
   static __device__ __forceinline__ int at(int row, int chunk) {
     return row * D + (chunk ^ (D == 32 ? row / 2 % 4 : row % 8)) * 8;
   }

@@ -1,9 +1,9 @@
 // Attention in f32: register tiles of FMAs, no tensor cores, whose TF32 would not be f32.
 //
 // 16 threads own four rows; each of them has the logits of every sixteenth streamed row, and D/16 columns of what
-// is accumulated. So a warp's rows are its own: softmaxes are shuffles, and the weights go from their makers to
+// is accumulated. So a warp's rows are its own: softmaxes are shuffles, and the weights go from their threads to
 // their users through the warp's own lines of shared memory. Per four steps of a sum a thread loads eight times
-// 16 bytes for 64 FMAs. Rows are padded by 16 bytes: the eight rows that a quarter-warp reads at once lie in
+// 16 bytes for 64 FMAs. Rows are padded by 16 bytes: the eight rows that a quarter-warp reads at once are in
 // different banks. Tiles keep within 64 KiB, a block's limit on sm_75.
 #pragma once
 #include "attention.cuh"
@@ -77,7 +77,7 @@ struct Fma {
     }
   }
 
-  // sum += w · streamed rows, by way of the warp's lines of `weights`. Between two calls lies a barrier of the block, so
+  // sum += w · streamed rows, by way of the warp's lines of `weights`. Between two calls is a barrier of the block, so
   // that the lines are no longer read.
   static __device__ __forceinline__ void weigh(float (&sum)[4][COLUMNS], const float (&w)[4][LOGITS], float* weights,
                                                const float* streamed) {

@@ -1,4 +1,4 @@
-// Attention of one query an image: p = softmax(s K q), o = Σ_t p_t v_t, and back: dv_t = p_t do,
+// Attention of one query an image: p = softmax(s K q), o = Σ_t p_t v_t; backward: dv_t = p_t do,
 // dl = p ∘ (V do − Σ_t p_t (do·v_t)), dk_t = s dl_t q, dq = s Σ_t dl_t k_t, with s = 1/√dim.
 //
 // Memory-bound: 4 FLOP an element of K and V forward, 8 backward, against 2 or 4 bytes read (and as many written

@@ -1,9 +1,9 @@
-// Means over tiles of pixels, and their shares on the way back. Of x every element is read (written) once, 16
+// Means over tiles of pixels, and each pixel's share of their gradients. Of x every element is read (written) once, 16
 // bytes at a time: what a memory-bound kernel may cost.
 #include "vector.cuh"
 
 struct AvgPoolArguments {
-  // x, or dy on the way back.
+  // x; dy during backward.
   const void* from;
   // y, or dx.
   void* to;

@@ -1,7 +1,7 @@
-// Batch normalisation over all but the channels, with the residual and the ReLU behind it.
+// Batch normalisation over all but the channels, with the residual and the ReLU after it.
 //
 // Memory-bound, so what counts is how often an element [rows, channels] moves: once for the moments; x, residual
-// and y for the result; back, g and the sums take dy, x and y (and write g where the residual wants it), dx takes
+// and y for the result; backward, g and the sums take dy, x and y (and write g where the residual wants it), dx takes
 // g (or dy and y) and x. With its 3 to 8 FLOPs an element nothing is gained by tiles: a block takes a chunk of
 // rows of up to 32 units of 16 bytes, a thread one of them, whose constants stay in its registers; of narrower
 // rows the block takes several at once, so that a warp always reads 512 neighbouring bytes.
@@ -17,7 +17,7 @@ struct Split {
   int lanes;
 };
 
-// Calls f(row) for every so-manieth row of the block's chunk, of the thread's column on.
+// Calls f(row) for every N-th row of the block's chunk, from the thread's row on.
 template <class F>
 __device__ __forceinline__ void for_each_row(const Split& s, F f) {
   const int lines = THREADS / s.lanes;
@@ -158,7 +158,7 @@ struct BatchNormArguments {
   const float* beta;
   const float* mean;
   const float* variance;
-  // Null if there is none.
+  // Null without a residual.
   const void* residual;
   void* y;
   float eps;

@@ -17,7 +17,7 @@
 #include "tiles.cuh"
 
 struct Conv2dArguments {
-  // x, or dy on the way back: [batch, height, width, channels].
+  // x; dy during backward: [batch, height, width, channels].
   const void* source;
   // [rows, kernel, kernel, width].
   const void* filters;
@@ -32,10 +32,10 @@ struct Conv2dArguments {
   int unused;
 };
 
-// How one side of the target reads the source: its pixel `at` lies at `first + at · stride` and takes, at
+// How one side of the target reads the source: its pixel `at` is at `first + at · stride` and takes, at
 // distance t, the source's pixel shift + at · step ± t with tap tap + t · tap_step, for t < taps.
 //
-// Back from y to x only those taps meet a pixel for which (pixel + padding − tap) / stride is whole: pixels with
+// During backward only those taps meet a pixel for which (pixel + padding − tap) / stride is whole: pixels with
 // the same remainder have the same taps, and a block takes pixels of one remainder. No product is with a zero that
 // the stride put there.
 struct Side {
@@ -109,8 +109,8 @@ __device__ __forceinline__ void conv2d(const Conv2dArguments& a) {
   Walk walk = {};
   walk.advance(place * V, channels, sx.taps);
 
-  // B forward: filters lie along the sum. A thread copies one unit of the sum for every 32nd of them. Back: they
-  // lie across, and a thread copies one unit of their width for every so-manieth step.
+  // B forward: filters are along the sum. A thread copies one unit of the sum for every 32nd of them. Backward: they
+  // are across, and a thread copies one unit of their width for every N-th step.
   constexpr int PLACES = N / V, LINES = TILE_THREADS / PLACES;
   Walk steps[2] = {};
   if constexpr (BACK) {
@@ -200,7 +200,7 @@ __device__ __forceinline__ void conv2d_weights(const Conv2dWeightsArguments& a) 
   const T* x = static_cast<const T*>(a.x);
   const int place = threadIdx.x % PLACES, line = threadIdx.x / PLACES;
 
-  // The two units of F that the thread copies at each step: which tap, and where its pixel and channel lie.
+  // The two units of F that the thread copies at each step: which tap, and where its pixel and channel are.
   int tap_y[2], tap_x[2], channel[2];
   bool within[2];
 #pragma unroll
@@ -308,7 +308,7 @@ struct PadArguments {
   int padded;
 };
 
-// Rows with zeros behind them, up to a whole number of units.
+// Rows padded with zeros, up to a whole number of units.
 template <class From, class To>
 __device__ __forceinline__ void pad_channels(const PadArguments& a) {
   constexpr int N = Lanes<To>::n;

@@ -1,4 +1,4 @@
-// y_r = table[ids_r] + positions[pos_r]: f32 tables, y in the activations' type. Back: a scatter into each table.
+// y_r = table[ids_r] + positions[pos_r]: f32 tables, y in the activations' type. Backward: a scatter into each table.
 #include "scatter.cuh"
 
 struct EmbeddingArguments {
@@ -11,7 +11,7 @@ struct EmbeddingArguments {
   int width;
 };
 
-// A warp a row.
+// One warp per row.
 template <class T>
 __device__ void embedding(const EmbeddingArguments& a) {
   constexpr int N = Lanes<T>::n;

@@ -12,7 +12,7 @@
 
 constexpr int WEIGHT_THREADS = 512;
 
-// Below this a sum counts as this constant, whose share of the derivatives is none: weights stay finite, and a
+// Below this a sum counts as this constant, whose derivative is zero: weights stay finite, and a
 // student equal to its teacher gets loss 0 and gradient 0.
 constexpr double FLOOR = 1e-12;
 
@@ -40,7 +40,7 @@ KERNEL(intra_weights_f32, IntraWeightsArguments, WEIGHT_THREADS) {
     total += l;
     product += l * a.d[i];
   }
-  // Both sums behind one barrier.
+  // Both sums after one barrier.
   total = warp_sum(total);
   product = warp_sum(product);
   if (threadIdx.x % 32 == 0) {

@@ -1,5 +1,5 @@
-// y = x / max(‖x‖, 1e-12), a row a warp: x in the activations' type, y and the factor in f32. A row is read
-// again after its length is known, which is then in the caches.
+// y = x / max(‖x‖, 1e-12), one row per warp: x in the activations' type, y and the factor in f32. A row is read
+// again, from the caches, once its length is known.
 #include "reduce.cuh"
 #include "vector.cuh"
 

@@ -1,4 +1,4 @@
-// y = (x − μ) r ∘ γ + β with r = 1/√(σ² + ε), a row at a time; μ and r are kept for the way back.
+// y = (x − μ) r ∘ γ + β with r = 1/√(σ² + ε), a row at a time; μ and r are kept for backward.
 //
 // GROUP threads hold a row in registers, up to CAPACITY elements each: a warp takes rows of up to 1024
 // elements, a block those of up to 8192. So x is read once, and the variance is a sum of squared distances
@@ -92,7 +92,7 @@ struct LayerNormBackwardArguments {
 };
 
 // dx = r (s − mean(s) − n mean(s ∘ n)) with s = dy ∘ γ and n = (x − μ) r; dγ = Σ dy ∘ n; dβ = Σ dy. A group
-// takes every so-manieth row and keeps its share of the sums over rows in registers.
+// takes every N-th row and keeps its share of the sums over rows in registers.
 template <class T, int GROUP, int CAPACITY>
 __device__ __forceinline__ void layer_norm_backward(const LayerNormBackwardArguments& a) {
   constexpr int N = Lanes<T>::n, VECTORS = CAPACITY / N, GROUPS = THREADS / GROUP;

@@ -22,7 +22,7 @@ __device__ __forceinline__ float derivative(unsigned kind, float x) {
 
 struct ActivateArguments {
   const void* pre;
-  // Null if there is none.
+  // Null without a residual.
   const void* residual;
   // May be `pre`.
   void* y;

@@ -5,7 +5,7 @@
 struct MseArguments {
   const float* x;
   const float* y;
-  // One of each block, which sums `chunk` elements, a multiple of 4.
+  // One per block, which sums `chunk` elements, a multiple of 4.
   double* partials;
   long long n;
   long long chunk;

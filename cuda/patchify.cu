@@ -1,4 +1,4 @@
-// Images [batch, h, w, channels] into patches, each in (y, x, channel) order. A line of a patch lies together in both.
+// Images [batch, h, w, channels] into patches, each in (y, x, channel) order. A line of a patch is contiguous in both.
 #include "vector.cuh"
 
 struct PatchifyArguments {

@@ -1,4 +1,4 @@
-// The class token before each image's patches, and positions onto all. Back to the patches: their rows of dy.
+// The class token before each image's patches, and positions onto all. The patches' gradient: their rows of dy.
 #include "vector.cuh"
 
 struct PrependClassArguments {
@@ -12,7 +12,7 @@ struct PrependClassArguments {
   int width;
 };
 
-// A warp a row of y.
+// One warp per row of y.
 template <class T>
 __device__ void prepend_class(const PrependClassArguments& a) {
   constexpr int N = Lanes<T>::n;
@@ -47,7 +47,7 @@ struct PrependClassBackwardArguments {
   int add;
 };
 
-// A warp a row of patches.
+// One warp per row of patches.
 template <class T>
 __device__ void prepend_class_backward(const PrependClassBackwardArguments& a) {
   constexpr int N = Lanes<T>::n;

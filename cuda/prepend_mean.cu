@@ -1,4 +1,4 @@
-// The mean of an image's pixels before them, and positions onto all. Back to a pixel: its own row of dy, and its
+// The mean of an image's pixels before them, and positions onto all. A pixel's gradient: its own row of dy, and its
 // share of the mean's.
 #include "vector.cuh"
 
@@ -10,7 +10,7 @@ struct PrependMeanArguments {
   int width;
 };
 
-// A block an image (x) and a tile of columns (y): warps take every eighth pixel, and what they summed is added in
+// One block per image (x) and tile of columns (y): warps take every eighth pixel, and what they summed is added in
 // the warps' order.
 template <class T>
 __device__ void prepend_mean(const PrependMeanArguments& a) {
@@ -60,7 +60,7 @@ struct PrependMeanBackwardArguments {
   int add;
 };
 
-// A warp a pixel.
+// One warp per pixel.
 template <class T>
 __device__ void prepend_mean_backward(const PrependMeanBackwardArguments& a) {
   constexpr int N = Lanes<T>::n;

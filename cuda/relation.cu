@@ -2,17 +2,17 @@
 // cross-entropy.
 //
 // A block takes 128 rows and runs along some of their tiles of 64 columns; each tile's part of a row is merged into
-// what is known of that row, and a second kernel merges the blocks' shares, from left to right. Columns are split
+// that row's statistics, and a second kernel merges the blocks' shares, from left to right. Columns are split
 // by the shape alone, so that the sums have one order on every GPU.
 //
 // Per call 2 n m (d + d_T) FLOP and, at n = m = 1024 and d = d_T = 512, 20 MB read, nearly all from the L2 cache:
 // bound by arithmetic. The exponentials are 2 an element, beside 1024 FMA.
 #include "similarity.cuh"
 
-// What is known of a row from some of its columns, each sum relative to the largest logit of those columns.
+// Statistics of a row over some of its columns, each sum relative to the largest logit of those columns.
 struct Partial {
   // Σ e^{a − max a}, the teacher's, and Σ e^{b − max b} ((b − max b) − (a − max a)): around the maxima, where the
-  // weight lies, these differences are small and lose nothing.
+  // weight is, these differences are small and lose nothing.
   double sum, teacher_sum, cross;
   float max, teacher_max;
 };
@@ -44,7 +44,7 @@ __device__ __forceinline__ Partial merge(const Partial& p, const Partial& q) {
   return both;
 }
 
-// What a tile says of one of its rows, the same in all of the row's lanes; `kept` says which of a thread's columns
+// A tile's sums over one of its rows, the same in all of the row's lanes; `kept` says which of a thread's columns
 // take part.
 template <bool TEACHER>
 __device__ __forceinline__ Partial row_part(const float (&a)[COLUMNS], const float (&b)[COLUMNS],

@@ -40,7 +40,7 @@ struct RelationBackwardArguments {
   int first_column, column_end;
   // Leaves j = i out.
   int skip_diagonal;
-  // C is symmetric; `mirrored`: and this panel lies on the diagonal.
+  // C is symmetric; `mirrored`: and this panel is on the diagonal.
   int symmetric, mirrored;
   int padding;
 };

@@ -7,7 +7,7 @@ struct ScatterArguments {
   const void* dy;
   void* table;
   // For k below *distinct, row rows[k] of the table is named at order[starts[k] … starts[k + 1]). The number is
-  // read here, and not the launch's: it is another one for every batch.
+  // read from memory and is no argument: it changes with every batch.
   const int* distinct;
   const int* rows;
   const int* starts;

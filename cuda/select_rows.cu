@@ -1,4 +1,4 @@
-// y_r = x[index_r]. Back: a scatter.
+// y_r = x[index_r]. Backward: a scatter.
 #include "scatter.cuh"
 
 struct SelectRowsArguments {
@@ -9,7 +9,7 @@ struct SelectRowsArguments {
   int width;
 };
 
-// A warp a row.
+// One warp per row.
 template <class T>
 __device__ void select_rows(const SelectRowsArguments& a) {
   constexpr int N = Lanes<T>::n;

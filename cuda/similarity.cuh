@@ -1,4 +1,4 @@
-// Tiles of cosines x_i·y_j in f32, which the similarity losses make and forget.
+// Tiles of cosines x_i·y_j in f32, which the similarity losses use at once and never store.
 //
 // A block of 256 threads makes 128 × 64 of them, a thread 8 × 4: two 16-byte reads of x and one of y from shared
 // memory feed 32 FMA, and at a batch of 1024 there are 128 tiles, as many as a GPU has multiprocessors. The next 16

@@ -1,5 +1,5 @@
-// y_ij = r_i c_j x[rows_i, columns_j], and the way back to x and both factors, in f32: weights and their
-// gradients. Null factors are ones.
+// y_ij = r_i c_j x[rows_i, columns_j], and the gradients of x and both factors, in f32, for weights. Null factors are
+// ones.
 #include "columns.cuh"
 #include "reduce.cuh"
 
@@ -45,7 +45,7 @@ KERNEL(submatrix_backward_x_f32, SubmatrixArguments, 256) {
   });
 }
 
-// A block a row.
+// One block per row.
 KERNEL(submatrix_backward_r_f32, SubmatrixArguments, 256) {
   __shared__ float scratch[8];
   for (long long i = blockIdx.x; i < a.height; i += gridDim.x) {

@@ -1,11 +1,11 @@
 // Sums of all elements in two stages of fixed order, the second of which serves other kernels' partial sums too,
-// and x times a number that lies on the device.
+// and x times a number in device memory.
 #include "reduce.cuh"
 #include "vector.cuh"
 
 struct SumArguments {
   const float* x;
-  // One of each block, which sums `chunk` elements.
+  // One per block, which sums `chunk` elements.
   double* partials;
   long long n;
   long long chunk;

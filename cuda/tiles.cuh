@@ -2,7 +2,7 @@
 // for f32. Used by the implicit products of convolutions.
 //
 // A tile holds the operand's elements for TILE_DEPTH steps of the sum, in units of 16 bytes. An operand that
-// lies along the sum in memory has lines of four units, one line a row; one that lies across has one line a step.
+// runs along the sum in memory has lines of four units, one line a row; one that runs across has one line a step.
 // Units are exchanged within their line so that eight neighbouring lines at one place, as well as eight places of
 // a line, fall on different banks.
 #pragma once
@@ -14,7 +14,7 @@ constexpr int TILE_THREADS = 128;
 template <class T>
 constexpr int TILE_DEPTH = 64 / sizeof(T);
 
-// Where unit `place` of line `line + more` lies, of an operand with `ROWS` rows; `more` is a multiple of eight, on
+// Where unit `place` of line `line + more` is, of an operand with `ROWS` rows; `more` is a multiple of eight, on
 // which the exchange does not depend: what does stays in a register.
 template <class T, int ROWS, bool ALONG>
 __device__ __forceinline__ const T* unit(const T* tile, int line, int more, int place) {
@@ -32,7 +32,7 @@ __device__ __forceinline__ T* unit(T* tile, int line, int more, int place) {
 template <class T, int M, int N, bool A_ALONG, bool B_ALONG>
 struct Accumulator;
 
-// A thread holds 8 × 8 elements of D: of rows (columns) that lie across, two runs of four; else every so-manieth.
+// A thread holds 8 × 8 elements of D: of rows (columns) that run across, two runs of four; else every N-th.
 // Four steps take 16 loads of 16 bytes for 256 multiply-adds.
 template <int M, int N, bool A_ALONG, bool B_ALONG>
 struct Accumulator<float, M, N, A_ALONG, B_ALONG> {
@@ -98,7 +98,7 @@ struct Accumulator<float, M, N, A_ALONG, B_ALONG> {
 
 #if defined(CLIP_DISTILL_EMULATED) || __CUDA_ARCH__ >= 800
 
-// Four warps, each with a quarter of D in fragments of 16 × 8. An operand that lies across is transposed by
+// Four warps, each with a quarter of D in fragments of 16 × 8. An operand that runs across is transposed by
 // `ldmatrix`.
 template <int M, int N, bool A_ALONG, bool B_ALONG>
 struct Accumulator<bf16, M, N, A_ALONG, B_ALONG> {
@@ -162,7 +162,7 @@ constexpr int TILE_STAGES = 3;
 template <int M, int N>
 constexpr int TILE_BYTES = TILE_STAGES * (M + N) * 64 > M * (N + 8) * 4 ? TILE_STAGES * (M + N) * 64 : M * (N + 8) * 4;
 
-// D = Σ over `steps` tiles. fetch(a, b) starts the copies into the next pair of tiles. At the end D lies in
+// D = Σ over `steps` tiles. fetch(a, b) starts the copies into the next pair of tiles. At the end D is in
 // `memory`, in rows of N + 8 elements, for all threads.
 template <class T, int M, int N, bool A_ALONG, bool B_ALONG, class Fetch>
 __device__ __forceinline__ const float* tile_product(unsigned char* memory, int steps, Fetch fetch) {

@@ -1,5 +1,5 @@
 // y = Σ_k w_k x_k, of up to eight terms in one pass: the terms in their order, then, when `add`, what y holds.
-// With one term it is the way back of each.
+// With one term it computes each term's gradient.
 #include "vector.cuh"
 
 struct WeightedSumArguments {
