@@ -5,7 +5,7 @@
 //!     cargo bench --bench step -- --student RN50 --teacher ViT-B-16 --batch 8 --precision amp_bf16
 //!     cargo bench --bench step -- --backend cuda --batch 256 --precision amp_bf16
 //!
-//! Without a teacher the loss is the contrastive one alone. Parts are timed with a wait for the device behind each
+//! Without a teacher the loss is the contrastive one alone. Parts are timed with a wait for the device after each
 //! of them; then as many steps again with none in between, replayed by a GPU. The images are on the device
 //! throughout. FLOP are counted as `--dry-run` counts them (backward twice the forward pass); the per cent are of the rate
 //! of products measured before and after the unbroken steps (on a CPU, of f32 multiply-adds in registers).

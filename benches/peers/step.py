@@ -9,7 +9,7 @@ crd + fd(2000) + icl + intra(divergence), AdamW; with `--teacher none` the contr
 images and ids; captions of about a dozen words, padded to 77 as open_clip pads them. `amp_bf16` is autocast
 around a student in f32 and a teacher whose weights are cast to bf16 once, which is PyTorch's fastest here. With
 `--compile`, both models' towers and the loss go through torch.compile in that mode. Parts are timed with a wait for the
-device behind each, after two steps that are not; then as many steps again with none in between.
+device after each, following two steps that are not timed; then as many steps again with none in between.
 Needs torch and open_clip_torch.
 """
 

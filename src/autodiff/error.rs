@@ -1,4 +1,4 @@
-//! What can go wrong while recording or going back.
+//! What can go wrong while recording or during backward.
 
 use crate::backend;
 
@@ -20,7 +20,7 @@ pub enum Error {
     /// A checkpointed part failed when it ran again.
     #[error(transparent)]
     Recompute(Box<dyn std::error::Error + Send + Sync>),
-    /// Backward from something that is no scalar.
+    /// Backward from more than one element.
     #[error("backward starts from a scalar, not from shape {shape:?}")]
     NotScalar {
         /// The shape it was given.

@@ -1,8 +1,8 @@
-//! The tape: what was computed, and how to go back.
+//! The tape: recorded operations and their backward pass.
 //!
 //! A [`Tape`] records one closure per operation, which captures just what its backward reads. A
 //! tape made by [`Tape::frozen`] records nothing, so a teacher's activations are freed as it goes.
-//! [`Tape::checkpoint`] keeps only the inputs of a part and runs it again on the way back, and what
+//! [`Tape::checkpoint`] keeps only the inputs of a part and runs it again during backward, and what
 //! [`Var::made_by`] can make again at little cost is not kept at all.
 
 mod error;
@@ -30,7 +30,7 @@ struct Node {
     step: Step,
 }
 
-/// Gradients on their way back, by variable.
+/// Gradients during a backward pass, by variable.
 #[derive(Default)]
 pub struct Grads {
     slots: Vec<Grad>,

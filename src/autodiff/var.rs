@@ -99,7 +99,7 @@ enum Value {
     Recipe(Arc<Recipe>),
 }
 
-/// A variable on its way to the backward pass; see [`Var::keep`].
+/// A variable kept for the backward pass; see [`Var::keep`].
 pub struct Kept {
     id: Option<usize>,
     value: Value,

@@ -53,7 +53,7 @@ pub enum Error {
     /// A setting has a value that cannot work.
     #[error("{0}")]
     Config(String),
-    /// A worker thread failed for a reason that is no property of the data.
+    /// A worker thread failed for a reason other than the data.
     #[error("data worker failed: {0}")]
     Worker(String),
 }

@@ -49,7 +49,7 @@ impl RgbImage {
     }
 
     /// A copy of the `width` x `height` region whose upper left corner is (`left`, `top`), cut
-    /// to what lies inside the image.
+    /// to the image.
     pub fn crop(&self, left: u32, top: u32, width: u32, height: u32) -> Self {
         let left = left.min(self.width - 1);
         let top = top.min(self.height - 1);

@@ -80,7 +80,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Puts the samples of `other` behind these.
+    /// Appends the samples of `other`.
     pub fn append(&mut self, other: Self) {
         self.images.extend(other.images);
         self.texts.extend(other.texts);

@@ -161,7 +161,7 @@ impl Skips {
     }
 }
 
-/// One line: `2 empty caption (a.tar: 0001), 1 undecodable image (…)`; `none` if there are none.
+/// One line: `2 empty caption (a.tar: 0001), 1 undecodable image (…)`; `none` if nothing was skipped.
 impl fmt::Display for Skips {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() {

@@ -162,7 +162,7 @@ impl Classes {
             .map_or(self.set.names().len(), Vec::len)
     }
 
-    /// Whether there are none.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -67,7 +67,7 @@ impl<'a> Evaluator<'a> {
     /// Evaluates one set.
     ///
     /// # Errors
-    /// If a sample's class is none of the candidates, no image at all can be used, a shard cannot be
+    /// If a sample's class is not a candidate, no image at all can be used, a shard cannot be
     /// opened, or the device fails.
     pub fn run(&mut self, set: &EvalSet) -> Result<Outcome> {
         let embedded = self.embed(set)?.non_empty(&set.name)?;

@@ -63,7 +63,7 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// These features, unless there are none.
+    /// These features, or an error if there are none.
     ///
     /// # Errors
     /// If no image of the data `name` could be used.
@@ -88,7 +88,7 @@ impl Model<'_> {
     /// cuts them.
     ///
     /// # Errors
-    /// If the model's vocabulary is none of the tokenizer's, or the device fails.
+    /// If the tokenizer has no vocabulary of the model's size, or the device fails.
     pub fn embed_texts<T: AsRef<str>>(&self, texts: &[T]) -> Result<Vec<f32>> {
         let text = &self.clip.config().text_cfg;
         let tokens = tokenizer::for_captions(text.vocab_size, text.context_length)
@@ -121,7 +121,7 @@ impl Model<'_> {
         Ok(out)
     }
 
-    /// Features of every image of `dataset`; `seen` is told after each pass how many there are.
+    /// Features of every image of `dataset`; `seen` gets their number after each pass.
     ///
     /// # Errors
     /// If a shard cannot be opened or the device fails. A bad image is no error: it is counted.

@@ -59,7 +59,7 @@ pub fn is_image(name: &str) -> bool {
 /// The images of a plain folder, named by their paths within it.
 ///
 /// # Errors
-/// As [`images_under`], or if there is none.
+/// As [`images_under`], or if no image is found.
 pub fn plain(root: &Path) -> Result<Vec<Sample>> {
     let samples: Vec<Sample> = images_under(root)?
         .into_iter()
@@ -85,7 +85,7 @@ fn sample(root: &Path, path: PathBuf, class: Option<usize>) -> Sample {
 /// for its folder's name, so that no order of names matters. `named` says how folders are named.
 ///
 /// # Errors
-/// If a folder cannot be read, is none of `class_of`, or no image is found.
+/// If a folder cannot be read, is not in `class_of`, or no image is found.
 pub fn by_class(
     root: &Path,
     class_of: &HashMap<String, usize>,

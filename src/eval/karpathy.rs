@@ -24,7 +24,7 @@ struct Sentence {
     raw: String,
 }
 
-/// The images of the test split that `json` lists, with all their sentences in its order. An image lies
+/// The images of the test split that `json` lists, with all their sentences in its order. An image is
 /// in `root`, or in `root`'s folder that the file names (MSCOCO's `val2014`).
 ///
 /// # Errors

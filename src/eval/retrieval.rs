@@ -3,7 +3,7 @@
 use super::dot;
 use rayon::prelude::*;
 
-/// Queries that are compared with a candidate while it is at hand.
+/// Queries that are compared with a candidate while it is in the cache.
 const QUERIES: usize = 32;
 
 /// Which captions take part.
@@ -97,7 +97,7 @@ fn ranks<'a>(
     blocks.flat_map_iter(of_block).collect()
 }
 
-/// How many candidates come before the best of the `right` ones. A score that is no number is never
+/// How many candidates come before the best of the `right` ones. A NaN score is never
 /// found.
 fn rank(scores: &[f32], right: &[usize]) -> usize {
     let best = right

@@ -53,7 +53,7 @@ pub fn zero_shot(features: &[f32], classes: &[f32], labels: &[usize], width: usi
                     s > own || (s == own && *j < label)
                 })
                 .count();
-            // A feature that is no number matches nothing.
+            // A NaN feature matches nothing.
             (
                 u64::from(before < 1 && !own.is_nan()),
                 u64::from(before < 5 && !own.is_nan()),

@@ -1,4 +1,4 @@
-//! Writing safetensors files tensor by tensor, so that a checkpoint never lies in memory as a whole.
+//! Writing safetensors files tensor by tensor, so that a checkpoint is never in memory as a whole.
 
 use super::{Data, Entry, Error, Result};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};

@@ -6,7 +6,7 @@
 //! ```
 //! v, s `[n, d_S]` the student's unit rows; V, T `[n, d_T]` constant; W, W' `[d_S, d_S + d_T]`, kept as
 //! their student's and teacher's columns; c `[1]` a learned scale of its own; L `[1]`. It is made of
-//! operations whose backward passes stand at their place.
+//! operations that have their own backward passes.
 
 use super::{Features, TeacherFeatures, check_student, check_teacher, clip};
 use crate::autodiff::{Result, Tape, Var};
@@ -38,7 +38,7 @@ pub struct Fusion {
 /// The contrastive loss of the fused features, a scalar `[1]`; `scale` is c `[1]`.
 ///
 /// # Errors
-/// If the features' shapes do not fit each other or the heads, or the scale is no scalar.
+/// If the features' shapes do not fit each other or the heads, or the scale is not a scalar.
 pub fn afd(
     tape: &Tape,
     student: &Features,

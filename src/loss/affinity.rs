@@ -20,7 +20,7 @@ use crate::tensor::Tensor;
 /// `scale` is the student's α `[1]`.
 ///
 /// # Errors
-/// If the features' shapes do not fit each other or a scale is no scalar.
+/// If the features' shapes do not fit each other or a scale is not a scalar.
 pub fn affinity(
     tape: &Tape,
     student: &Features,

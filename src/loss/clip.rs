@@ -12,7 +12,7 @@ use crate::autodiff::{Result, Tape, Var};
 /// ½ mean_i [CE(α v_i·s_:, i) + CE(α s_i·v_:, i)], a scalar `[1]`; `scale` is α `[1]`.
 ///
 /// # Errors
-/// If image and text features differ in shape or the scale is no scalar.
+/// If image and text features differ in shape or the scale is not a scalar.
 pub fn clip(tape: &Tape, student: &Features, scale: &Var) -> Result<Var> {
     let n = check_student("clip", student, scale)?;
     let cross = CrossModal::new(tape, student, scale, None)?;

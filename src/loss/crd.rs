@@ -14,7 +14,7 @@ use crate::autodiff::{Result, Tape, Var};
 /// `scale` is the student's α `[1]`.
 ///
 /// # Errors
-/// If the features' shapes do not fit each other or a scale is no scalar.
+/// If the features' shapes do not fit each other or a scale is not a scalar.
 pub fn crd(tape: &Tape, student: &Features, scale: &Var, teacher: &TeacherFeatures) -> Result<Var> {
     let n = check_student("crd", student, scale)?;
     check_teacher("crd", student, teacher)?;

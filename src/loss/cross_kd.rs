@@ -18,7 +18,7 @@ use crate::autodiff::{Result, Tape, Var};
 /// softmax(c s_i·V_:))], a scalar `[1]`; `scale` is c `[1]`.
 ///
 /// # Errors
-/// If a modality's shape differs between student and teacher or a scale is no scalar.
+/// If a modality's shape differs between student and teacher or a scale is not a scalar.
 pub fn cross_kd(
     tape: &Tape,
     student: &Features,

@@ -32,7 +32,7 @@ struct Direction {
 /// `scale` is α `[1]`.
 ///
 /// # Errors
-/// If a modality's shape differs between student and teacher or a scale is no scalar.
+/// If a modality's shape differs between student and teacher or a scale is not a scalar.
 pub fn gd(tape: &Tape, student: &Features, scale: &Var, teacher: &TeacherFeatures) -> Result<Var> {
     let n = check_student("gd", student, scale)?;
     check_teacher("gd", student, teacher)?;

@@ -18,7 +18,7 @@ use crate::backend::{Pair, Relation, Side};
 /// ½ mean_i [CE(c v_i·T_:, i) + CE(c s_i·V_:, i)], a scalar `[1]`; `scale` is c `[1]`.
 ///
 /// # Errors
-/// If a modality's shape differs between student and teacher or the scale is no scalar.
+/// If a modality's shape differs between student and teacher or the scale is not a scalar.
 pub fn icl(tape: &Tape, student: &Features, scale: &Var, teacher: &TeacherFeatures) -> Result<Var> {
     interactive("icl", tape, student, scale, teacher, [None, None])
 }

@@ -1,7 +1,7 @@
 //! The intra-modal divergence-weighted loss (Addad, Lechervy, Jurie), one fused operation.
 //!
 //! For one modality with student rows x_i and teacher rows y_i, over the *negatives only* (an
-//! anchor's similarity with itself is no knowledge, and at α = 100 would hide everything else):
+//! anchor's similarity with itself carries no information, and at α = 100 would hide everything else):
 //!
 //! ```text
 //! a_ij = α x_i·x_j      A_i = ln Σ_{j≠i} exp a_ij      p_ij = exp(a_ij − A_i)     student
@@ -48,8 +48,7 @@ pub struct Intra {
     pub modality: Modality,
 }
 
-/// What the anchors of one modality amounted to in one evaluation of the loss. Nothing is computed for
-/// it: the loss has these tensors anyway.
+/// The anchors of one modality in one evaluation of the loss: tensors that the loss computes anyway.
 #[derive(Clone, Debug)]
 pub struct Anchors {
     /// `image` for I→I, `text` for T→T.
@@ -81,7 +80,7 @@ struct Part {
 /// cross-entropies in [`clip`](super::clip()): image→text for I→I, text→image for T→T.
 ///
 /// # Errors
-/// If the features' shapes do not fit each other or a scale is no scalar.
+/// If the features' shapes do not fit each other or a scale is not a scalar.
 pub fn intra(
     tape: &Tape,
     student: &Features,

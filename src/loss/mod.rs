@@ -160,7 +160,7 @@ impl CrossModal {
         mean_of_both(tape, &self.image_stats.value, &self.text_stats.value, n)
     }
 
-    /// Sends ∂L/∂value_i of both directions, `[n]` each, back to both features and the scale. Each
+    /// Propagates ∂L/∂value_i of both directions, `[n]` each, to both features and the scale. Each
     /// call of the kernel makes the whole gradient of one modality, and one direction's part of the
     /// scale's.
     fn backward(

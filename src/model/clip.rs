@@ -112,7 +112,7 @@ impl Clip {
     }
 
     /// As [`Clip::encode_image`] of a ViT that sees the class token and, of image i, the patches `kept[i]`
-    /// alone, row-major over the grid. Patches keep their positions; those left out cost nothing behind
+    /// alone, row-major over the grid. Patches keep their positions; those left out cost nothing after
     /// the embedding of patches.
     ///
     /// # Errors
@@ -142,7 +142,7 @@ impl Clip {
     /// does with padded texts.
     ///
     /// # Errors
-    /// As [`Clip::encode_text`], and if `ends` are not as many as the texts or lie outside.
+    /// As [`Clip::encode_text`], and if `ends` are not as many as the texts or are outside of them.
     pub fn encode_text_at(
         &self,
         tape: &Tape,

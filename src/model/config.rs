@@ -56,7 +56,7 @@ pub struct VisionConfig {
     /// Blocks of a ViT, or bottlenecks of a ResNet's four stages.
     #[serde(default = "default_vision_layers")]
     pub layers: Layers,
-    /// Width of a ViT's tokens, or channels behind a ResNet's stem.
+    /// Width of a ViT's tokens, or channels after a ResNet's stem.
     #[serde(default = "default_vision_width")]
     pub width: usize,
     /// Width of one attention head.
@@ -156,7 +156,7 @@ const BUILT_IN: [BuiltIn; 5] = [
 /// Pixels of the input along each side of one of a ResNet's final pixels.
 const RESNET_STRIDE: usize = 32;
 
-/// Width of a ResNet's final pixels over that behind its stem.
+/// Width of a ResNet's final pixels over that after its stem.
 const RESNET_GROWTH: usize = 32;
 
 impl VisionConfig {
@@ -214,7 +214,7 @@ impl ClipConfig {
     /// A built-in model; a name ending in `-quickgelu` has QuickGELU.
     ///
     /// # Errors
-    /// If there is none of that name.
+    /// If no model has that name.
     pub fn named(name: &str) -> Result<Self> {
         let (base, quick_gelu) = name
             .strip_suffix("-quickgelu")
@@ -288,7 +288,7 @@ impl ClipConfig {
         Ok(config)
     }
 
-    /// Sizes beyond which no model lies. They are checked before anything is computed from them: below
+    /// Limits that no model exceeds. They are checked before anything is computed from them: within
     /// them no product overflows, and no list of parameters fills the memory.
     fn check_limits(&self) -> Result<()> {
         let (v, t) = (&self.vision_cfg, &self.text_cfg);

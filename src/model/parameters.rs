@@ -142,7 +142,7 @@ impl Parameters {
         self.entries.len()
     }
 
-    /// Whether there is none.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -227,7 +227,7 @@ impl Bound {
     /// The variable called `name`.
     ///
     /// # Errors
-    /// If there is none.
+    /// If no parameter has that name.
     pub fn var(&self, name: &str) -> Result<&Var> {
         self.vars
             .get(name)
@@ -247,7 +247,7 @@ impl Bound {
     /// The variable called `prefix` + `name`.
     ///
     /// # Errors
-    /// If there is none.
+    /// If no parameter has that name.
     pub fn at(&self, prefix: &str, name: &str) -> Result<&Var> {
         self.var(&format!("{prefix}{name}"))
     }
@@ -255,7 +255,7 @@ impl Bound {
     /// By what the BatchNorm called `name` normalises in this pass.
     ///
     /// # Errors
-    /// If its running statistics are asked for and there are none.
+    /// If its running statistics are needed and missing.
     pub fn statistics(&self, name: &str) -> Result<Statistics> {
         if self.observed.is_some() {
             return Ok(Statistics::Batch);

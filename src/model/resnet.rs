@@ -10,7 +10,7 @@ use crate::tensor::Tensor;
 /// A bottleneck's output is this many times as wide as its inner convolutions.
 const EXPANSION: usize = 4;
 
-/// A convolution with the BatchNorm behind it.
+/// A convolution and the BatchNorm after it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConvLayer {
     /// open_clip's name of the convolution, less `.weight`.

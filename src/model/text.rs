@@ -8,9 +8,9 @@ use crate::backend::{Activation, Segments};
 use crate::ops;
 
 /// Features `[texts, embed_dim]`, not normalised, read at token `ends[i]` of text i. Texts need no
-/// padding: attention is causal, so nothing behind the end token could reach it. Where the backend asks for it
-/// ([`Backend::text_bucket`](crate::backend::Backend::text_bucket)), texts whose features nobody reads follow: what goes
-/// back to them is zero.
+/// padding: attention is causal, so nothing after the end token can reach it. Where the backend asks for it
+/// ([`Backend::text_bucket`](crate::backend::Backend::text_bucket)), texts whose features nobody reads follow: their
+/// gradients are zero.
 pub(super) fn encode(
     config: &ClipConfig,
     (act, recompute): (Activation, bool),

@@ -1,4 +1,4 @@
-//! Multi-head softmax attention of one query an image over the image's own tokens: for each image and
+//! Multi-head softmax attention of one query per image over the image's own tokens: for each image and
 //! head, o = Σ_t p_t v_t with p = softmax(q·k_t / √head_dim). q `[batch, width]`, k and v
 //! `[batch·tokens, width]`, each head a contiguous chunk; out `[batch, width]`.
 //!

@@ -7,7 +7,7 @@ use crate::autodiff::{Tape, Var};
 /// Means over tiles of `size` × `size` pixels.
 ///
 /// # Errors
-/// If x is no batch of images whose sides `size` divides.
+/// Unless x is a batch of images whose sides `size` divides.
 pub fn avg_pool(tape: &Tape, x: &Var, size: usize) -> Result<Var> {
     match *x.shape() {
         [_, h, w, _] if size > 0 && h.is_multiple_of(size) && w.is_multiple_of(size) => {}

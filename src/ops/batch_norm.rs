@@ -27,7 +27,7 @@ pub struct Tail<'a> {
 /// Batch normalisation, and the moments that it used.
 ///
 /// # Errors
-/// If the shapes do not fit, or a batch has one element a channel, which has no variance.
+/// If the shapes do not fit, or a batch has one element per channel, which has no variance.
 pub fn batch_norm(
     tape: &Tape,
     x: &Var,

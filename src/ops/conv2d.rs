@@ -51,7 +51,7 @@ pub fn conv2d(tape: &Tape, x: &Var, w: &Var, shape: Convolution) -> Result<Var> 
     } else {
         backend.conv2d(x.value(), w.value(), shape)?
     };
-    // An input meets output (i, j) through tap (u, v) where it lies at (i·s + u − p, j·s + v − p), so
+    // An input meets output (i, j) through tap (u, v) where it is at (i·s + u − p, j·s + v − p), so
     //   dx[b, k, l, c] = Σ_{u, v, o} dy[b, (k − u + p)/s, (l − v + p)/s, o] w[o, (u, v, c)]
     // over the taps for which the indices are whole: a convolution of dy, spread by s, with the
     // filters turned round. And dw[o, (u, v, c)] = Σ_{b, i, j} dy[b, i, j, o] x[b, i·s+u−p, j·s+v−p, c].

@@ -8,7 +8,7 @@ use crate::tensor::Tensor;
 /// Token embedding plus position embedding of packed texts.
 ///
 /// # Errors
-/// If the widths differ, or an id or a position lies outside its table.
+/// If the widths differ, or an id or a position is outside its table.
 pub fn embedding(
     tape: &Tape,
     table: &Var,

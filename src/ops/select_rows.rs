@@ -8,7 +8,7 @@ use crate::tensor::Tensor;
 /// The rows of x named by `index`.
 ///
 /// # Errors
-/// If an index lies outside x.
+/// If an index is outside x.
 pub fn select_rows(tape: &Tape, x: &Var, index: &Tensor) -> Result<Var> {
     let y = tape.backend().select_rows(x.value(), index)?;
     // A row gathers the gradients of all places where it was picked; the others get none.

@@ -22,7 +22,7 @@ pub struct Cut<'a> {
 /// The rows and columns of x that `cut` names, times their gates.
 ///
 /// # Errors
-/// If nothing is taken, a gate is not as long as its axis, or an index lies outside x.
+/// If nothing is taken, a gate is not as long as its axis, or an index is outside x.
 pub fn submatrix(tape: &Tape, x: &Var, cut: Cut) -> Result<Var> {
     let (rows, columns) = (cut.rows.clone(), cut.columns.clone());
     let fits = |gate: Option<&Var>, index: &Tensor| {

@@ -7,7 +7,7 @@ use crate::tensor::Tensor;
 /// The weighted sum of `terms`.
 ///
 /// # Errors
-/// If there are none, or their shapes differ.
+/// Without terms, or if their shapes differ.
 pub fn weighted_sum(tape: &Tape, terms: &[(&Var, f32)]) -> Result<Var> {
     if let [(first, _), rest @ ..] = terms
         && let Some((other, _)) = rest.iter().find(|(t, _)| t.shape() != first.shape())
@@ -30,7 +30,7 @@ pub fn weighted_sum(tape: &Tape, terms: &[(&Var, f32)]) -> Result<Var> {
     }))
 }
 
-/// x + y, the residual connection where no linear layer is there to fuse it.
+/// x + y, the residual connection where no linear layer can fuse it.
 pub fn add(tape: &Tape, x: &Var, y: &Var) -> Result<Var> {
     weighted_sum(tape, &[(x, 1.0), (y, 1.0)])
 }

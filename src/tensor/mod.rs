@@ -1,6 +1,6 @@
 //! A value: run-time shape, contiguous row-major, dtype, and a reference-counted storage handle.
 //!
-//! A [`Tensor`] knows nothing of gradients and nothing of kernels. Cloning one shares its storage;
+//! A [`Tensor`] has neither gradients nor kernels. Cloning one shares its storage;
 //! a backend writes only into storage that nobody else holds, so a clone never changes under its
 //! owner.
 
@@ -105,7 +105,7 @@ impl Tensor {
             .map_or(1, |(_, rest)| rest.iter().product())
     }
 
-    /// The memory behind the elements.
+    /// The memory of the elements.
     pub fn storage(&self) -> &dyn Storage {
         self.storage.as_ref()
     }

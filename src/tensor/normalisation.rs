@@ -10,7 +10,7 @@ pub struct Normalisation {
 }
 
 impl Normalisation {
-    /// OpenAI's, which open_clip takes unless told otherwise.
+    /// OpenAI's, open_clip's default.
     pub const OPENAI: Self = Self {
         mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
         std: [0.268_629_54, 0.261_302_6, 0.275_777_1],

@@ -109,7 +109,7 @@ impl Merges {
         self.made.get(&(a, b)).copied().filter(|&id| id < limit)
     }
 
-    /// Merges the earliest-ranked, leftmost pair until there is none: quadratic, but without any
+    /// Merges the earliest-ranked, leftmost pair until no pair merges: quadratic, but without any
     /// overhead, and words are short.
     fn merge_by_scan(&self, mut ids: Vec<i32>, limit: i32) -> Vec<i32> {
         // What each neighbouring pair makes, kept beside the symbols so that a merge looks up

@@ -137,7 +137,7 @@ fn numeric(body: &str, rule: Rule, out: &mut String) -> Option<usize> {
 }
 
 /// HTML's meaning of a character number: Windows-1252 for 0x80 to 0x9F, nothing for the
-/// non-characters, U+FFFD for what is no number of a character.
+/// non-characters, U+FFFD for other numbers without a character.
 fn reference(code: u32) -> Option<char> {
     match code {
         0 => Some('\u{fffd}'),
