@@ -176,7 +176,7 @@ fn check_amount(names: usize, bytes: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// `00..12` or `0..12..3`, both ends included; `None` for what is no range of numbers.
+/// `00..12` or `0..12..3`, both ends included; `None` for anything but a range of numbers.
 fn range(text: &str) -> Result<Option<Vec<String>>, String> {
     let parts: Vec<&str> = text.split("..").collect();
     let numbers: Option<Vec<i64>> = parts.iter().map(|p| p.parse().ok()).collect();

@@ -15,7 +15,7 @@ const CLASSES: usize = 16;
 /// Between two lines about a long evaluation.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// What a model makes of one test set.
+/// A model's results on one test set.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// The set's name.

@@ -124,7 +124,7 @@ impl Model<'_> {
     /// Features of every image of `dataset`; `seen` gets their number after each pass.
     ///
     /// # Errors
-    /// If a shard cannot be opened or the device fails. A bad image is no error: it is counted.
+    /// If a shard cannot be opened or the device fails. A bad image is counted, not an error.
     pub fn embed_dataset(
         &self,
         dataset: &Arc<Dataset>,

@@ -78,7 +78,7 @@ impl EvalFlags {
     /// Rules that no single flag can check.
     ///
     /// # Errors
-    /// If a flag stands without the one that it belongs to.
+    /// If a flag is given without the one that it belongs to.
     pub fn check(&self) -> Result<()> {
         if self.zeroshot_data.is_some() && self.classnames.is_none() {
             return input("--zeroshot-data needs --classnames: a file of class names, one a line");

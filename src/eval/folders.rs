@@ -5,7 +5,7 @@ use crate::data::sample::{ImageBytes, Sample};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// Folders within folders beyond this are not looked into.
+/// Folders nested deeper than this are not searched.
 const MAX_DEPTH: usize = 32;
 
 /// All JPEG, PNG and WebP files in `root` and the folders below it, sorted by their paths. Hidden

@@ -116,7 +116,7 @@ impl Clip {
     /// the embedding of patches.
     ///
     /// # Errors
-    /// As [`Clip::encode_image`], and if the model is no ViT, `kept` are not as many as the images or name
+    /// As [`Clip::encode_image`], and if the model is not a ViT, `kept` are not as many as the images or name
     /// a patch that is not there.
     pub fn encode_image_masked(
         &self,

@@ -276,7 +276,7 @@ impl ClipConfig {
     /// `model_cfg`.
     ///
     /// # Errors
-    /// If it is no JSON of that form, or describes no model.
+    /// If it is not JSON of that form, or does not describe a model.
     pub fn from_json(text: &str) -> Result<Self> {
         let error = |e: serde_json::Error| Error::Config(e.to_string());
         let mut json: serde_json::Value = serde_json::from_str(text).map_err(error)?;

@@ -137,7 +137,7 @@ impl Tokenizer {
     }
 
     /// The text that tokens stand for: lower-cased, a space after every word, special tokens
-    /// spelled out. What is no UTF-8 (a character cut in half) becomes U+FFFD, and ids that are
+    /// spelled out. Invalid UTF-8 (a character cut in half) becomes U+FFFD, and ids that are
     /// not in the vocabulary are left out.
     pub fn decode(&self, tokens: &[i32]) -> String {
         let merges = bpe::merges();
