@@ -396,7 +396,7 @@ fn without_a_gpu_cuda_says_what_is_missing_and_auto_takes_the_cpu() {
     let place = Place::new();
     let base = "--train-data demo --model student.json --method clip --steps 1 --batch-size 8 \
                 --name x --workers 1";
-    // A driver that is there is told to show no GPU.
+    // A driver that is present is made to show no GPU.
     let run = |extra: &str| {
         let mut command = place.train(&format!("{base} {extra}"));
         command

@@ -441,7 +441,7 @@ fn gradients_meet() {
     }
 }
 
-/// Hidden values that are made again on the way back are those of the way there.
+/// Hidden values that are computed again during backward are those of the forward pass.
 #[test]
 fn an_activation_is_made_again_to_the_bit() {
     for tenant in tenants_with(&["linear"]) {

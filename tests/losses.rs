@@ -89,7 +89,7 @@ fn unit(x: &mut [f64], width: usize) {
 }
 
 impl Case {
-    /// Captions lie near their images and the student near its teacher, as in training.
+    /// Captions are near their images and the student near its teacher, as in training.
     fn new(n: usize, width: usize, teacher_width: usize, scales: (f32, f32), seed: u64) -> Self {
         let mut rng = Philox::new(seed, Purpose::Test, 0, 0);
         let mut normal = |n: usize| (0..n).map(|_| f64::from(rng.normal())).collect::<Vec<_>>();

@@ -156,7 +156,7 @@ fn adds_up(w: &World, value: &ObjectiveValue, weight: impl Fn(&str) -> f32) {
     assert!((total - want).abs() <= 1e-5 * want, "{total} for {want}");
 }
 
-/// The anchors that are told beside the value are those of the value: Σ_i w_i d_i over the modalities
+/// The anchors that are returned with the value are those of the value: Σ_i w_i d_i over the modalities
 /// that take part, and g_i is the formula of each weighting.
 #[test]
 fn the_anchors_add_up_to_the_intra_term() {

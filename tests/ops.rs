@@ -333,7 +333,7 @@ proptest! {
 }
 
 /// Operands that are bf16 numbers already lose nothing by mixed precision: what is left is the f32
-/// rounding of the sums. With an activation the backward pass multiplies numbers that are not.
+/// rounding of the sums. With an activation the backward pass multiplies numbers that are not bf16.
 #[test]
 fn linear_in_bf16() {
     let Some(cpu) = Cpu::bf16() else {

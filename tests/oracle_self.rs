@@ -56,7 +56,7 @@ fn unit(shape: &[usize], seed: u64) -> Array {
     l2_normalize(&normal(shape, seed))
 }
 
-/// A teacher's features, and a student's that lie near them (closeness in 0..1).
+/// A teacher's features, and a student's near them (closeness in 0..1).
 fn models(pairs: usize, width: usize, student: f64, teacher: f64) -> (Features, Features) {
     let of_teacher = Features {
         image: unit(&[pairs, width], 11),

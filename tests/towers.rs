@@ -261,7 +261,7 @@ fn resnets_agree_with_open_clip() {
     towers_agree("resnet_deep", false);
 }
 
-/// Bottlenecks that are computed again on the way back give the same gradients, and count once in the
+/// Bottlenecks that are computed again during backward give the same gradients, and count once in the
 /// running statistics.
 #[test]
 fn recomputed_resnets_agree_with_open_clip() {
@@ -373,7 +373,7 @@ fn packed_texts_equal_padded_texts() {
     let together = features(&packed);
     let width = together.len() / packed.len();
     for (i, text) in packed.iter().enumerate() {
-        // Padding goes behind the text; its features are then read at the end token by cutting
+        // Padding goes after the text; its features are then read at the end token by cutting
         // the padded run there, which needs the causal mask to hold at every layer.
         let mut padded = text.clone();
         padded.resize(context, 0);

@@ -50,9 +50,9 @@ pub(super) fn layer_norm(tape: &Tape, bound: &Bound, name: &str, x: &Var) -> Res
 
 impl Stack {
     /// Runs packed tokens x `[total, width]` through all blocks, x ← x + attention(ln_1(x)),
-    /// x ← x + mlp(ln_2(x)), and gives the rows `pooled` `[n]` of the last, `[n, width]`. Behind the
-    /// last attention each row goes its own way, so that block computes nothing but those rows there:
-    /// of a layer's products, three quarters.
+    /// x ← x + mlp(ln_2(x)), and gives the rows `pooled` `[n]` of the last, `[n, width]`. After the
+    /// last attention rows are independent, so from there on that block computes those rows alone:
+    /// three quarters of a layer's products.
     pub fn forward(
         &self,
         tape: &Tape,

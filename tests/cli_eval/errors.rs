@@ -79,7 +79,7 @@ fn wrong_data() {
     bad(classes, &["names.txt"]);
     place.write("names.txt", "cat\n\ndog\nbird\n");
     bad(classes, &["names.txt", "line 2"]);
-    // A file with too few names: the index of the sample is none of theirs.
+    // A file with too few names: the index of the sample is beyond them.
     place.write("names.txt", "cat\ndog\n");
     bad(classes, &["sample a", "`2`", "2 classes"]);
     class("horse");

@@ -35,7 +35,7 @@ pub fn recall(queries: &[(Vec<f64>, Vec<usize>)], k: usize) -> (f64, f64) {
     (found(-ROUNDING), found(ROUNDING))
 }
 
-/// Asserts that `value` lies in a range that is narrow enough to say something.
+/// Asserts that `value` is in a range narrow enough to be a test.
 pub fn within(what: &str, value: &serde_json::Value, (low, high): (f64, f64)) {
     let value = value.as_f64().unwrap_or_else(|| panic!("no {what}"));
     assert!(high - low < 0.1, "{what}: {low} to {high} says nothing");

@@ -43,7 +43,7 @@ fn runs_have_a_report() {
         // c of icl begins at 1/0.07 and moves by at most the learning rate a step.
         let scale = line["scale_icl"].as_f64().unwrap();
         assert!((scale - 1.0 / 0.07).abs() < 0.1, "{scale}");
-        // L = Σd²/Σd lies between the mean and the largest; g_i < 0 where d_i < L/2.
+        // L = Σd²/Σd is between the mean and the largest; g_i < 0 where d_i < L/2.
         let loss = line["loss_intra"].as_f64().unwrap();
         assert!(loss <= d[6] * 1.0001 && loss >= d[0]);
         assert!((1.0 / 16.0..=1.0).contains(&number("ess")));

@@ -190,7 +190,7 @@ fn check_tenants(
         let seeds = [(&out, seed.clone())];
         let grads = tape.backward_from(&seeds).unwrap_or_else(failed);
         compare_gradients(&grads, 1.0);
-        // Once more, onto what lies in the slots now.
+        // Once more, onto what is in the slots now.
         let again = op(&tape, &vars).expect("the same operation again");
         let seeds = [(&again, seed)];
         let grads = tape.backward_onto(grads, &seeds).unwrap_or_else(failed);

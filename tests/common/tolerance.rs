@@ -10,13 +10,13 @@
 //! | a cosine | 8 u = 4.8e-7 | – | u = 2⁻²⁴; a sum over the width rounds by 2 u in the mean where 16 products are summed at a time (`cuda/similarity.cuh`), the worst of some hundred by four times that |
 //! | a loss's value | 1e-5 | max(0.1, expected) | a logit is right to ε α, 6e-6 at α = 100, and averages over rows only lessen that |
 //! | a tower's or a loss's gradient | 1e-4 | the tensor's largest entry | entries far below the largest are differences of sums of its size |
-//! | a loss's gradient at drawn shapes | 1e-4 and 2e-7 α | the largest entry; – | a logit is right to ε α and the gradient multiplies softmaxes by α again: where student's and teacher's softmaxes cancel, that is all left |
+//! | a loss's gradient at drawn shapes | 1e-4 and 2e-7 α | the largest entry; – | a logit is right to ε α and the gradient multiplies softmaxes by α again: where student's and teacher's softmaxes cancel, only that is left |
 //! | a tower's or a loss's gradient that is zero | 1e-7 | – | the attention's key bias moves all logits of a row alike: what is left is rounding, ε times entries of size 1 |
 //! | a term of the loss over twenty AdamW steps | 1e-4 | max(1, expected) | the gradient's tolerance, carried on: a step moves along m/√v, whose error is the gradient's |
 //! | a directional derivative of a channel's normalisation | 1e-4 | max(1, Σ of its terms' sizes) | the gradient's own tolerance |
 //! | parameters after twenty steps | 2e-5 | – | the learning rates sum to 1e-2, and each step is at most lr long: 2e-3 of the way |
 //!
-//! A backend in bf16 keeps what lies between operations as bf16 numbers, unit roundoff u = 2⁻⁹ = 0.002. Checks
+//! A backend in bf16 keeps values between operations as bf16 numbers, unit roundoff u = 2⁻⁹ = 0.002. Checks
 //! give it inputs and upstream gradients that are bf16 numbers already, so that only its own roundings count;
 //! its formulas are those of f32, from the same sources, which the table above holds to account.
 //!
