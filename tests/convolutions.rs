@@ -3,6 +3,7 @@
 
 use check::{Tenant, check, coarse};
 use clip_distill::autodiff::{Tape, Var};
+use clip_distill::backend::Op;
 use clip_distill::backend::{Convolution, Moments};
 use clip_distill::ops::{self, Statistics, Tail};
 use oracle::{Array, normal};
@@ -94,7 +95,7 @@ fn convolutions() {
         let want = oracle::conv2d::conv2d(&x, &w, kernel, stride, padding);
         let dy = coarse(&normal(&want.shape, 3));
         let gradients = conv2d_gradients(&dy, &x, &w, shape);
-        for tenant in check::tenants_with(&["conv2d"]) {
+        for tenant in check::tenants_with(&[Op::Conv2d]) {
             let (forward, gradient) = tenant.tolerances();
             let backend = &tenant.backend;
             let tape = Tape::new(backend.clone());
@@ -251,7 +252,7 @@ fn batch_norm_of(tenant: &Tenant, (rows, width): (usize, usize), relu: bool, res
 /// and many.
 #[test]
 fn batch_norms() {
-    for tenant in check::tenants_with(&["batch_norm"]) {
+    for tenant in check::tenants_with(&[Op::BatchNorm]) {
         for (relu, residual) in [(true, true), (true, false), (false, true)] {
             for shape in [(3000, 64), (40, 520), (1500, 9), (700, 31), (2, 1)] {
                 batch_norm_of(&tenant, shape, relu, residual);
@@ -299,7 +300,7 @@ fn a_second_run_gives_the_same_bits() {
         normal(&[24], 3),
         normal(&[24], 4),
     ];
-    for tenant in check::tenants_with(&["conv2d", "batch_norm"]) {
+    for tenant in check::tenants_with(&[Op::Conv2d, Op::BatchNorm]) {
         let backend = &tenant.backend;
         let once = || {
             let tape = Tape::new(backend.clone());

@@ -3,9 +3,11 @@
 
 use check::{Tenant, coarse, tenants_with};
 use clip_distill::autodiff::{Result, Tape, Var};
+use clip_distill::backend::Op;
 use clip_distill::backend::{
-    Activation, AdamWStep, AdamWTensor, Backend, Clip, Error, Segments, cpu::Cpu,
+    Activation, AdamWStep, AdamWTensor, Backend, Clipping, Error, Segments, cpu::Cpu,
 };
+use clip_distill::backend::{AttentionBackward, LinearBackward};
 use clip_distill::ops;
 use clip_distill::tensor::Tensor;
 use oracle::{Array, normal};
@@ -64,7 +66,7 @@ fn agree_in_parts(
         .collect();
     let cpu: Arc<dyn Backend> = Arc::new(Cpu::new());
     let want = run(&cpu, &inputs, &op);
-    for tenant in tenants_with(&[kernel]) {
+    for tenant in tenants_with(&[Op::named(kernel).expect("an operation")]) {
         let allowed = match tenant.bf16 {
             false => tolerance::GRADIENT as f32,
             true => tolerance::GRADIENT_BF16 as f32,
@@ -202,7 +204,7 @@ fn assert_near(what: &str, got: &[f32], want: &[f64], allowed: f64) {
 fn adamw_of_many_sizes() {
     let sizes = [1usize, 5, 4096, 4097, 12_290];
     let decay = |k: usize| if k.is_multiple_of(2) { 0.2 } else { 0.0 };
-    for Tenant { backend, .. } in tenants_with(&["adamw"]) {
+    for Tenant { backend, .. } in tenants_with(&[Op::AdamW]) {
         let tensors = |seed: u64| -> Vec<Tensor> {
             let arrays = sizes.iter().map(|&n| normal(&[n], seed + n as u64));
             arrays.map(|a| upload(&*backend, &a)).collect()
@@ -230,7 +232,7 @@ fn adamw_of_many_sizes() {
                 .collect();
             // 7 stays below 8; of 16, half is left.
             let norm = backend.upload(&[1], &[[7.0, 16.0][number as usize - 1]]);
-            let clip = Clip {
+            let clip = Clipping {
                 norm: &norm.expect("norm"),
                 max: 8.0,
             };
@@ -244,7 +246,7 @@ fn adamw_of_many_sizes() {
             };
             backend.adamw(&mut tensors, step).expect("adamw");
             let many = backend.zeros(&[2]).expect("zeros");
-            let clip = Some(Clip {
+            let clip = Some(Clipping {
                 norm: &many,
                 ..clip
             });
@@ -287,7 +289,7 @@ fn adamw_of_many_sizes() {
 /// A product after a step reads the parameter that the step wrote, also where it reads a copy in bf16.
 #[test]
 fn products_see_what_the_optimiser_wrote() {
-    for tenant in tenants_with(&["adamw", "linear"]) {
+    for tenant in tenants_with(&[Op::AdamW, Op::Linear]) {
         let backend = &*tenant.backend;
         let mut w = upload(backend, &normal(&[4, 8], 1));
         let mut identity = Array::zeros(&[8, 8]);
@@ -339,7 +341,7 @@ fn products_see_what_the_optimiser_wrote() {
 
 #[test]
 fn grad_norm_of_many_sizes() {
-    for Tenant { backend, .. } in tenants_with(&["grad_norm"]) {
+    for Tenant { backend, .. } in tenants_with(&[Op::GradNorm]) {
         let arrays = [1usize, 3, 4096, 4097, 9001].map(|n| normal(&[n], n as u64));
         let tensors = arrays.each_ref().map(|a| upload(&*backend, a));
         let norm = |grads: &[&Tensor]| {
@@ -357,7 +359,7 @@ fn grad_norm_of_many_sizes() {
 /// Sums, scalings and squared differences of the losses, which stay in f32 in any precision.
 #[test]
 fn scalars_of_losses() {
-    for Tenant { backend, .. } in tenants_with(&["mse"]) {
+    for Tenant { backend, .. } in tenants_with(&[Op::Mse]) {
         scalars(&*backend);
     }
 }
@@ -408,7 +410,7 @@ fn scalars(backend: &dyn Backend) {
 /// changing anything else.
 #[test]
 fn gradients_meet() {
-    for tenant in tenants_with(&["storage", "linear", "l2_normalize"]) {
+    for tenant in tenants_with(&[Op::Linear, Op::L2Normalize]) {
         let backend = &*tenant.backend;
         let x = coarse(&normal(&[5, 9], 1));
         let (kept, w) = (
@@ -419,12 +421,33 @@ fn gradients_meet() {
         let mut slot = Some(kept.clone());
         let dy = upload(backend, &coarse(&normal(&[5, 3], 3)));
         let (none, slots) = (Activation::None, Some(&mut slot));
-        let done = backend.linear_backward(&dy, &kept, &w, None, none, slots, None, None);
+        let done = backend.linear_backward(
+            LinearBackward {
+                dy: &dy,
+                x: &kept,
+                w: &w,
+                pre: None,
+                act: none,
+            },
+            slots,
+            None,
+            None,
+        );
         done.expect("linear_backward");
         assert_eq!(backend.download(&kept).expect("download"), x.to_f32());
         let mut alone = None;
-        let done =
-            backend.linear_backward(&dy, &kept, &w, None, none, Some(&mut alone), None, None);
+        let done = backend.linear_backward(
+            LinearBackward {
+                dy: &dy,
+                x: &kept,
+                w: &w,
+                pre: None,
+                act: none,
+            },
+            Some(&mut alone),
+            None,
+            None,
+        );
         done.expect("linear_backward");
         let alone = backend
             .download(&alone.expect("a gradient"))
@@ -444,7 +467,7 @@ fn gradients_meet() {
 /// Hidden values that are computed again during backward are those of the forward pass.
 #[test]
 fn an_activation_is_made_again_to_the_bit() {
-    for tenant in tenants_with(&["linear"]) {
+    for tenant in tenants_with(&[Op::Linear]) {
         let backend = &*tenant.backend;
         for (rows, out) in [(1, 1), (37, 51), (130, 264)] {
             let [x, w, b] = [[rows, 19], [out, 19], [1, out]].map(|shape| normal(&shape, 1));
@@ -474,7 +497,7 @@ fn an_activation_is_made_again_to_the_bit() {
 #[test]
 fn a_second_run_gives_the_same_bits() {
     let inputs = [normal(&[300, 40], 1), normal(&[40], 2), normal(&[40], 3)];
-    for tenant in tenants_with(&["layer_norm"]) {
+    for tenant in tenants_with(&[Op::LayerNorm]) {
         let once = || {
             run(&tenant.backend, &inputs, &|tape, v| {
                 ops::layer_norm(tape, &v[0], &v[1], &v[2], 1e-5)
@@ -540,7 +563,7 @@ fn attention_pool_of_many_tokens() {
 /// Logits of hundreds: softmaxes of one key, whose sums would overflow or vanish without their maximum.
 #[test]
 fn attention_of_extreme_logits() {
-    for tenant in tenants_with(&["attention"]) {
+    for tenant in tenants_with(&[Op::Attention]) {
         let backend = &*tenant.backend;
         let (lengths, dim) = ([3usize, 70], 8);
         let total = lengths.iter().sum::<usize>();
@@ -562,13 +585,15 @@ fn attention_of_extreme_logits() {
         assert_near(&name, &got, &want.data, allowed);
         let mut slot = None;
         let backward = backend.attention_backward(
-            &upload(backend, &coarse(&normal(&[total, dim], 4))),
-            &x,
-            &out,
-            &lse,
-            &segments,
-            1,
-            false,
+            AttentionBackward {
+                dout: &upload(backend, &coarse(&normal(&[total, dim], 4))),
+                qkv: &x,
+                out: &out,
+                lse: &lse,
+                segments: &segments,
+                heads: 1,
+                causal: false,
+            },
             Some(&mut slot),
         );
         backward.expect("backward");
@@ -582,7 +607,7 @@ fn attention_of_extreme_logits() {
 /// Wider heads than shared memory is laid out for are refused, and not run.
 #[test]
 fn heads_too_wide_are_refused() {
-    for tenant in tenants_with(&["attention"]) {
+    for tenant in tenants_with(&[Op::Attention]) {
         if tenant.backend.name() == "cpu" {
             continue;
         }

@@ -4,6 +4,7 @@
 use check::{Tenant, tenants_with};
 use clip_distill::autodiff::{Tape, Var};
 use clip_distill::backend::IntraWeights::{self, Clip, Detached, Divergence, Stable, Uniform};
+use clip_distill::backend::Op;
 use clip_distill::loss::{self, Features, Intra, Modality, TeacherFeatures};
 use clip_distill::tensor::rng::{Philox, Purpose};
 use oracle::{Array, intra};
@@ -21,11 +22,11 @@ const MODALITIES: [Modality; 3] = [Modality::Both, Modality::Image, Modality::Te
 /// Who can compute all losses.
 fn tenants() -> Vec<Tenant> {
     tenants_with(&[
-        "relation",
-        "relation_curvature",
-        "intra_weights",
-        "mse",
-        "weighted_sum",
+        Op::Relation,
+        Op::RelationCurvature,
+        Op::IntraWeighting,
+        Op::Mse,
+        Op::WeightedSum,
     ])
 }
 

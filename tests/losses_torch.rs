@@ -5,6 +5,7 @@ use check::{Tenant, tenants_with};
 use clip_distill::autodiff::{Grads, Tape, Var};
 use clip_distill::backend::Activation;
 use clip_distill::backend::IntraWeights;
+use clip_distill::backend::Op;
 use clip_distill::loss::{self, Features, Fusion, FusionHead, Intra, Modality, TeacherFeatures};
 use clip_distill::ops;
 use clip_distill::tensor::Tensor;
@@ -219,11 +220,11 @@ fn losses_match_pytorch() {
     let cases: Vec<Value> = serde_json::from_slice(&read("losses.json")).unwrap();
     let mut files = HashMap::new();
     for tenant in tenants_with(&[
-        "relation",
-        "relation_curvature",
-        "intra_weights",
-        "linear",
-        "l2_normalize",
+        Op::Relation,
+        Op::RelationCurvature,
+        Op::IntraWeighting,
+        Op::Linear,
+        Op::L2Normalize,
     ]) {
         let mut compared = 0;
         for case in &cases {

@@ -1,7 +1,8 @@
 //! Every operation, forward and every gradient, against the f64 oracle at drawn shapes.
 
-use check::{check, check_on, coarse};
+use check::{check, check_on, check_shape, coarse};
 use clip_distill::autodiff::{Grads, Tape, Var};
+use clip_distill::backend::Op;
 use clip_distill::backend::{Activation, Backend, Convolution, Moments, Segments, cpu::Cpu};
 use clip_distill::ops::{self, Cut, Statistics, Tail};
 use clip_distill::tensor::rng::{Philox, Purpose};
@@ -88,7 +89,7 @@ proptest! {
         }
         let total = offsets[lengths.len()];
         let inputs = [normal(&[total, 3 * heads * dim], seed)];
-        check("attention", &inputs, |tape, v| {
+        check_shape("attention", &[total, heads, dim], &inputs, |tape, v| {
             let segments = Segments::new(tape.backend(), lengths.iter().copied())?;
             ops::attention(tape, &v[0], &segments, heads, causal)
         }, |a| oracle::attention::attention(&a[0], &offsets, heads, causal));
@@ -280,7 +281,7 @@ proptest! {
             normal(&[batch * tokens, width], seed ^ 1),
             normal(&[batch * tokens, width], seed ^ 2),
         ];
-        check("attention_pool", &inputs, |tape, v| {
+        check_shape("attention_pool", &[batch, tokens, heads, dim], &inputs, |tape, v| {
             ops::attention_pool(tape, &v[0], &v[1], &v[2], heads)
         }, |a| oracle::attention_pool::attention_pool(&a[0], &a[1], &a[2], heads));
     }
@@ -300,7 +301,7 @@ proptest! {
         let shape = [batch, h, w, 3];
         let pixels: Vec<u8> = (0..batch * h * w * 3).map(|_| rng.below(256) as u8).collect();
         let by = Normalisation { mean, std };
-        for tenant in check::tenants_with(&["images"]) {
+        for tenant in check::tenants_with(&[Op::Images]) {
             let got = tenant.backend.images(&shape, &pixels, &by).expect("images");
             assert_eq!(got.shape(), shape);
             let got = tenant.backend.download(&got).expect("download");
@@ -321,7 +322,7 @@ proptest! {
         let image = normal(&[batch, grid_h * p, grid_w * p, 3], seed);
         // A move of bf16 numbers is exact in any precision.
         let image = coarse(&image);
-        for check::Tenant { backend, .. } in check::tenants_with(&["patchify"]) {
+        for check::Tenant { backend, .. } in check::tenants_with(&[Op::Patchify]) {
             let tape = Tape::new(backend.clone());
             let pixels = backend.upload(&image.shape, &image.to_f32()).expect("upload");
             let patches = ops::patchify(&tape, &pixels, p).expect("patches");
@@ -435,7 +436,7 @@ fn convolutions_of_many_blocks() {
         let want = oracle::conv2d::conv2d(&x, &w, 3, stride, 1);
         let dy = f32s(normal(&want.shape, 3));
         let expected = oracle::dot(&dy.data, &want.data);
-        for backend in check::backends(&["conv2d"]) {
+        for backend in check::backends(&[Op::Conv2d]) {
             let tape = Tape::new(backend.clone());
             let leaf =
                 |a: &Array| tape.leaf(backend.upload(&a.shape, &a.to_f32()).expect("upload"));
@@ -474,7 +475,7 @@ fn moments_far_from_zero() {
     }
     let x = Array::from_f32(&x.shape, &x.to_f32());
     let (mean, variance) = oracle::batch_norm::moments(&x);
-    for backend in check::backends(&["batch_norm"]) {
+    for backend in check::backends(&[Op::BatchNorm]) {
         let uploaded = backend.upload(&x.shape, &x.to_f32()).expect("upload");
         let got = backend.batch_moments(&uploaded).expect("moments");
         for (got, want, allowed) in [(&got.mean, &mean, 1e-6), (&got.variance, &variance, 1e-4)] {

@@ -2,8 +2,9 @@
 //! tiles than a block takes at a time. Features and statistics are f32 in every precision.
 
 use check::backends;
+use clip_distill::backend::Op;
 use clip_distill::backend::cpu::Cpu;
-use clip_distill::backend::{Backend, Pair, Relation, RowStats, Side};
+use clip_distill::backend::{Backend, HessianProduct, Logits, Pair, RowStats, Side};
 use clip_distill::tensor::Tensor;
 use oracle::{Array, normal};
 use std::sync::Arc;
@@ -28,8 +29,8 @@ fn upload(backend: &dyn Backend, a: &Array) -> Tensor {
     backend.upload(&a.shape, &a.to_f32()).expect("upload")
 }
 
-fn relation(backend: &dyn Backend, x: &Array, y: &Array, scale: f32) -> Relation {
-    Relation {
+fn relation(backend: &dyn Backend, x: &Array, y: &Array, scale: f32) -> Logits {
+    Logits {
         x: upload(backend, x),
         y: upload(backend, y),
         scale: backend.upload(&[1], &[scale]).expect("upload"),
@@ -54,7 +55,7 @@ fn a_logit_is_right_to_a_few_roundings() {
             }
         }
         let x = unit(x);
-        for backend in backends(&["relation"]) {
+        for backend in backends(&[Op::Relation]) {
             let student = relation(&*backend, &x, &y, SCALE as f32);
             let pair = Pair {
                 teacher: Some(student.clone()),
@@ -120,7 +121,7 @@ fn many_rows_and_columns() {
             relation(backend, &y, &y, 30.0),
         );
         // Anchors are their own candidates: one tensor.
-        let own = |r: Relation| Relation {
+        let own = |r: Logits| Logits {
             y: r.x.clone(),
             ..r
         };
@@ -152,7 +153,7 @@ fn many_rows_and_columns() {
     };
     let all = |b: &dyn Backend| [intra(b), cross(b, true), cross(b, false)].concat();
     let want = all(&*cpu);
-    for backend in backends(&["relation"]) {
+    for backend in backends(&[Op::Relation]) {
         for (k, ((what, got), (_, want))) in all(&*backend).iter().zip(&want).enumerate() {
             let largest = want.iter().fold(0f32, |m, v| m.max(v.abs()));
             assert!(largest > 0.0 && got.len() == want.len());
@@ -191,7 +192,7 @@ fn curvature_is_a_second_derivative() {
         Array::scalar(COEF * n as f64 * both)
     };
     let want = oracle::numeric_gradients(&inputs, phi, &Array::scalar(1.0));
-    for backend in backends(&["relation_curvature"]) {
+    for backend in backends(&[Op::RelationCurvature]) {
         let relation = relation(&*backend, &inputs[0], &inputs[1], 9.5);
         let pair = Pair {
             student: relation.clone(),
@@ -205,7 +206,17 @@ fn curvature_is_a_second_derivative() {
             let slots = (Some(&mut dx), Some(&mut dy), Some(&mut dscale));
             let coef = COEF as f32;
             backend
-                .relation_curvature(&relation, &stats, (&u, &z), coef, slots.0, slots.1, slots.2)
+                .relation_curvature(
+                    HessianProduct {
+                        logits: &relation,
+                        stats: &stats,
+                        tangent: (&u, &z),
+                        coef,
+                    },
+                    slots.0,
+                    slots.1,
+                    slots.2,
+                )
                 .expect("curvature");
             for (slot, want) in [&dx, &dy, &dscale].into_iter().zip(&want) {
                 let got = values(&*backend, slot.as_ref().expect("a gradient"));
@@ -221,8 +232,17 @@ fn curvature_is_a_second_derivative() {
                 }
             }
         }
-        let misshapen =
-            backend.relation_curvature(&relation, &stats, (&u, &u), 1.0, Some(&mut dx), None, None);
+        let misshapen = backend.relation_curvature(
+            HessianProduct {
+                logits: &relation,
+                stats: &stats,
+                tangent: (&u, &u),
+                coef: 1.0,
+            },
+            Some(&mut dx),
+            None,
+            None,
+        );
         let error = misshapen
             .expect_err("a tangent of the wrong side")
             .to_string();

@@ -2,7 +2,7 @@
 //! `tests/fixtures/torch`.
 
 use clip_distill::autodiff::{Tape, Var};
-use clip_distill::backend::{Backend, KERNELS, cpu::Cpu};
+use clip_distill::backend::{Backend, Op, Storage, cpu::Cpu};
 use clip_distill::io::{self, Data, File};
 use clip_distill::loss::{self, Features};
 use clip_distill::model::{Bound, Clip, ClipConfig, Parameters};
@@ -55,7 +55,7 @@ fn image_features(clip: &Clip, tape: &Tape, bound: &Bound, file: &File) -> Var {
 /// One step of the fixture's loss in training mode on every backend at hand: features, loss, and every
 /// gradient.
 fn towers_agree(name: &str, recompute: bool) {
-    for backend in check::backends(KERNELS) {
+    for backend in check::backends(Op::ALL) {
         towers_agree_on(name, recompute, backend);
     }
 }
@@ -172,7 +172,7 @@ fn masked_images_agree_with_open_clip() {
                 .collect()
         })
         .collect();
-    for backend in check::backends(KERNELS) {
+    for backend in check::backends(Op::ALL) {
         for recompute in [false, true] {
             let Case {
                 file,

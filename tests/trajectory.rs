@@ -2,7 +2,7 @@
 //! `tests/fixtures/torch/trajectory`): every loss term at every step, and the final parameters.
 
 use clip_distill::autodiff::Tape;
-use clip_distill::backend::{Backend, KERNELS};
+use clip_distill::backend::{Backend, Op};
 use clip_distill::io::{self, Entry, File};
 use clip_distill::loss::{
     Features, Head, Heads, Inputs, Method, Objective, ObjectiveValue, TeacherFeatures,
@@ -53,7 +53,7 @@ fn head(bound: &Bound, modality: &str) -> Head {
 
 #[test]
 fn twenty_steps_follow_pytorch() {
-    for backend in check::backends(KERNELS) {
+    for backend in check::backends(Op::ALL) {
         follows_pytorch(backend);
     }
 }

@@ -1,7 +1,9 @@
 //! What ResNets are made of.
 
 use crate::bench::Bench;
-use clip_distill::backend::Convolution;
+use clip_distill::backend::{
+    AttentionPoolBackward, BatchNormBackward, BatchNormForward, Convolution,
+};
 use std::hint::black_box;
 
 impl Bench {
@@ -39,13 +41,29 @@ impl Bench {
         let (x, dy) = (self.tensor(&shape), self.tensor(&shape));
         let (g, b) = (self.tensor(&[channels]), self.tensor(&[channels]));
         let moments = device.batch_moments(&x).expect("moments");
-        let y = device.batch_norm(&x, &g, &b, &moments, 1e-5, None, true);
+        let y = device.batch_norm(BatchNormForward {
+            x: &x,
+            gamma: &g,
+            beta: &b,
+            moments: &moments,
+            eps: 1e-5,
+            residual: None,
+            relu: true,
+        });
         let y = y.expect("batch_norm");
         let name = format!("batch_norm + ReLU {} × {side}²×{channels}", self.batch);
         // x is read for its moments, and again.
         self.moves(&format!("{name} forward"), 3 * x.len(), || {
             let moments = device.batch_moments(&x).expect("moments");
-            let y = device.batch_norm(&x, &g, &b, &moments, 1e-5, None, true);
+            let y = device.batch_norm(BatchNormForward {
+                x: &x,
+                gamma: &g,
+                beta: &b,
+                moments: &moments,
+                eps: 1e-5,
+                residual: None,
+                relu: true,
+            });
             black_box(y.expect("batch_norm"));
         });
         // dy, x and y are read for the sums, and again for dx.
@@ -54,13 +72,15 @@ impl Bench {
             let slots = (Some(&mut dx), Some(&mut dg), Some(&mut db));
             device
                 .batch_norm_backward(
-                    &dy,
-                    &x,
-                    Some(&y),
-                    &g,
-                    &moments,
-                    1e-5,
-                    true,
+                    BatchNormBackward {
+                        dy: &dy,
+                        x: &x,
+                        y: Some(&y),
+                        gamma: &g,
+                        moments: &moments,
+                        eps: 1e-5,
+                        of_batch: true,
+                    },
                     slots.0,
                     slots.1,
                     slots.2,
@@ -125,11 +145,13 @@ impl Bench {
             let slots = (Some(&mut dq), Some(&mut dk), Some(&mut dv));
             device
                 .attention_pool_backward(
-                    &out,
-                    &q,
-                    &tokens,
-                    &tokens,
-                    &probabilities,
+                    AttentionPoolBackward {
+                        dout: &out,
+                        q: &q,
+                        k: &tokens,
+                        v: &tokens,
+                        probabilities: &probabilities,
+                    },
                     slots.0,
                     slots.1,
                     slots.2,

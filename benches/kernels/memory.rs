@@ -1,7 +1,7 @@
 //! What does little but move memory: images, tokens, rows, the optimiser.
 
 use crate::bench::Bench;
-use clip_distill::backend::{AdamWStep, AdamWTensor, Clip};
+use clip_distill::backend::{AdamWStep, AdamWTensor, Clipping, EmbeddingBackward};
 use clip_distill::tensor::Normalisation;
 use std::hint::black_box;
 
@@ -91,11 +91,13 @@ impl Bench {
             let (mut dt, mut dp) = (None, None);
             device
                 .embedding_backward(
-                    &dy,
-                    &ids,
-                    &pos,
-                    vocab,
-                    context,
+                    EmbeddingBackward {
+                        dy: &dy,
+                        ids: &ids,
+                        pos: &pos,
+                        vocab,
+                        context,
+                    },
                     Some(&mut dt),
                     Some(&mut dp),
                 )
@@ -147,7 +149,7 @@ impl Bench {
                 beta2: 0.98,
                 eps: 1e-6,
                 step: 1,
-                clip: Some(Clip {
+                clip: Some(Clipping {
                     norm: &norm,
                     max: 1.0,
                 }),

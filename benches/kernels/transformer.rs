@@ -1,7 +1,9 @@
 //! Linear layers, attention, LayerNorm.
 
 use crate::bench::Bench;
-use clip_distill::backend::{Activation, Segments};
+use clip_distill::backend::{
+    Activation, AttentionBackward, LayerNormBackward, LinearBackward, Segments,
+};
 use std::hint::black_box;
 
 impl Bench {
@@ -20,7 +22,18 @@ impl Bench {
             let (mut dx, mut dw, mut db) = (None, None, None);
             let slots = (Some(&mut dx), Some(&mut dw), Some(&mut db));
             device
-                .linear_backward(&dy, &x, &w, pre, act, slots.0, slots.1, slots.2)
+                .linear_backward(
+                    LinearBackward {
+                        dy: &dy,
+                        x: &x,
+                        w: &w,
+                        pre,
+                        act,
+                    },
+                    slots.0,
+                    slots.1,
+                    slots.2,
+                )
                 .expect("linear");
             black_box((dx, dw, db));
         });
@@ -48,7 +61,18 @@ impl Bench {
             let mut dqkv = None;
             let slot = Some(&mut dqkv);
             device
-                .attention_backward(&dout, &qkv, &out, &lse, &segments, heads, causal, slot)
+                .attention_backward(
+                    AttentionBackward {
+                        dout: &dout,
+                        qkv: &qkv,
+                        out: &out,
+                        lse: &lse,
+                        segments: &segments,
+                        heads,
+                        causal,
+                    },
+                    slot,
+                )
                 .expect("attention");
             black_box(dqkv);
         });
@@ -68,7 +92,16 @@ impl Bench {
             let slots = (Some(&mut dx), Some(&mut dg), Some(&mut db));
             device
                 .layer_norm_backward(
-                    &dy, &x, &g, &norm.mean, &norm.rstd, slots.0, slots.1, slots.2,
+                    LayerNormBackward {
+                        dy: &dy,
+                        x: &x,
+                        gamma: &g,
+                        mean: &norm.mean,
+                        rstd: &norm.rstd,
+                    },
+                    slots.0,
+                    slots.1,
+                    slots.2,
                 )
                 .expect("layer_norm");
             black_box((dx, dg, db));

@@ -50,13 +50,20 @@ pub enum Error {
         /// Number of valid indices.
         bound: usize,
     },
-    /// The backend has no such kernel; its coverage table says so.
-    #[error("backend {backend} has no kernel {kernel}")]
+    /// The backend does not have the operation for such operands;
+    /// [`Info::supports`](super::Info::supports) says so beforehand.
+    #[error("backend {backend} has no {op} of {dtype:?} {shape:?}{}{limit}", if limit.is_empty() { "" } else { ": " })]
     Unsupported {
         /// The backend.
         backend: &'static str,
-        /// The kernel.
-        kernel: &'static str,
+        /// The operation.
+        op: &'static str,
+        /// Element type of the first operand.
+        dtype: DType,
+        /// Shape of the first operand.
+        shape: Box<[usize]>,
+        /// What it has, where that is a matter of size; or empty.
+        limit: &'static str,
     },
     /// A kernel did what none may: it wrote outside its buffers, its threads waited for each other in vain.
     #[error("kernel {kernel}: {fault}")]

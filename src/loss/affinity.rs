@@ -13,7 +13,7 @@ use super::{
     mean_of_both,
 };
 use crate::autodiff::{Result, Tape, Var};
-use crate::backend::{Pair, Relation, RowStats};
+use crate::backend::{Logits, Pair, RowStats};
 use crate::tensor::Tensor;
 
 /// ½ mean_i [H(softmax(α_T V_i·T_:), softmax(α v_i·s_:)) + the same text→image], a scalar `[1]`;
@@ -49,10 +49,10 @@ pub fn affinity(
 ///
 /// The teacher's entropy is what its rows lack of being uniform, H(q_i) = ln m − KL(q_i ‖ 1/m), and
 /// uniform rows are those of a student whose logits are all 0.
-fn cross_entropies(tape: &Tape, stats: &RowStats, teacher: Relation) -> Result<Tensor> {
+fn cross_entropies(tape: &Tape, stats: &RowStats, teacher: Logits) -> Result<Tensor> {
     let backend = tape.backend();
     let (n, m) = (teacher.x.rows(), teacher.y.rows());
-    let uniform = Relation {
+    let uniform = Logits {
         x: backend.zeros(&[n, 1])?,
         y: backend.zeros(&[m, 1])?,
         scale: backend.zeros(&[1])?,

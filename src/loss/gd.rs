@@ -15,12 +15,12 @@
 
 use super::{Features, TeacherFeatures, check_student, check_teacher, rows};
 use crate::autodiff::{Result, Tape, Var};
-use crate::backend::{Pair, Relation, RowStats, Side};
+use crate::backend::{HessianProduct, Logits, Pair, RowStats, Side};
 use crate::tensor::Tensor;
 
 /// One direction's relation and the gradients of its mean cross-entropy.
 struct Direction {
-    relation: Relation,
+    relation: Logits,
     stats: RowStats,
     /// By the anchors, `[n, d]`.
     anchors: Tensor,
@@ -80,10 +80,12 @@ pub fn gd(tape: &Tape, student: &Features, scale: &Var, teacher: &TeacherFeature
                 let (mut dx, mut d_y) = (grads.take(x), grads.take(y));
                 let mut dscale = grads.take(&scale);
                 backend.relation_curvature(
-                    &own.relation,
-                    &own.stats,
-                    (&u, &z),
-                    mean(n),
+                    HessianProduct {
+                        logits: &own.relation,
+                        stats: &own.stats,
+                        tangent: (&u, &z),
+                        coef: mean(n),
+                    },
                     dx.as_mut(),
                     d_y.as_mut(),
                     dscale.as_mut(),
@@ -110,7 +112,7 @@ fn directions(
 ) -> Result<[Direction; 2]> {
     let backend = tape.backend();
     let pair = |x: &Tensor, y: &Tensor| Pair {
-        student: Relation {
+        student: Logits {
             x: x.clone(),
             y: y.clone(),
             scale: scale.clone(),

@@ -13,7 +13,7 @@ use super::{
     send_back,
 };
 use crate::autodiff::{Result, Tape, Var};
-use crate::backend::{Pair, Relation, Side};
+use crate::backend::{Logits, Pair, Side};
 
 /// ½ mean_i [CE(c v_i·T_:, i) + CE(c s_i·V_:, i)], a scalar `[1]`; `scale` is c `[1]`.
 ///
@@ -32,7 +32,7 @@ pub(super) fn interactive(
     student: &Features,
     scale: &Var,
     teacher: &TeacherFeatures,
-    targets: [Option<Relation>; 2],
+    targets: [Option<Logits>; 2],
 ) -> Result<Var> {
     let n = check_student(op, student, scale)?;
     rows(op, student.image.shape(), teacher.text.shape(), true)?;

@@ -21,7 +21,7 @@ use super::{
     CrossModal, Features, TeacherFeatures, check_student, check_teacher, relation_of, send_back,
 };
 use crate::autodiff::{Result, Tape, Var};
-use crate::backend::{IntraWeights, Pair, Relation, RowStats, Side};
+use crate::backend::{IntraWeights, Logits, Pair, RowStats, Side};
 use crate::tensor::Tensor;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -116,7 +116,7 @@ pub fn intra_with_anchors(
     let part = |x: &Var, y: &Tensor, own: Option<&RowStats>| -> Result<(Tensor, Part)> {
         let pair = Pair {
             student: relation_of(x, x.value(), scale),
-            teacher: Some(Relation {
+            teacher: Some(Logits {
                 x: y.clone(),
                 y: y.clone(),
                 scale: teacher.scale.clone(),

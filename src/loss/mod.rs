@@ -33,7 +33,7 @@ pub use objective::{Objective, ObjectiveValue};
 pub use weights::{Method, Weights};
 
 use crate::autodiff::{Grads, Result, Tape, Var};
-use crate::backend::{Pair, Relation, RowStats, Side, shape_error};
+use crate::backend::{Logits, Pair, RowStats, Side, shape_error};
 use crate::tensor::Tensor;
 
 /// A student's features of n pairs. Every loss wants unit rows; [`Objective`] normalises itself.
@@ -58,8 +58,8 @@ pub struct TeacherFeatures {
 
 impl TeacherFeatures {
     /// The teacher's image→text relation.
-    fn image_to_text(&self) -> Relation {
-        Relation {
+    fn image_to_text(&self) -> Logits {
+        Logits {
             x: self.image.clone(),
             y: self.text.clone(),
             scale: self.scale.clone(),
@@ -67,8 +67,8 @@ impl TeacherFeatures {
     }
 
     /// The teacher's text→image relation.
-    fn text_to_image(&self) -> Relation {
-        Relation {
+    fn text_to_image(&self) -> Logits {
+        Logits {
             x: self.text.clone(),
             y: self.image.clone(),
             scale: self.scale.clone(),
@@ -200,8 +200,8 @@ impl CrossModal {
 }
 
 /// The relation of a variable with constant or variable candidates under a variable scale.
-fn relation_of(x: &Var, y: &Tensor, scale: &Var) -> Relation {
-    Relation {
+fn relation_of(x: &Var, y: &Tensor, scale: &Var) -> Logits {
+    Logits {
         x: x.value().clone(),
         y: y.clone(),
         scale: scale.value().clone(),

@@ -7,7 +7,7 @@
 
 use super::{Result, shape_error, slot};
 use crate::autodiff::{Tape, Var};
-use crate::backend::Segments;
+use crate::backend::{AttentionBackward, Segments};
 
 /// Attention over the segments of a packed sequence.
 ///
@@ -45,13 +45,15 @@ pub fn attention(
     Ok(tape.record(out, &[qkv], move |tape, grads, dy| {
         let mut dx = grads.take(&x);
         tape.backend().attention_backward(
-            &dy,
-            x.value(),
-            &value,
-            &lse,
-            &segments,
-            heads,
-            causal,
+            AttentionBackward {
+                dout: &dy,
+                qkv: x.value(),
+                out: &value,
+                lse: &lse,
+                segments: &segments,
+                heads,
+                causal,
+            },
             slot(&mut dx),
         )?;
         grads.put(&x, dx);

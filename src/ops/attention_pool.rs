@@ -7,6 +7,7 @@
 
 use super::{Result, shape_error, slot};
 use crate::autodiff::{Tape, Var};
+use crate::backend::AttentionPoolBackward;
 
 /// What each image's query gathers from its tokens.
 ///
@@ -42,11 +43,13 @@ pub fn attention_pool(tape: &Tape, q: &Var, k: &Var, v: &Var, heads: usize) -> R
     Ok(tape.record(out, &[q, k, v], move |tape, grads, dout| {
         let (mut dq, mut dk, mut dv) = (grads.take(&qc), grads.take(&kc), grads.take(&vc));
         tape.backend().attention_pool_backward(
-            &dout,
-            qc.value(),
-            kc.value(),
-            vc.value(),
-            &p,
+            AttentionPoolBackward {
+                dout: &dout,
+                q: qc.value(),
+                k: kc.value(),
+                v: vc.value(),
+                probabilities: &p,
+            },
             slot(&mut dq),
             slot(&mut dk),
             slot(&mut dv),

@@ -4,7 +4,7 @@
 
 use super::{Result, shape_error, slot};
 use crate::autodiff::{Tape, Var};
-use crate::backend::Moments;
+use crate::backend::{BatchNormBackward, BatchNormForward, Moments};
 
 /// Whose mean and variance normalise.
 #[derive(Clone, Debug)]
@@ -69,15 +69,15 @@ pub fn batch_norm(
         }
         Statistics::Given(m) => m.clone(),
     };
-    let y = backend.batch_norm(
-        x.value(),
-        gamma.value(),
-        beta.value(),
-        &moments,
+    let y = backend.batch_norm(BatchNormForward {
+        x: x.value(),
+        gamma: gamma.value(),
+        beta: beta.value(),
+        moments: &moments,
         eps,
-        tail.residual.map(Var::value),
-        tail.relu,
-    )?;
+        residual: tail.residual.map(Var::value),
+        relu: tail.relu,
+    })?;
     // With n = (x − μ) ρ, ρ = 1/√(σ² + ε), and g = dy where the ReLU passed (y > 0), else 0:
     //   dγ = Σ g ∘ n,   dβ = Σ g,   dr = g.
     // Given moments are constants: dx = γ ρ g. Those of the batch hold n at mean 0 and mean square 1
@@ -98,13 +98,15 @@ pub fn batch_norm(
         let residual = r.filter(Var::is_tracked);
         let mut dr = None;
         tape.backend().batch_norm_backward(
-            &dy,
-            xc.value(),
-            kept.as_ref(),
-            g.value(),
-            &used,
-            eps,
-            of_batch,
+            BatchNormBackward {
+                dy: &dy,
+                x: xc.value(),
+                y: kept.as_ref(),
+                gamma: g.value(),
+                moments: &used,
+                eps,
+                of_batch,
+            },
             slot(&mut dx),
             slot(&mut dg),
             slot(&mut db),

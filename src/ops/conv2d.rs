@@ -5,7 +5,7 @@
 
 use super::{Result, shape_error, slot};
 use crate::autodiff::{Tape, Var};
-use crate::backend::{Activation, Convolution};
+use crate::backend::{Activation, Convolution, LinearBackward};
 
 /// The convolution of x with the filters w. One of a single pixel is a linear layer over pixels and
 /// runs as one.
@@ -62,7 +62,18 @@ pub fn conv2d(tape: &Tape, x: &Var, w: &Var, shape: Convolution) -> Result<Var> 
         let (x, w, backend) = (xc.value(), wc.value(), tape.backend());
         if pointwise {
             let none = Activation::None;
-            backend.linear_backward(&dy, x, w, None, none, dx_slot, dw_slot, None)?;
+            backend.linear_backward(
+                LinearBackward {
+                    dy: &dy,
+                    x,
+                    w,
+                    pre: None,
+                    act: none,
+                },
+                dx_slot,
+                dw_slot,
+                None,
+            )?;
         } else {
             backend.conv2d_backward(&dy, x, w, shape, dx_slot, dw_slot)?;
         }

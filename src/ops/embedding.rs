@@ -3,6 +3,7 @@
 
 use super::{Result, shape_error, slot};
 use crate::autodiff::{Tape, Var};
+use crate::backend::EmbeddingBackward;
 use crate::tensor::Tensor;
 
 /// Token embedding plus position embedding of packed texts.
@@ -35,11 +36,13 @@ pub fn embedding(
         let (mut dt, mut dp) = (grads.take(&t), grads.take(&p));
         let (vocab, context) = (t.value().rows(), p.value().rows());
         tape.backend().embedding_backward(
-            &dy,
-            &ids,
-            &pos,
-            vocab,
-            context,
+            EmbeddingBackward {
+                dy: &dy,
+                ids: &ids,
+                pos: &pos,
+                vocab,
+                context,
+            },
             slot(&mut dt),
             slot(&mut dp),
         )?;

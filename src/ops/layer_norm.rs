@@ -3,6 +3,7 @@
 
 use super::{Result, shape_error, slot};
 use crate::autodiff::{Tape, Var};
+use crate::backend::LayerNormBackward;
 
 /// Layer normalisation of each row.
 ///
@@ -29,11 +30,13 @@ pub fn layer_norm(tape: &Tape, x: &Var, gamma: &Var, beta: &Var, eps: f32) -> Re
     let y = tape.record(out.y, &[x, gamma, beta], move |tape, grads, dy| {
         let (mut dx, mut dg, mut db) = (grads.take(&xc), grads.take(&g), grads.take(&b));
         tape.backend().layer_norm_backward(
-            &dy,
-            xc.value(),
-            g.value(),
-            &out.mean,
-            &out.rstd,
+            LayerNormBackward {
+                dy: &dy,
+                x: xc.value(),
+                gamma: g.value(),
+                mean: &out.mean,
+                rstd: &out.rstd,
+            },
             slot(&mut dx),
             slot(&mut dg),
             slot(&mut db),

@@ -3,7 +3,7 @@
 
 use super::{Result, shape_error, slot};
 use crate::autodiff::{Tape, Var};
-use crate::backend::Activation;
+use crate::backend::{Activation, LinearBackward};
 
 /// act(x Wᵀ + b) + residual. See the module's documentation for the shapes.
 ///
@@ -56,11 +56,13 @@ pub fn linear(
         let (mut dx, mut dw) = (grads.take(&xc), grads.take(&wc));
         let mut db = bc.as_ref().and_then(|b| grads.take(b));
         tape.backend().linear_backward(
-            &dy,
-            &xc.value(tape.backend())?,
-            wc.value(),
-            pre.as_ref(),
-            act,
+            LinearBackward {
+                dy: &dy,
+                x: &xc.value(tape.backend())?,
+                w: wc.value(),
+                pre: pre.as_ref(),
+                act,
+            },
             slot(&mut dx),
             slot(&mut dw),
             slot(&mut db),

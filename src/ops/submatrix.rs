@@ -4,6 +4,7 @@
 
 use super::{Result, shape_error, slot};
 use crate::autodiff::{Tape, Var};
+use crate::backend::Selection;
 use crate::tensor::Tensor;
 
 /// What is taken of a matrix, and the factors of its rows and columns.
@@ -48,9 +49,13 @@ pub fn submatrix(tape: &Tape, x: &Var, cut: Cut) -> Result<Var> {
     }
     let value = |gate: Option<&'_ Var>| gate.map(|g| g.value().clone());
     let (r, c) = (value(cut.row_gate), value(cut.column_gate));
-    let y = tape
-        .backend()
-        .submatrix(x.value(), &rows, &columns, r.as_ref(), c.as_ref())?;
+    let y = tape.backend().submatrix(Selection {
+        x: x.value(),
+        rows: &rows,
+        columns: &columns,
+        r: r.as_ref(),
+        c: c.as_ref(),
+    })?;
     // Linear in each of the three: an entry of dy goes back to its place in x, times both factors, and each
     // factor gathers the entries of its row or column, times what they multiply.
     let (xc, row_gate, column_gate) = (x.clone(), cut.row_gate.cloned(), cut.column_gate.cloned());
@@ -63,11 +68,13 @@ pub fn submatrix(tape: &Tape, x: &Var, cut: Cut) -> Result<Var> {
         let mut dc = column_gate.as_ref().and_then(|g| grads.take(g));
         tape.backend().submatrix_backward(
             &dy,
-            xc.value(),
-            &rows,
-            &columns,
-            r.as_ref(),
-            c.as_ref(),
+            Selection {
+                x: xc.value(),
+                rows: &rows,
+                columns: &columns,
+                r: r.as_ref(),
+                c: c.as_ref(),
+            },
             slot(&mut dx),
             slot(&mut dr),
             slot(&mut dc),

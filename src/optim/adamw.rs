@@ -1,7 +1,7 @@
 //! AdamW over named parameters.
 
 use crate::autodiff::Grads;
-use crate::backend::{AdamWStep, AdamWTensor, Backend, Clip, Result};
+use crate::backend::{AdamWStep, AdamWTensor, Backend, Clipping, Result};
 use crate::model::{Bound, Parameters};
 use crate::tensor::Tensor;
 
@@ -104,7 +104,7 @@ impl AdamW {
             beta2,
             eps,
             step: self.steps,
-            clip: max_norm.map(|max| Clip {
+            clip: max_norm.map(|max| Clipping {
                 norm: &norm,
                 max: max as f32,
             }),

@@ -168,6 +168,7 @@ fn diverged(step: u64, what: &str, value: f32, terms: &[(&'static str, f32)]) ->
 #[cfg(test)]
 mod tests {
     use crate::backend::Backend;
+    use crate::backend::Steps;
     use crate::backend::cuda;
     use crate::backend::gpu::Gpu;
     use crate::io;

@@ -4,8 +4,9 @@
 
 use crate::oracle::{Array, normal, numeric_gradients, worst_difference};
 use crate::tolerance;
-use clip_distill::autodiff::{Grads, Result, Tape, Var};
-use clip_distill::backend::{Backend, KERNELS, cpu::Cpu, cuda};
+use clip_distill::autodiff::{self, Grads, Result, Tape, Var};
+use clip_distill::backend::{Backend, Error, Op, cpu::Cpu, cuda};
+use clip_distill::tensor::DType;
 use std::sync::{Arc, OnceLock};
 
 /// A backend at hand.
@@ -20,6 +21,11 @@ impl Tenant {
     fn new(backend: impl Backend + 'static, bf16: bool) -> Self {
         let backend = Arc::new(backend);
         Self { backend, bf16 }
+    }
+
+    /// Whether it has `op` at all: for small operands.
+    pub fn has(&self, op: Op) -> bool {
+        self.backend.supports(op, DType::F32, &[1; 4])
     }
 
     /// For messages.
@@ -57,11 +63,8 @@ pub fn tenants() -> &'static [Tenant] {
             }
         }
         for tenant in &found {
-            let coverage = tenant.backend.coverage();
-            let unknown: Vec<_> = coverage.iter().filter(|k| !KERNELS.contains(k)).collect();
-            assert!(unknown.is_empty(), "{}: {unknown:?}", tenant.name());
-            let lacking = KERNELS.iter().filter(|k| !coverage.contains(k)).copied();
-            let lacking = lacking.collect::<Vec<_>>().join(", ");
+            let lacking = Op::ALL.iter().filter(|op| !tenant.has(**op));
+            let lacking = lacking.map(|op| op.name()).collect::<Vec<_>>().join(", ");
             let lacking = match lacking.as_str() {
                 "" => String::new(),
                 names => format!("; not checked, as it lacks them: {names}"),
@@ -82,32 +85,64 @@ pub fn tenants() -> &'static [Tenant] {
     })
 }
 
-/// Those that have all of these kernels.
-pub fn tenants_with(kernels: &[&str]) -> Vec<Tenant> {
-    for kernel in kernels {
-        assert!(KERNELS.contains(kernel), "{kernel} is no kernel");
-    }
-    let covers = |t: &&Tenant| kernels.iter().all(|k| t.backend.coverage().contains(k));
-    tenants().iter().filter(covers).cloned().collect()
+/// The operation of a check: the first word of its name.
+fn operation(name: &str) -> Op {
+    let word = name.split(' ').next().unwrap_or_default();
+    Op::named(word).unwrap_or_else(|| panic!("{word} is not an operation"))
 }
 
-/// The backends in f32 that have all of these kernels.
-pub fn backends(kernels: &[&str]) -> Vec<Arc<dyn Backend>> {
-    let tenants = tenants_with(kernels).into_iter().filter(|t| !t.bf16);
+/// Those that have all of these operations.
+pub fn tenants_with(operations: &[Op]) -> Vec<Tenant> {
+    let has_all = |t: &&Tenant| operations.iter().all(|op| t.has(*op));
+    tenants().iter().filter(has_all).cloned().collect()
+}
+
+/// The backends in f32 that have all of these operations.
+pub fn backends(operations: &[Op]) -> Vec<Arc<dyn Backend>> {
+    let tenants = tenants_with(operations).into_iter().filter(|t| !t.bf16);
     tenants.map(|t| t.backend).collect()
 }
 
-/// Checks `op` against `oracle` on `inputs`, and its gradients under a random upstream gradient, on
-/// every backend at hand that has its kernel: the first word of `name`.
+/// Whether an operation failed since the backend does not have it for such operands.
+fn is_unsupported(e: &autodiff::Error) -> bool {
+    matches!(e, autodiff::Error::Backend(Error::Unsupported { .. }))
+}
+
+/// Checks `op` against `oracle` on `inputs`, and its gradients under a random upstream gradient, on every backend at
+/// hand that promises it for the shape of its first input; one that denies it must answer [`Error::Unsupported`].
 pub fn check(
     name: &str,
     inputs: &[Array],
     op: impl Fn(&Tape, &[Var]) -> Result<Var>,
     oracle: impl Fn(&[Array]) -> Array,
 ) {
-    let kernel = name.split(' ').next().unwrap_or_default();
-    let (mixed, single): (Vec<_>, Vec<_>) =
-        tenants_with(&[kernel]).into_iter().partition(|t| t.bf16);
+    check_shape(name, &inputs[0].shape, inputs, op, oracle);
+}
+
+/// As [`check`], where the promise is about another shape; see [`Op`].
+pub fn check_shape(
+    name: &str,
+    shape: &[usize],
+    inputs: &[Array],
+    op: impl Fn(&Tape, &[Var]) -> Result<Var>,
+    oracle: impl Fn(&[Array]) -> Array,
+) {
+    let promised = |t: &Tenant| t.backend.supports(operation(name), DType::F32, shape);
+    let (able, unable): (Vec<_>, Vec<_>) = tenants().iter().cloned().partition(promised);
+    for tenant in unable {
+        let backend = &tenant.backend;
+        let tape = Tape::new(backend.clone());
+        let upload = |a: &Array| tape.leaf(backend.upload(&a.shape, &a.to_f32()).expect("upload"));
+        let vars: Vec<Var> = inputs.iter().map(upload).collect();
+        match op(&tape, &vars) {
+            Err(e) => assert!(is_unsupported(&e), "{name} on {}: {e}", tenant.name()),
+            Ok(_) => panic!(
+                "{name} {shape:?} runs on {}, which denies it",
+                tenant.name()
+            ),
+        }
+    }
+    let (mixed, single): (Vec<_>, Vec<_>) = able.into_iter().partition(|t| t.bf16);
     check_tenants(&single, name, inputs, &op, &oracle);
     let inputs: Vec<Array> = inputs.iter().map(coarse).collect();
     check_tenants(&mixed, name, &inputs, &op, &oracle);

@@ -1,11 +1,12 @@
 //! Convolutions as matrix products: each output pixel's receptive field is a row (im2col), made block
 //! by block where it is used, so that no more than a few hundred rows exist at any time.
 
+use super::Cpu;
 use super::gemm::{Products, View, gemm, gemm_from};
 use super::memory::Memory;
 use super::parallel::over_rows;
 use super::storage::{f32s, overwritten, tensor};
-use crate::backend::{Convolution, Result, Slot, shape_error};
+use crate::backend::{Conv2d, Convolution, Result, Slot, Storage, shape_error};
 use crate::tensor::Tensor;
 use std::ops::Range;
 
@@ -112,63 +113,60 @@ fn fields<'a>(x: &'a Tensor, shape: Convolution) -> Result<(Fields<'a>, [usize; 
     Ok((fields, [batch, target[0], target[1]]))
 }
 
-pub(super) fn forward(
-    products: Products,
-    x: &Tensor,
-    w: &Tensor,
-    shape: Convolution,
-) -> Result<Tensor> {
-    let (fields, [batch, height, width]) = fields(x, shape)?;
-    let out = w.rows();
-    let rows = batch * height * width;
-    let filters = View::new(f32s(OP, w)?, out, fields.len()).t();
-    let mut y = Memory::stale(rows * out);
-    gemm_from(products, &mut y, rows, filters, |rows, made| {
-        fields.fill(rows, made)
-    });
-    Ok(tensor(&[batch, height, width, out], y))
-}
-
-pub(super) fn backward(
-    products: Products,
-    dy: &Tensor,
-    x: &Tensor,
-    w: &Tensor,
-    shape: Convolution,
-    dx: Slot,
-    dw: Slot,
-) -> Result<()> {
-    if let Some(dx) = dx {
-        input_gradient(products, dy, x, w, shape, dx)?;
-    }
-    if let Some(dw) = dw {
+impl Conv2d for Cpu {
+    fn conv2d(&self, x: &Tensor, w: &Tensor, shape: Convolution) -> Result<Tensor> {
         let (fields, [batch, height, width]) = fields(x, shape)?;
-        let (out, len, rows) = (w.rows(), fields.len(), batch * height * width);
-        let dy = f32s(OP, dy)?;
-        let (dw, add) = overwritten(OP, dw, w.shape())?;
-        if rows == 0 && !add {
-            dw.fill(0.0);
-        }
-        let block = (BLOCK / len.max(1)).next_multiple_of(STEPS);
-        let mut made = Memory::stale(block.min(rows) * len);
-        for first in (0..rows).step_by(block) {
-            let count = block.min(rows - first);
-            let made = &mut made[..count * len];
-            over_rows(made, len, |row, part| {
-                let row = first + row;
-                fields.fill(row..row + part.len() / len, part);
-            });
-            let d = View::new(&dy[first * out..][..count * out], count, out).t();
-            gemm(
-                products,
-                dw,
-                add || first > 0,
-                d,
-                View::new(made, count, len),
-            );
-        }
+        let out = w.rows();
+        let rows = batch * height * width;
+        let filters = View::new(f32s(OP, w)?, out, fields.len()).t();
+        let mut y = Memory::stale(rows * out);
+        gemm_from(self.products, &mut y, rows, filters, |rows, made| {
+            fields.fill(rows, made)
+        });
+        Ok(tensor(&[batch, height, width, out], y))
     }
-    Ok(())
+
+    fn conv2d_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        w: &Tensor,
+        shape: Convolution,
+        dx: Slot,
+        dw: Slot,
+    ) -> Result<()> {
+        if let Some(dx) = dx {
+            input_gradient(self.products, dy, x, w, shape, dx)?;
+        }
+        if let Some(dw) = dw {
+            let (fields, [batch, height, width]) = fields(x, shape)?;
+            let (out, len, rows) = (w.rows(), fields.len(), batch * height * width);
+            let dy = f32s(OP, dy)?;
+            let (dw, add) = overwritten(OP, dw, w.shape())?;
+            if rows == 0 && !add {
+                dw.fill(0.0);
+            }
+            let block = (BLOCK / len.max(1)).next_multiple_of(STEPS);
+            let mut made = Memory::stale(block.min(rows) * len);
+            for first in (0..rows).step_by(block) {
+                let count = block.min(rows - first);
+                let made = &mut made[..count * len];
+                over_rows(made, len, |row, part| {
+                    let row = first + row;
+                    fields.fill(row..row + part.len() / len, part);
+                });
+                let d = View::new(&dy[first * out..][..count * out], count, out).t();
+                gemm(
+                    self.products,
+                    dw,
+                    add || first > 0,
+                    d,
+                    View::new(made, count, len),
+                );
+            }
+        }
+        Ok(())
+    }
 }
 
 /// dx is the correlation of dy, spread by the stride, with the filters turned by half a circle and
@@ -207,7 +205,7 @@ fn input_gradient(
     if dx.is_some() {
         let mut made = Memory::stale(rows * channels);
         gemm_from(products, &mut made, rows, filters, fill);
-        super::elementwise::accumulate(dx, tensor(x.shape(), made))
+        Cpu { products }.accumulate(dx, tensor(x.shape(), made))
     } else {
         let (dx, _) = overwritten(OP, dx, x.shape())?;
         gemm_from(products, dx, rows, filters, fill);

@@ -1,9 +1,10 @@
 //! Table look-ups and their scatter.
 
+use super::Cpu;
 use super::memory::Memory;
 use super::parallel::over_rows;
 use super::storage::{accumulator, f32s, i32s, tensor};
-use crate::backend::{Error, Result, Slot};
+use crate::backend::{Embedding, EmbeddingBackward, Error, Result, Slot};
 use crate::tensor::Tensor;
 
 const OP: &str = "embedding";
@@ -22,33 +23,46 @@ pub(super) fn check_indices(op: &'static str, index: &[i32], bound: usize) -> Re
     }
 }
 
-pub(super) fn forward(
-    table: &Tensor,
-    positions: &Tensor,
-    ids: &Tensor,
-    pos: &Tensor,
-) -> Result<Tensor> {
-    let width = table.width();
-    let (ids, pos) = (i32s(OP, ids)?, i32s(OP, pos)?);
-    check_indices(OP, ids, table.rows())?;
-    check_indices(OP, pos, positions.rows())?;
-    let (table, positions) = (f32s(OP, table)?, f32s(OP, positions)?);
-    let mut y = Memory::stale(ids.len() * width);
-    over_rows(
-        &mut y,
-        width,
-        #[inline(always)]
-        |first, y| {
-            for (r, y) in y.chunks_exact_mut(width).enumerate() {
-                let token = &table[ids[first + r] as usize * width..][..width];
-                let position = &positions[pos[first + r] as usize * width..][..width];
-                for ((y, t), p) in y.iter_mut().zip(token).zip(position) {
-                    *y = t + p;
+impl Embedding for Cpu {
+    fn embedding(
+        &self,
+        table: &Tensor,
+        positions: &Tensor,
+        ids: &Tensor,
+        pos: &Tensor,
+    ) -> Result<Tensor> {
+        let width = table.width();
+        let (ids, pos) = (i32s(OP, ids)?, i32s(OP, pos)?);
+        check_indices(OP, ids, table.rows())?;
+        check_indices(OP, pos, positions.rows())?;
+        let (table, positions) = (f32s(OP, table)?, f32s(OP, positions)?);
+        let mut y = Memory::stale(ids.len() * width);
+        over_rows(
+            &mut y,
+            width,
+            #[inline(always)]
+            |first, y| {
+                for (r, y) in y.chunks_exact_mut(width).enumerate() {
+                    let token = &table[ids[first + r] as usize * width..][..width];
+                    let position = &positions[pos[first + r] as usize * width..][..width];
+                    for ((y, t), p) in y.iter_mut().zip(token).zip(position) {
+                        *y = t + p;
+                    }
                 }
-            }
-        },
-    );
-    Ok(tensor(&[ids.len(), width], y))
+            },
+        );
+        Ok(tensor(&[ids.len(), width], y))
+    }
+
+    fn embedding_backward(
+        &self,
+        of: EmbeddingBackward,
+        dtable: Slot,
+        dpositions: Slot,
+    ) -> Result<()> {
+        scatter(of.dy, of.ids, of.vocab, dtable)?;
+        scatter(of.dy, of.pos, of.context, dpositions)
+    }
 }
 
 /// d[index_r] += dy_r for all r in order, into a table of `rows` rows.

@@ -1,11 +1,12 @@
 //! y = act(x Wᵀ + b) + residual.
 
-use super::gemm::{Products, View, gemm, gemm_then};
+use super::Cpu;
+use super::gemm::{View, gemm, gemm_then};
 use super::math;
 use super::memory::Memory;
 use super::parallel::{Disjoint, column_sums, over_rows};
 use super::storage::{accumulator, f32s, overwritten, tensor};
-use crate::backend::{Activation, Linear, Result, Slot};
+use crate::backend::{Activation, Linear, LinearBackward, LinearOutput, Result, Slot};
 use crate::tensor::Tensor;
 
 const OP: &str = "linear";
@@ -57,183 +58,139 @@ fn activate_backward(act: Activation, pre: &[f32], dy: &[f32], dpre: &mut [f32])
     }
 }
 
-pub(super) fn forward(
-    products: Products,
-    x: &Tensor,
-    w: &Tensor,
-    b: Option<&Tensor>,
-    residual: Option<&Tensor>,
-    act: Activation,
-    keep_pre: bool,
-) -> Result<Linear> {
-    let (rows, inner, out) = (x.rows(), x.width(), w.rows());
-    let bias = b.map(|b| f32s(OP, b)).transpose()?;
-    let residual = residual.map(|r| f32s(OP, r)).transpose()?;
-    let (xs, ws) = (
-        View::new(f32s(OP, x)?, rows, inner),
-        View::new(f32s(OP, w)?, out, inner).t(),
-    );
-    let mut y = Memory::stale(rows * out);
-    if act == Activation::None || !keep_pre {
+impl Linear for Cpu {
+    fn linear(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        b: Option<&Tensor>,
+        residual: Option<&Tensor>,
+        act: Activation,
+        keep_pre: bool,
+    ) -> Result<LinearOutput> {
+        let (rows, inner, out) = (x.rows(), x.width(), w.rows());
+        let bias = b.map(|b| f32s(OP, b)).transpose()?;
+        let residual = residual.map(|r| f32s(OP, r)).transpose()?;
+        let (xs, ws) = (
+            View::new(f32s(OP, x)?, rows, inner),
+            View::new(f32s(OP, w)?, out, inner).t(),
+        );
+        let mut y = Memory::stale(rows * out);
+        if act == Activation::None || !keep_pre {
+            gemm_then(
+                self.products,
+                &mut y,
+                false,
+                xs,
+                ws,
+                #[inline(always)]
+                |row, col, part| {
+                    plus(part, bias, col);
+                    activate_in_place(act, part);
+                    plus(part, residual, row * out + col);
+                },
+            );
+            return Ok(LinearOutput {
+                y: tensor(&[rows, out], y),
+                pre: None,
+            });
+        }
+        let mut pre = Memory::stale(rows * out);
+        let at = Disjoint(y.as_mut_ptr());
         gemm_then(
-            products,
-            &mut y,
+            self.products,
+            &mut pre,
             false,
             xs,
             ws,
             #[inline(always)]
             |row, col, part| {
                 plus(part, bias, col);
-                activate_in_place(act, part);
-                plus(part, residual, row * out + col);
+                // SAFETY: `y` has the shape of `pre`, whose parts are disjoint.
+                let y =
+                    unsafe { std::slice::from_raw_parts_mut(at.at(row * out + col), part.len()) };
+                y.copy_from_slice(part);
+                activate_in_place(act, y);
+                plus(y, residual, row * out + col);
             },
         );
-        return Ok(Linear {
+        Ok(LinearOutput {
             y: tensor(&[rows, out], y),
-            pre: None,
-        });
+            pre: Some(tensor(&[rows, out], pre)),
+        })
     }
-    let mut pre = Memory::stale(rows * out);
-    let at = Disjoint(y.as_mut_ptr());
-    gemm_then(
-        products,
-        &mut pre,
-        false,
-        xs,
-        ws,
-        #[inline(always)]
-        |row, col, part| {
-            plus(part, bias, col);
-            // SAFETY: `y` has the shape of `pre`, whose parts are disjoint.
-            let y = unsafe { std::slice::from_raw_parts_mut(at.at(row * out + col), part.len()) };
-            y.copy_from_slice(part);
-            activate_in_place(act, y);
-            plus(y, residual, row * out + col);
-        },
-    );
-    Ok(Linear {
-        y: tensor(&[rows, out], y),
-        pre: Some(tensor(&[rows, out], pre)),
-    })
-}
 
-pub(super) fn activate(pre: &Tensor, act: Activation) -> Result<Tensor> {
-    let x = f32s(OP, pre)?;
-    let mut y = Memory::stale(x.len());
-    over_rows(
-        &mut y,
-        pre.width(),
-        #[inline(always)]
-        |first, y| {
-            y.copy_from_slice(&x[first * pre.width()..][..y.len()]);
-            activate_in_place(act, y);
-        },
-    );
-    Ok(tensor(pre.shape(), y))
-}
-
-pub(super) fn backward(
-    products: Products,
-    dy: &Tensor,
-    x: &Tensor,
-    w: &Tensor,
-    pre: Option<&Tensor>,
-    act: Activation,
-    dx: Slot,
-    dw: Slot,
-    db: Slot,
-) -> Result<()> {
-    let (rows, inner, out) = (x.rows(), x.width(), w.rows());
-    let dy = f32s(OP, dy)?;
-    let dpre_storage;
-    let dpre = match pre {
-        None => dy,
-        Some(pre) => {
-            let pre = f32s(OP, pre)?;
-            let mut dpre = Memory::stale(rows * out);
-            over_rows(
-                &mut dpre,
-                out,
+    fn linear_backward(&self, of: LinearBackward, dx: Slot, dw: Slot, db: Slot) -> Result<()> {
+        let LinearBackward { dy, x, w, pre, act } = of;
+        let (rows, inner, out) = (x.rows(), x.width(), w.rows());
+        let dy = f32s(OP, dy)?;
+        let dpre_storage;
+        let dpre = match pre {
+            None => dy,
+            Some(pre) => {
+                let pre = f32s(OP, pre)?;
+                let mut dpre = Memory::stale(rows * out);
+                over_rows(
+                    &mut dpre,
+                    out,
+                    #[inline(always)]
+                    |first, dpre| {
+                        let at = first * out..first * out + dpre.len();
+                        activate_backward(act, &pre[at.clone()], &dy[at], dpre);
+                    },
+                );
+                dpre_storage = dpre;
+                &dpre_storage
+            }
+        };
+        let d = View::new(dpre, rows, out);
+        if let Some(dx) = dx {
+            let (dx, add) = overwritten(OP, dx, x.shape())?;
+            gemm(
+                self.products,
+                dx,
+                add,
+                d,
+                View::new(f32s(OP, w)?, out, inner),
+            );
+        }
+        if let Some(dw) = dw {
+            let (dw, add) = overwritten(OP, dw, w.shape())?;
+            gemm(
+                self.products,
+                dw,
+                add,
+                d.t(),
+                View::new(f32s(OP, x)?, rows, inner),
+            );
+        }
+        if let Some(db) = db {
+            column_sums(
+                rows,
+                accumulator(OP, db, &[out])?,
                 #[inline(always)]
-                |first, dpre| {
-                    let at = first * out..first * out + dpre.len();
-                    activate_backward(act, &pre[at.clone()], &dy[at], dpre);
+                |r, sum| {
+                    for (s, d) in sum.iter_mut().zip(&dpre[r * out..]) {
+                        *s += d;
+                    }
                 },
             );
-            dpre_storage = dpre;
-            &dpre_storage
         }
-    };
-    let d = View::new(dpre, rows, out);
-    if let Some(dx) = dx {
-        let (dx, add) = overwritten(OP, dx, x.shape())?;
-        gemm(products, dx, add, d, View::new(f32s(OP, w)?, out, inner));
+        Ok(())
     }
-    if let Some(dw) = dw {
-        let (dw, add) = overwritten(OP, dw, w.shape())?;
-        gemm(
-            products,
-            dw,
-            add,
-            d.t(),
-            View::new(f32s(OP, x)?, rows, inner),
-        );
-    }
-    if let Some(db) = db {
-        column_sums(
-            rows,
-            accumulator(OP, db, &[out])?,
+
+    fn activate(&self, pre: &Tensor, act: Activation) -> Result<Tensor> {
+        let x = f32s(OP, pre)?;
+        let mut y = Memory::stale(x.len());
+        over_rows(
+            &mut y,
+            pre.width(),
             #[inline(always)]
-            |r, sum| {
-                for (s, d) in sum.iter_mut().zip(&dpre[r * out..]) {
-                    *s += d;
-                }
+            |first, y| {
+                y.copy_from_slice(&x[first * pre.width()..][..y.len()]);
+                activate_in_place(act, y);
             },
         );
+        Ok(tensor(pre.shape(), y))
     }
-    Ok(())
-}
-
-pub(super) fn matmul(products: Products, x: &Tensor, p: &Tensor) -> Result<Tensor> {
-    let (rows, inner, out) = (x.rows(), x.width(), p.width());
-    let mut y = Memory::stale(rows * out);
-    let (x, p) = (
-        View::new(f32s(OP, x)?, rows, inner),
-        View::new(f32s(OP, p)?, inner, out),
-    );
-    gemm(products, &mut y, false, x, p);
-    Ok(tensor(&[rows, out], y))
-}
-
-pub(super) fn matmul_backward(
-    products: Products,
-    dy: &Tensor,
-    x: &Tensor,
-    p: &Tensor,
-    dx: Slot,
-    dp: Slot,
-) -> Result<()> {
-    let (rows, inner, out) = (x.rows(), x.width(), p.width());
-    let dy = View::new(f32s(OP, dy)?, rows, out);
-    if let Some(dx) = dx {
-        let (dx, add) = overwritten(OP, dx, x.shape())?;
-        gemm(
-            products,
-            dx,
-            add,
-            dy,
-            View::new(f32s(OP, p)?, inner, out).t(),
-        );
-    }
-    if let Some(dp) = dp {
-        let (dp, add) = overwritten(OP, dp, p.shape())?;
-        gemm(
-            products,
-            dp,
-            add,
-            View::new(f32s(OP, x)?, rows, inner).t(),
-            dy,
-        );
-    }
-    Ok(())
 }

@@ -4,49 +4,44 @@
 //! Tasks are blocks of rows, cut by the shape alone, and a row's tiles are met from left to right,
 //! so every sum has one order whatever the number of threads.
 
-mod backward;
-mod curvature;
-
-pub(super) use backward::backward;
-pub(super) use curvature::curvature;
-
+use super::Cpu;
 use super::gemm::{View, gemm_serial};
 use super::math::{exp, max, sum};
 use super::memory::Memory;
 use super::parallel::{one_by_one, vectorised};
 use super::storage::{f32s, tensor};
-use crate::backend::{Pair, Relation, Result, RowStats, shape_error};
+use crate::backend::{Logits, Pair, Relation, Result, RowStats, shape_error};
 use rayon::prelude::*;
 use std::ops::Range;
 
-const OP: &str = "relation";
+pub(super) const OP: &str = "relation";
 
 /// Columns of a tile. Two tiles (student's, teacher's) of the largest row block make 1 MiB: they
 /// stay in the second-level cache, and packing the columns is paid for by many rows.
-const TILE: usize = 512;
+pub(super) const TILE: usize = 512;
 
 /// Partial sums of a reduction; see `math`.
 const LANES: usize = 16;
 
 /// Rows of one task: few enough to feed a few dozen cores at a batch of 1024, many enough to
 /// amortise packing the columns at large ones.
-fn row_block(n: usize) -> usize {
+pub(super) fn row_block(n: usize) -> usize {
     (n / 16).next_multiple_of(16).clamp(32, 256)
 }
 
 /// A [`Relation`]'s memory.
 #[derive(Clone, Copy)]
-struct Operands<'a> {
-    x: &'a [f32],
-    y: &'a [f32],
-    n: usize,
-    m: usize,
-    width: usize,
-    scale: f32,
+pub(super) struct Operands<'a> {
+    pub(super) x: &'a [f32],
+    pub(super) y: &'a [f32],
+    pub(super) n: usize,
+    pub(super) m: usize,
+    pub(super) width: usize,
+    pub(super) scale: f32,
 }
 
 impl<'a> Operands<'a> {
-    fn new(r: &'a Relation) -> Result<Self> {
+    pub(super) fn new(r: &'a Logits) -> Result<Self> {
         let (xs, ys) = (r.x.shape(), r.y.shape());
         if xs.len() != 2 || ys.len() != 2 || xs[1] != ys[1] || r.scale.len() != 1 {
             let detail = format!("x {xs:?}, y {ys:?}, scale {:?}", r.scale.shape());
@@ -62,23 +57,23 @@ impl<'a> Operands<'a> {
         })
     }
 
-    fn x_rows(&self, rows: &Range<usize>) -> View<'a> {
+    pub(super) fn x_rows(&self, rows: &Range<usize>) -> View<'a> {
         View::new(&self.x[rows.start * self.width..], rows.len(), self.width)
     }
 
-    fn y_rows(&self, cols: &Range<usize>) -> View<'a> {
+    pub(super) fn y_rows(&self, cols: &Range<usize>) -> View<'a> {
         View::new(&self.y[cols.start * self.width..], cols.len(), self.width)
     }
 
     /// The cosines x_i·y_j of a tile, row-major into the front of `out`.
-    fn cosines(&self, rows: &Range<usize>, cols: &Range<usize>, out: &mut [f32]) {
+    pub(super) fn cosines(&self, rows: &Range<usize>, cols: &Range<usize>, out: &mut [f32]) {
         let out = &mut out[..rows.len() * cols.len()];
         gemm_serial(out, false, 1.0, self.x_rows(rows), self.y_rows(cols).t());
     }
 }
 
 /// Student and teacher of a [`Pair`], checked against each other.
-fn operands(pair: &Pair) -> Result<(Operands<'_>, Option<Operands<'_>>)> {
+pub(super) fn operands(pair: &Pair) -> Result<(Operands<'_>, Option<Operands<'_>>)> {
     let student = Operands::new(&pair.student)?;
     let teacher = pair.teacher.as_ref().map(Operands::new).transpose()?;
     match &teacher {
@@ -98,7 +93,7 @@ fn operands(pair: &Pair) -> Result<(Operands<'_>, Option<Operands<'_>>)> {
 }
 
 /// What of a tile's row takes part: all of it, or the two sides of the left-out diagonal.
-fn segments(i: usize, cols: &Range<usize>, skip_diagonal: bool) -> [Range<usize>; 2] {
+pub(super) fn segments(i: usize, cols: &Range<usize>, skip_diagonal: bool) -> [Range<usize>; 2] {
     if skip_diagonal && cols.contains(&i) {
         [0..i - cols.start, i - cols.start + 1..cols.len()]
     } else {
@@ -254,62 +249,64 @@ fn absorb_tile(
     }
 }
 
-/// Statistics of every row of `pair`.
-pub(super) fn forward(pair: &Pair) -> Result<RowStats> {
-    let (student, teacher) = operands(pair)?;
-    let (n, m, skip) = (student.n, student.m, pair.skip_diagonal);
-    // Per row: the student's softmax, the teacher's, the value.
-    let mut stats = vec![[0.0f32; 5]; n];
-    let block = row_block(n);
-    // A row without candidates (a lone anchor without its diagonal) knows nothing: all zero.
-    let candidates = if skip && n <= m {
-        m.saturating_sub(1)
-    } else {
-        m
-    };
-    if candidates > 0 {
-        one_by_one(stats.par_chunks_mut(block).enumerate()).for_each(|(k, out)| {
-            let rows = k * block..k * block + out.len();
-            let area = out.len() * TILE.min(m);
-            let mut a = Memory::stale(area);
-            let mut b = Memory::stale(if teacher.is_some() { area } else { 0 });
-            let mut state = vec![Row::EMPTY; out.len()];
-            for start in (0..m).step_by(TILE) {
-                let cols = start..m.min(start + TILE);
-                student.cosines(&rows, &cols, &mut a);
-                if let Some(t) = &teacher {
-                    t.cosines(&rows, &cols, &mut b);
+impl Relation for Cpu {
+    /// Statistics of every row of `pair`.
+    fn relation(&self, pair: &Pair) -> Result<RowStats> {
+        let (student, teacher) = operands(pair)?;
+        let (n, m, skip) = (student.n, student.m, pair.skip_diagonal);
+        // Per row: the student's softmax, the teacher's, the value.
+        let mut stats = vec![[0.0f32; 5]; n];
+        let block = row_block(n);
+        // A row without candidates (a lone anchor without its diagonal) knows nothing: all zero.
+        let candidates = if skip && n <= m {
+            m.saturating_sub(1)
+        } else {
+            m
+        };
+        if candidates > 0 {
+            one_by_one(stats.par_chunks_mut(block).enumerate()).for_each(|(k, out)| {
+                let rows = k * block..k * block + out.len();
+                let area = out.len() * TILE.min(m);
+                let mut a = Memory::stale(area);
+                let mut b = Memory::stale(if teacher.is_some() { area } else { 0 });
+                let mut state = vec![Row::EMPTY; out.len()];
+                for start in (0..m).step_by(TILE) {
+                    let cols = start..m.min(start + TILE);
+                    student.cosines(&rows, &cols, &mut a);
+                    if let Some(t) = &teacher {
+                        t.cosines(&rows, &cols, &mut b);
+                    }
+                    let b = &mut b;
+                    vectorised(
+                        #[inline(always)]
+                        || {
+                            let teacher = teacher.as_ref().map(|t| (t.scale, &mut b[..]));
+                            let student = (student.scale, &mut a[..]);
+                            absorb_tile(&mut state, rows.start, &cols, student, teacher, skip);
+                        },
+                    );
                 }
-                let b = &mut b;
-                vectorised(
-                    #[inline(always)]
-                    || {
-                        let teacher = teacher.as_ref().map(|t| (t.scale, &mut b[..]));
-                        let student = (student.scale, &mut a[..]);
-                        absorb_tile(&mut state, rows.start, &cols, student, teacher, skip);
-                    },
-                );
-            }
-            for (out, row) in out.iter_mut().zip(&state) {
-                let [max, inverse] = row.student.softmax();
-                *out = if teacher.is_some() {
-                    let [teacher_max, teacher_inverse] = row.teacher.softmax();
-                    let value = row.divergence() as f32;
-                    [max, inverse, teacher_max, teacher_inverse, value]
-                } else {
-                    // A − a_ii with the large parts subtracted first.
-                    let ce = f64::from(row.student.max) - f64::from(row.own);
-                    let value = (ce + row.student.sum.ln()) as f32;
-                    [max, inverse, 0.0, 0.0, value]
-                };
-            }
-        });
+                for (out, row) in out.iter_mut().zip(&state) {
+                    let [max, inverse] = row.student.softmax();
+                    *out = if teacher.is_some() {
+                        let [teacher_max, teacher_inverse] = row.teacher.softmax();
+                        let value = row.divergence() as f32;
+                        [max, inverse, teacher_max, teacher_inverse, value]
+                    } else {
+                        // A − a_ii with the large parts subtracted first.
+                        let ce = f64::from(row.student.max) - f64::from(row.own);
+                        let value = (ce + row.student.sum.ln()) as f32;
+                        [max, inverse, 0.0, 0.0, value]
+                    };
+                }
+            });
+        }
+        let column = |c: usize| stats.iter().map(move |s| s[c]);
+        let both = |c: usize| tensor(&[2, n], column(c).chain(column(c + 1)).collect::<Vec<_>>());
+        Ok(RowStats {
+            softmax: both(0),
+            teacher_softmax: teacher.map(|_| both(2)),
+            value: tensor(&[n], column(4).collect::<Vec<_>>()),
+        })
     }
-    let column = |c: usize| stats.iter().map(move |s| s[c]);
-    let both = |c: usize| tensor(&[2, n], column(c).chain(column(c + 1)).collect::<Vec<_>>());
-    Ok(RowStats {
-        softmax: both(0),
-        teacher_softmax: teacher.map(|_| both(2)),
-        value: tensor(&[n], column(4).collect::<Vec<_>>()),
-    })
 }

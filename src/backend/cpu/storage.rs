@@ -2,7 +2,8 @@
 
 use super::Cpu;
 use super::memory::Memory;
-use crate::backend::{Error, Grad, Result, shape_error};
+use super::weighted_sum::add_scaled;
+use crate::backend::{self, Error, Grad, Result, shape_error, unsupported};
 use crate::tensor::{DType, Storage, Tensor};
 use std::any::Any;
 use std::sync::Arc;
@@ -50,11 +51,7 @@ fn foreign(op: &'static str) -> Error {
 pub(super) fn f32s<'a>(op: &'static str, t: &'a Tensor) -> Result<&'a [f32]> {
     match t.storage().as_any().downcast_ref::<Buffer>() {
         Some(Buffer::F32(v)) => Ok(&v[..t.len()]),
-        Some(_) => Err(Error::DType {
-            op,
-            expected: DType::F32,
-            got: t.dtype(),
-        }),
+        Some(_) => Err(unsupported(Cpu::NAME, op, t.dtype(), t.shape(), "")),
         None => Err(foreign(op)),
     }
 }
@@ -78,11 +75,7 @@ pub(super) fn f32s_mut<'a>(op: &'static str, t: &'a mut Tensor) -> Result<&'a mu
     let storage = t.storage_mut().ok_or(Error::Shared { op })?;
     match storage.as_any_mut().downcast_mut::<Buffer>() {
         Some(Buffer::F32(v)) => Ok(&mut v[..len]),
-        Some(_) => Err(Error::DType {
-            op,
-            expected: DType::F32,
-            got: dtype,
-        }),
+        Some(_) => Err(unsupported(Cpu::NAME, op, dtype, &[len], "")),
         None => Err(foreign(op)),
     }
 }
@@ -137,4 +130,56 @@ pub(super) fn overwritten<'a>(
         *slot = Some(tensor(shape, Memory::stale(shape.iter().product())));
     }
     Ok((accumulator(op, slot, shape)?, add))
+}
+
+pub(super) fn checked(op: &'static str, shape: &[usize], len: usize) -> Result<()> {
+    if shape.iter().product::<usize>() != len {
+        return shape_error(op, format!("{len} values for shape {shape:?}"));
+    }
+    Ok(())
+}
+
+impl backend::Storage for Cpu {
+    fn upload(&self, shape: &[usize], data: &[f32]) -> Result<Tensor> {
+        checked("upload", shape, data.len())?;
+        Ok(tensor(shape, Memory::copy_of(data)))
+    }
+
+    fn upload_i32(&self, shape: &[usize], data: &[i32]) -> Result<Tensor> {
+        checked("upload_i32", shape, data.len())?;
+        Ok(tensor_i32(shape, data.to_vec()))
+    }
+
+    fn download(&self, tensor: &Tensor) -> Result<Vec<f32>> {
+        Ok(f32s("download", tensor)?.to_vec())
+    }
+
+    fn zeros(&self, shape: &[usize]) -> Result<Tensor> {
+        Ok(tensor(shape, Memory::zeros(shape.iter().product())))
+    }
+
+    fn copy(&self, from: &Tensor) -> Result<Tensor> {
+        let values = Memory::copy_of(f32s("copy", from)?);
+        Ok(tensor(from.shape(), values))
+    }
+
+    fn accumulate(&self, slot: &mut Grad, value: Tensor) -> Result<()> {
+        let Some(sum) = slot else {
+            *slot = Some(value);
+            return Ok(());
+        };
+        if sum.shape() != value.shape() {
+            return shape_error(
+                "accumulate",
+                format!("{:?} += {:?}", sum.shape(), value.shape()),
+            );
+        }
+        let shape = value.shape().to_vec();
+        let (sum, value) = (
+            accumulator("accumulate", slot, &shape)?,
+            f32s("accumulate", &value)?,
+        );
+        add_scaled(sum, value, 1.0);
+        Ok(())
+    }
 }

@@ -1,9 +1,9 @@
 //! AdamW over all parameters in one launch, and clamping.
 
 use super::device::{Address, Kernel, Launch};
-use super::storage::optional;
+use super::operand::optional;
 use super::{Gpu, spread};
-use crate::backend::{AdamWStep, AdamWTensor, Result, shape_error};
+use crate::backend::{AdamW, AdamWStep, AdamWTensor, Result, shape_error};
 use crate::tensor::{DType, Tensor};
 use bytemuck::{Pod, Zeroable};
 
@@ -42,7 +42,7 @@ struct Entry {
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct AdamW {
+struct Arguments {
     table: Address,
     numbers: Address,
     norm: Address,
@@ -54,98 +54,100 @@ struct AdamW {
     padding: u32,
 }
 
-pub(super) fn adamw(gpu: &Gpu, tensors: &mut [AdamWTensor], step: AdamWStep) -> Result<()> {
-    const OP: &str = "adamw";
-    if let Some(clip) = step.clip.filter(|clip| clip.norm.len() != 1) {
-        return shape_error(OP, format!("norm {:?}", clip.norm.shape()));
-    }
-    let (mut entries, mut grads, mut total) = (Vec::new(), Vec::new(), 0);
-    for tensor in tensors {
-        let n = tensor.param.len();
-        if [tensor.grad.len(), tensor.m.len(), tensor.v.len()] != [n; 3] {
-            let detail = format!(
-                "param {:?}, grad {:?}",
-                tensor.param.shape(),
-                tensor.grad.shape()
-            );
-            return shape_error(OP, detail);
+impl AdamW for Gpu {
+    fn adamw(&self, tensors: &mut [AdamWTensor], step: AdamWStep) -> Result<()> {
+        const OP: &str = "adamw";
+        if let Some(clip) = step.clip.filter(|clip| clip.norm.len() != 1) {
+            return shape_error(OP, format!("norm {:?}", clip.norm.shape()));
         }
-        if n == 0 {
-            continue;
+        let (mut entries, mut grads, mut total) = (Vec::new(), Vec::new(), 0);
+        for tensor in tensors {
+            let n = tensor.param.len();
+            if [tensor.grad.len(), tensor.m.len(), tensor.v.len()] != [n; 3] {
+                let detail = format!(
+                    "param {:?}, grad {:?}",
+                    tensor.param.shape(),
+                    tensor.grad.shape()
+                );
+                return shape_error(OP, detail);
+            }
+            if n == 0 {
+                continue;
+            }
+            let grad = self.read(OP, tensor.grad, DType::F32)?;
+            let (param, low) = self.write_both(OP, tensor.param)?;
+            entries.push(Entry {
+                param,
+                grad: grad.at(),
+                m: self.write(OP, tensor.m)?,
+                v: self.write(OP, tensor.v)?,
+                low,
+                n: n as i64,
+                first: chunks(&mut total, n),
+                weight_decay: tensor.weight_decay,
+                padding: 0,
+            });
+            grads.push(grad);
         }
-        let grad = gpu.read(OP, tensor.grad, DType::F32)?;
-        let (param, low) = gpu.write_both(OP, tensor.param)?;
-        entries.push(Entry {
-            param,
-            grad: grad.at(),
-            m: gpu.write(OP, tensor.m)?,
-            v: gpu.write(OP, tensor.v)?,
-            low,
-            n: n as i64,
-            first: chunks(&mut total, n),
-            weight_decay: tensor.weight_decay,
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let norm = step.clip.map(|clip| self.read(OP, clip.norm, DType::F32));
+        let norm = norm.transpose()?;
+        let t = step.step as i32;
+        let correction1 = 1.0 - f64::from(step.beta1).powi(t);
+        let correction2 = 1.0 - f64::from(step.beta2).powi(t);
+        let lr = f64::from(step.lr);
+        let numbers = [
+            step.lr,
+            (lr / correction1) as f32,
+            (1.0 / correction2.sqrt()) as f32,
+        ];
+        let numbers = self.input(bytemuck::cast_slice(&numbers))?;
+        let table = self.input(bytemuck::cast_slice(&entries))?;
+        let arguments = Arguments {
+            table: table.at(),
+            numbers: numbers.at(),
+            norm: optional(&norm),
+            count: entries.len() as i32,
+            beta1: step.beta1,
+            beta2: step.beta2,
+            eps: step.eps,
+            max_norm: step.clip.map_or(0.0, |clip| clip.max),
             padding: 0,
-        });
-        grads.push(grad);
+        };
+        let kernel = Kernel {
+            module: OP,
+            entry: "adamw_f32",
+        };
+        self.launch(kernel, launch(total), &arguments)
     }
-    if entries.is_empty() {
-        return Ok(());
-    }
-    let norm = step.clip.map(|clip| gpu.read(OP, clip.norm, DType::F32));
-    let norm = norm.transpose()?;
-    let t = step.step as i32;
-    let correction1 = 1.0 - f64::from(step.beta1).powi(t);
-    let correction2 = 1.0 - f64::from(step.beta2).powi(t);
-    let lr = f64::from(step.lr);
-    let numbers = [
-        step.lr,
-        (lr / correction1) as f32,
-        (1.0 / correction2.sqrt()) as f32,
-    ];
-    let numbers = gpu.input(bytemuck::cast_slice(&numbers))?;
-    let table = gpu.input(bytemuck::cast_slice(&entries))?;
-    let arguments = AdamW {
-        table: table.at(),
-        numbers: numbers.at(),
-        norm: optional(&norm),
-        count: entries.len() as i32,
-        beta1: step.beta1,
-        beta2: step.beta2,
-        eps: step.eps,
-        max_norm: step.clip.map_or(0.0, |clip| clip.max),
-        padding: 0,
-    };
-    let kernel = Kernel {
-        module: OP,
-        entry: "adamw_f32",
-    };
-    gpu.launch(kernel, launch(total), &arguments)
-}
 
-pub(super) fn clamp(gpu: &Gpu, x: &mut Tensor, low: f32, high: f32) -> Result<()> {
-    #[repr(C)]
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    struct Clamp {
-        x: Address,
-        n: i64,
-        low: f32,
-        high: f32,
+    fn clamp(&self, x: &mut Tensor, low: f32, high: f32) -> Result<()> {
+        #[repr(C)]
+        #[derive(Clone, Copy, Pod, Zeroable)]
+        struct Clamp {
+            x: Address,
+            n: i64,
+            low: f32,
+            high: f32,
+        }
+        let n = x.len();
+        let arguments = Clamp {
+            x: self.write("clamp", x)?,
+            n: n as i64,
+            low,
+            high,
+        };
+        let kernel = Kernel {
+            module: "adamw",
+            entry: "clamp_f32",
+        };
+        let launch = Launch {
+            grid: spread(n, 256 * 4),
+            block: 256,
+            shared: 0,
+        };
+        self.launch(kernel, launch, &arguments)
     }
-    let n = x.len();
-    let arguments = Clamp {
-        x: gpu.write("clamp", x)?,
-        n: n as i64,
-        low,
-        high,
-    };
-    let kernel = Kernel {
-        module: "adamw",
-        entry: "clamp_f32",
-    };
-    let launch = Launch {
-        grid: spread(n, 256 * 4),
-        block: 256,
-        shared: 0,
-    };
-    gpu.launch(kernel, launch, &arguments)
 }

@@ -2,8 +2,8 @@
 
 use super::Gpu;
 use super::device::{Address, Kernel, Launch};
-use super::storage::done;
-use crate::backend::{Result, Segments, Slot, shape_error};
+use super::operand::done;
+use crate::backend::{Attention, AttentionBackward, Op, Result, Segments, Slot};
 use crate::tensor::{DType, Tensor};
 use bytemuck::{Pod, Zeroable};
 
@@ -36,16 +36,21 @@ macro_rules! kernels {
     };
 }
 
-fn instance(dim: usize, dtype: DType) -> Result<Instance> {
-    Ok(match (dim, dtype) {
+/// Whether the tiles have room for a head, and for which.
+pub(super) fn limit(shape: &[usize]) -> (bool, &'static str) {
+    let fits = shape.last().is_none_or(|&columns| columns <= 128);
+    (fits, "heads of at most 128 columns")
+}
+
+fn instance(dim: usize, dtype: DType) -> Instance {
+    match (dim, dtype) {
         (0..=32, DType::BF16) => kernels!("32_bf16", 64, 64, 32, BF16),
         (33..=64, DType::BF16) => kernels!("64_bf16", 64, 64, 64, BF16),
-        (65..=128, DType::BF16) => kernels!("128_bf16", 64, 64, 128, BF16),
+        (_, DType::BF16) => kernels!("128_bf16", 64, 64, 128, BF16),
         (0..=32, _) => kernels!("32_f32", 64, 32, 36, F32),
         (33..=64, _) => kernels!("64_f32", 64, 32, 68, F32),
-        (65..=128, _) => kernels!("128_f32", 32, 16, 132, F32),
-        _ => return shape_error(OP, format!("heads of {dim} columns: at most 128 fit")),
-    })
+        _ => kernels!("128_f32", 32, 16, 132, F32),
+    }
 }
 
 impl Instance {
@@ -111,76 +116,79 @@ struct Backward {
     padding: u32,
 }
 
-pub(super) fn forward(
-    gpu: &Gpu,
-    qkv: &Tensor,
-    segments: &Segments,
-    heads: usize,
-    causal: bool,
-) -> Result<(Tensor, Tensor)> {
-    let (total, width, dtype) = (segments.total(), qkv.width() / 3, gpu.activations());
-    let dim = width / heads;
-    let instance = instance(dim, dtype)?;
-    let qkv = gpu.read(OP, qkv, dtype)?;
-    let offsets = gpu.read_index(OP, segments.device(), total + 1)?;
-    let (out, out_at) = gpu.empty(&[total, width], dtype)?;
-    let (lse, lse_at) = gpu.empty(&[heads, total], DType::F32)?;
-    let arguments = Forward {
-        qkv: qkv.at(),
-        offsets,
-        out: out_at,
-        lse: lse_at,
-        total: total as i32,
-        segments: segments.count() as i32,
-        heads: heads as i32,
-        dim: dim as i32,
-        causal: causal.into(),
-        scale: 1.0 / (dim as f32).sqrt(),
-    };
-    let launch = instance.launch(1, segments, heads);
-    gpu.launch(kernel(instance.forward), launch, &arguments)?;
-    Ok((out, lse))
-}
+impl Attention for Gpu {
+    fn attention(
+        &self,
+        qkv: &Tensor,
+        segments: &Segments,
+        heads: usize,
+        causal: bool,
+    ) -> Result<(Tensor, Tensor)> {
+        let (total, width, dtype) = (segments.total(), qkv.width() / 3, self.activations());
+        let dim = width / heads;
+        self.check_size(Op::Attention, &[total, heads, dim])?;
+        let instance = instance(dim, dtype);
+        let qkv = self.read(OP, qkv, dtype)?;
+        let offsets = self.read_index(OP, segments.device(), total + 1)?;
+        let (out, out_at) = self.empty(&[total, width], dtype)?;
+        let (lse, lse_at) = self.empty(&[heads, total], DType::F32)?;
+        let arguments = Forward {
+            qkv: qkv.at(),
+            offsets,
+            out: out_at,
+            lse: lse_at,
+            total: total as i32,
+            segments: segments.count() as i32,
+            heads: heads as i32,
+            dim: dim as i32,
+            causal: causal.into(),
+            scale: 1.0 / (dim as f32).sqrt(),
+        };
+        let launch = instance.launch(1, segments, heads);
+        self.launch(kernel(instance.forward), launch, &arguments)?;
+        Ok((out, lse))
+    }
 
-pub(super) fn backward(
-    gpu: &Gpu,
-    dout: &Tensor,
-    qkv: &Tensor,
-    out: &Tensor,
-    lse: &Tensor,
-    segments: &Segments,
-    heads: usize,
-    causal: bool,
-    dqkv: Slot,
-) -> Result<()> {
-    let (total, width, dtype) = (segments.total(), qkv.width() / 3, gpu.activations());
-    let dim = width / heads;
-    let instance = instance(dim, dtype)?;
-    let Some(target) = gpu.target(OP, dqkv, qkv.shape(), dtype)? else {
-        return Ok(());
-    };
-    let (dout, out) = (gpu.read(OP, dout, dtype)?, gpu.read(OP, out, dtype)?);
-    let (qkv, lse) = (gpu.read(OP, qkv, dtype)?, gpu.read(OP, lse, DType::F32)?);
-    let delta = gpu.allocate(heads * total * 4)?;
-    let arguments = Backward {
-        dout: dout.at(),
-        qkv: qkv.at(),
-        offsets: gpu.read_index(OP, segments.device(), total + 1)?,
-        out: out.at(),
-        lse: lse.at(),
-        delta: delta.at(),
-        dqkv: target.at(),
-        total: total as i32,
-        segments: segments.count() as i32,
-        heads: heads as i32,
-        dim: dim as i32,
-        causal: causal.into(),
-        scale: 1.0 / (dim as f32).sqrt(),
-        add: target.add().into(),
-        padding: 0,
-    };
-    let launch = instance.launch(2, segments, heads);
-    gpu.launch(kernel(instance.queries), launch, &arguments)?;
-    gpu.launch(kernel(instance.keys), launch, &arguments)?;
-    done(gpu, [Some(target)])
+    fn attention_backward(&self, of: AttentionBackward, dqkv: Slot) -> Result<()> {
+        let AttentionBackward {
+            dout,
+            qkv,
+            out,
+            lse,
+            segments,
+            heads,
+            causal,
+        } = of;
+        let (total, width, dtype) = (segments.total(), qkv.width() / 3, self.activations());
+        let dim = width / heads;
+        self.check_size(Op::Attention, &[total, heads, dim])?;
+        let instance = instance(dim, dtype);
+        let Some(target) = self.target(OP, dqkv, qkv.shape(), dtype)? else {
+            return Ok(());
+        };
+        let (dout, out) = (self.read(OP, dout, dtype)?, self.read(OP, out, dtype)?);
+        let (qkv, lse) = (self.read(OP, qkv, dtype)?, self.read(OP, lse, DType::F32)?);
+        let delta = self.allocate(heads * total * 4)?;
+        let arguments = Backward {
+            dout: dout.at(),
+            qkv: qkv.at(),
+            offsets: self.read_index(OP, segments.device(), total + 1)?,
+            out: out.at(),
+            lse: lse.at(),
+            delta: delta.at(),
+            dqkv: target.at(),
+            total: total as i32,
+            segments: segments.count() as i32,
+            heads: heads as i32,
+            dim: dim as i32,
+            causal: causal.into(),
+            scale: 1.0 / (dim as f32).sqrt(),
+            add: target.add().into(),
+            padding: 0,
+        };
+        let launch = instance.launch(2, segments, heads);
+        self.launch(kernel(instance.queries), launch, &arguments)?;
+        self.launch(kernel(instance.keys), launch, &arguments)?;
+        done(self, [Some(target)])
+    }
 }

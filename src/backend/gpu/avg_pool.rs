@@ -1,9 +1,9 @@
 //! Means over tiles of pixels.
 
 use super::device::{Address, Kernel, Launch};
-use super::storage::done;
+use super::operand::done;
 use super::{Gpu, instance, spread};
-use crate::backend::{Result, Slot, shape_error};
+use crate::backend::{AvgPool, Op, Result, Slot, shape_error};
 use crate::tensor::{DType, Tensor};
 use bytemuck::{Pod, Zeroable};
 
@@ -11,7 +11,7 @@ const OP: &str = "avg_pool";
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct AvgPool {
+struct Arguments {
     from: Address,
     to: Address,
     rows: i32,
@@ -32,12 +32,7 @@ fn run(
     add: bool,
 ) -> Result<()> {
     let units = batch * height * width * channels.div_ceil(16 / gpu.activations().size());
-    // The kernel counts them in 32 bits, its grid's step added.
-    if units >= 1 << 31 {
-        let shape = [batch, height, width, channels];
-        return shape_error(OP, format!("{shape:?} is too large"));
-    }
-    let arguments = AvgPool {
+    let arguments = Arguments {
         from,
         to,
         rows: (batch * height) as i32,
@@ -55,6 +50,15 @@ fn run(
     gpu.launch(kernel, launch, &arguments)
 }
 
+/// Whether the kernels, which count units of 16 bytes in 32 bits, can count such images, and which they can.
+pub(super) fn limit(shape: &[usize]) -> (bool, &'static str) {
+    let fits = match *shape {
+        [batch, height, width, channels] => batch * height * width * channels.div_ceil(4) < 1 << 31,
+        _ => true,
+    };
+    (fits, "fewer than 2^31 times 4 elements")
+}
+
 fn pooled(shape: &[usize], size: usize) -> Result<[usize; 4]> {
     match *shape {
         [batch, height, width, channels] => Ok([batch, height / size, width / size, channels]),
@@ -62,30 +66,28 @@ fn pooled(shape: &[usize], size: usize) -> Result<[usize; 4]> {
     }
 }
 
-pub(super) fn forward(gpu: &Gpu, x: &Tensor, size: usize) -> Result<Tensor> {
-    let dtype = gpu.activations();
-    let shape = pooled(x.shape(), size)?;
-    let x = gpu.read(OP, x, dtype)?;
-    let (y, y_at) = gpu.empty(&shape, dtype)?;
-    let kernel = instance!("avg_pool", "avg_pool", dtype);
-    run(gpu, kernel, [x.at(), y_at], shape, size, false)?;
-    Ok(y)
-}
-
-pub(super) fn backward(
-    gpu: &Gpu,
-    dy: &Tensor,
-    shape: &[usize],
-    size: usize,
-    dx: Slot,
-) -> Result<()> {
-    let dtype: DType = gpu.activations();
-    let y_shape = pooled(shape, size)?;
-    let dy = gpu.read(OP, dy, dtype)?;
-    let dx = gpu.target(OP, dx, shape, dtype)?;
-    if let Some(dx) = &dx {
-        let kernel = instance!("avg_pool", "avg_pool_backward", dtype);
-        run(gpu, kernel, [dy.at(), dx.at()], y_shape, size, dx.add())?;
+impl AvgPool for Gpu {
+    fn avg_pool(&self, x: &Tensor, size: usize) -> Result<Tensor> {
+        let dtype = self.activations();
+        self.check_size(Op::AvgPool, x.shape())?;
+        let shape = pooled(x.shape(), size)?;
+        let x = self.read(OP, x, dtype)?;
+        let (y, y_at) = self.empty(&shape, dtype)?;
+        let kernel = instance!("avg_pool", "avg_pool", dtype);
+        run(self, kernel, [x.at(), y_at], shape, size, false)?;
+        Ok(y)
     }
-    done(gpu, [dx])
+
+    fn avg_pool_backward(&self, dy: &Tensor, shape: &[usize], size: usize, dx: Slot) -> Result<()> {
+        let dtype: DType = self.activations();
+        self.check_size(Op::AvgPool, shape)?;
+        let y_shape = pooled(shape, size)?;
+        let dy = self.read(OP, dy, dtype)?;
+        let dx = self.target(OP, dx, shape, dtype)?;
+        if let Some(dx) = &dx {
+            let kernel = instance!("avg_pool", "avg_pool_backward", dtype);
+            run(self, kernel, [dy.at(), dx.at()], y_shape, size, dx.add())?;
+        }
+        done(self, [dx])
+    }
 }

@@ -1,9 +1,11 @@
 //! Batch normalisation with the residual and the ReLU behind it.
 
 use super::device::{Address, Kernel, Launch};
-use super::storage::{done, optional, target_add, target_address};
+use super::operand::{done, optional, target_add, target_address};
 use super::{Gpu, instance};
-use crate::backend::{Moments, Result, Slot};
+use crate::backend::{
+    BatchNorm, BatchNormBackward, BatchNormForward, Moments, Result, Slot, Storage,
+};
 use crate::tensor::{DType, Tensor};
 use bytemuck::{Pod, Zeroable};
 
@@ -77,99 +79,195 @@ impl Split {
     }
 }
 
-pub(super) fn moments(gpu: &Gpu, x: &Tensor) -> Result<Moments> {
-    #[repr(C)]
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    struct Sums {
-        split: Split,
-        x: Address,
-        partials: Address,
+impl BatchNorm for Gpu {
+    fn batch_moments(&self, x: &Tensor) -> Result<Moments> {
+        #[repr(C)]
+        #[derive(Clone, Copy, Pod, Zeroable)]
+        struct Sums {
+            split: Split,
+            x: Address,
+            partials: Address,
+        }
+        #[repr(C)]
+        #[derive(Clone, Copy, Pod, Zeroable)]
+        struct Finish {
+            split: Split,
+            x: Address,
+            partials: Address,
+            mean: Address,
+            variance: Address,
+            chunks: i32,
+            unused: u32,
+        }
+        let (rows, width, dtype) = (x.rows(), x.width(), self.activations());
+        let split = Split::new(rows, width, dtype);
+        let x = self.read(OP, x, dtype)?;
+        let partials = self.allocate(split.partials())?;
+        let arguments = Sums {
+            split,
+            x: x.at(),
+            partials: partials.at(),
+        };
+        let kernel = instance!("batch_norm", "batch_moments", dtype);
+        self.launch(kernel, split.launch(dtype), &arguments)?;
+        let (mean, mean_at) = self.empty(&[width], DType::F32)?;
+        let (variance, variance_at) = self.empty(&[width], DType::F32)?;
+        let arguments = Finish {
+            split,
+            x: x.at(),
+            partials: partials.at(),
+            mean: mean_at,
+            variance: variance_at,
+            chunks: split.chunks() as i32,
+            unused: 0,
+        };
+        let kernel = instance!("batch_norm", "batch_moments_finish", dtype);
+        self.launch(kernel, split.finish(), &arguments)?;
+        Ok(Moments { mean, variance })
     }
-    #[repr(C)]
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    struct Finish {
-        split: Split,
-        x: Address,
-        partials: Address,
-        mean: Address,
-        variance: Address,
-        chunks: i32,
-        unused: u32,
-    }
-    let (rows, width, dtype) = (x.rows(), x.width(), gpu.activations());
-    let split = Split::new(rows, width, dtype);
-    let x = gpu.read(OP, x, dtype)?;
-    let partials = gpu.allocate(split.partials())?;
-    let arguments = Sums {
-        split,
-        x: x.at(),
-        partials: partials.at(),
-    };
-    let kernel = instance!("batch_norm", "batch_moments", dtype);
-    gpu.launch(kernel, split.launch(dtype), &arguments)?;
-    let (mean, mean_at) = gpu.empty(&[width], DType::F32)?;
-    let (variance, variance_at) = gpu.empty(&[width], DType::F32)?;
-    let arguments = Finish {
-        split,
-        x: x.at(),
-        partials: partials.at(),
-        mean: mean_at,
-        variance: variance_at,
-        chunks: split.chunks() as i32,
-        unused: 0,
-    };
-    let kernel = instance!("batch_norm", "batch_moments_finish", dtype);
-    gpu.launch(kernel, split.finish(), &arguments)?;
-    Ok(Moments { mean, variance })
-}
 
-pub(super) fn forward(
-    gpu: &Gpu,
-    x: &Tensor,
-    gamma: &Tensor,
-    beta: &Tensor,
-    moments: &Moments,
-    eps: f32,
-    residual: Option<&Tensor>,
-    relu: bool,
-) -> Result<Tensor> {
-    #[repr(C)]
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    struct BatchNorm {
-        split: Split,
-        x: Address,
-        gamma: Address,
-        beta: Address,
-        mean: Address,
-        variance: Address,
-        residual: Address,
-        y: Address,
-        eps: f32,
-        relu: u32,
+    fn batch_norm(&self, of: BatchNormForward) -> Result<Tensor> {
+        let BatchNormForward {
+            x,
+            gamma,
+            beta,
+            moments,
+            eps,
+            residual,
+            relu,
+        } = of;
+        #[repr(C)]
+        #[derive(Clone, Copy, Pod, Zeroable)]
+        struct Arguments {
+            split: Split,
+            x: Address,
+            gamma: Address,
+            beta: Address,
+            mean: Address,
+            variance: Address,
+            residual: Address,
+            y: Address,
+            eps: f32,
+            relu: u32,
+        }
+        let dtype = self.activations();
+        let split = Split::new(x.rows(), x.width(), dtype);
+        let residual = residual.map(|r| self.read(OP, r, dtype)).transpose()?;
+        let (y, y_at) = self.empty(x.shape(), dtype)?;
+        let f32s = |t| self.read(OP, t, DType::F32);
+        let (gamma, beta) = (f32s(gamma)?, f32s(beta)?);
+        let (mean, variance) = (f32s(&moments.mean)?, f32s(&moments.variance)?);
+        let x = self.read(OP, x, dtype)?;
+        let arguments = Arguments {
+            split,
+            x: x.at(),
+            gamma: gamma.at(),
+            beta: beta.at(),
+            mean: mean.at(),
+            variance: variance.at(),
+            residual: optional(&residual),
+            y: y_at,
+            eps,
+            relu: relu.into(),
+        };
+        let kernel = instance!("batch_norm", "batch_norm", dtype);
+        self.launch(kernel, split.launch(dtype), &arguments)?;
+        Ok(y)
     }
-    let dtype = gpu.activations();
-    let split = Split::new(x.rows(), x.width(), dtype);
-    let residual = residual.map(|r| gpu.read(OP, r, dtype)).transpose()?;
-    let (y, y_at) = gpu.empty(x.shape(), dtype)?;
-    let f32s = |t| gpu.read(OP, t, DType::F32);
-    let (gamma, beta) = (f32s(gamma)?, f32s(beta)?);
-    let (mean, variance) = (f32s(&moments.mean)?, f32s(&moments.variance)?);
-    let x = gpu.read(OP, x, dtype)?;
-    let arguments = BatchNorm {
-        split,
-        x: x.at(),
-        gamma: gamma.at(),
-        beta: beta.at(),
-        mean: mean.at(),
-        variance: variance.at(),
-        residual: optional(&residual),
-        y: y_at,
-        eps,
-        relu: relu.into(),
-    };
-    let kernel = instance!("batch_norm", "batch_norm", dtype);
-    gpu.launch(kernel, split.launch(dtype), &arguments)?;
-    Ok(y)
+
+    fn batch_norm_backward(
+        &self,
+        of: BatchNormBackward,
+        dx: Slot,
+        dgamma: Slot,
+        dbeta: Slot,
+        dresidual: Slot,
+    ) -> Result<()> {
+        let BatchNormBackward {
+            dy,
+            x,
+            y,
+            gamma,
+            moments,
+            eps,
+            of_batch,
+        } = of;
+        let (width, dtype) = (x.width(), self.activations());
+        let split = Split::new(x.rows(), width, dtype);
+        // What passed the ReLU is kept where the residual wants it, and then dx reads it in place of dy and y.
+        let passed = match (&dresidual, y) {
+            (Some(_), Some(_)) => Some(self.empty(x.shape(), dtype)?),
+            _ => None,
+        };
+        let g_at = passed.as_ref().map_or(0, |(_, at)| *at);
+        let f32s = |t| self.read(OP, t, DType::F32);
+        let (gamma_in, mean, variance) =
+            (f32s(gamma)?, f32s(&moments.mean)?, f32s(&moments.variance)?);
+        let (dy_in, x_in) = (self.read(OP, dy, dtype)?, self.read(OP, x, dtype)?);
+        let y = y.map(|y| self.read(OP, y, dtype)).transpose()?;
+        let partials = self.allocate(split.partials())?;
+        let arguments = Sums {
+            split,
+            dy: dy_in.at(),
+            x: x_in.at(),
+            y: optional(&y),
+            mean: mean.at(),
+            g: g_at,
+            partials: partials.at(),
+        };
+        let kernel = instance!("batch_norm", "batch_norm_sums", dtype);
+        self.launch(kernel, split.launch(dtype), &arguments)?;
+
+        let dgamma = self.target(OP, dgamma, gamma.shape(), DType::F32)?;
+        let dbeta = self.target(OP, dbeta, gamma.shape(), DType::F32)?;
+        let constants = self.allocate(3 * width * 4)?;
+        let arguments = SumsFinish {
+            split,
+            partials: partials.at(),
+            gamma: gamma_in.at(),
+            variance: variance.at(),
+            dgamma: target_address(&dgamma),
+            dbeta: target_address(&dbeta),
+            constants: constants.at(),
+            chunks: split.chunks() as i32,
+            eps,
+            add_dgamma: target_add(&dgamma),
+            add_dbeta: target_add(&dbeta),
+            of_batch: of_batch.into(),
+            unused: 0,
+        };
+        let kernel = Kernel {
+            module: OP,
+            entry: "batch_norm_sums_finish",
+        };
+        self.launch(kernel, split.finish(), &arguments)?;
+
+        let dx = self.target(OP, dx, x.shape(), dtype)?;
+        if let Some(dx) = &dx {
+            let (dy, y) = match g_at {
+                0 => (dy_in.at(), optional(&y)),
+                g => (g, 0),
+            };
+            let arguments = Backward {
+                split,
+                dy,
+                x: x_in.at(),
+                y,
+                mean: mean.at(),
+                constants: constants.at(),
+                dx: dx.at(),
+                add: dx.add().into(),
+                unused: 0,
+            };
+            let kernel = instance!("batch_norm", "batch_norm_backward", dtype);
+            self.launch(kernel, split.launch(dtype), &arguments)?;
+        }
+        if let Some(slot) = dresidual {
+            let g = passed.map_or_else(|| dy.clone(), |(g, _)| g);
+            self.accumulate(slot, g)?;
+        }
+        done(self, [dx, dgamma, dbeta])
+    }
 }
 
 #[repr(C)]
@@ -214,94 +312,4 @@ struct Backward {
     dx: Address,
     add: u32,
     unused: u32,
-}
-
-pub(super) fn backward(
-    gpu: &Gpu,
-    dy: &Tensor,
-    x: &Tensor,
-    y: Option<&Tensor>,
-    gamma: &Tensor,
-    moments: &Moments,
-    eps: f32,
-    of_batch: bool,
-    dx: Slot,
-    dgamma: Slot,
-    dbeta: Slot,
-    dresidual: Slot,
-) -> Result<()> {
-    let (width, dtype) = (x.width(), gpu.activations());
-    let split = Split::new(x.rows(), width, dtype);
-    // What passed the ReLU is kept where the residual wants it, and then dx reads it in place of dy and y.
-    let passed = match (&dresidual, y) {
-        (Some(_), Some(_)) => Some(gpu.empty(x.shape(), dtype)?),
-        _ => None,
-    };
-    let g_at = passed.as_ref().map_or(0, |(_, at)| *at);
-    let f32s = |t| gpu.read(OP, t, DType::F32);
-    let (gamma_in, mean, variance) = (f32s(gamma)?, f32s(&moments.mean)?, f32s(&moments.variance)?);
-    let (dy_in, x_in) = (gpu.read(OP, dy, dtype)?, gpu.read(OP, x, dtype)?);
-    let y = y.map(|y| gpu.read(OP, y, dtype)).transpose()?;
-    let partials = gpu.allocate(split.partials())?;
-    let arguments = Sums {
-        split,
-        dy: dy_in.at(),
-        x: x_in.at(),
-        y: optional(&y),
-        mean: mean.at(),
-        g: g_at,
-        partials: partials.at(),
-    };
-    let kernel = instance!("batch_norm", "batch_norm_sums", dtype);
-    gpu.launch(kernel, split.launch(dtype), &arguments)?;
-
-    let dgamma = gpu.target(OP, dgamma, gamma.shape(), DType::F32)?;
-    let dbeta = gpu.target(OP, dbeta, gamma.shape(), DType::F32)?;
-    let constants = gpu.allocate(3 * width * 4)?;
-    let arguments = SumsFinish {
-        split,
-        partials: partials.at(),
-        gamma: gamma_in.at(),
-        variance: variance.at(),
-        dgamma: target_address(&dgamma),
-        dbeta: target_address(&dbeta),
-        constants: constants.at(),
-        chunks: split.chunks() as i32,
-        eps,
-        add_dgamma: target_add(&dgamma),
-        add_dbeta: target_add(&dbeta),
-        of_batch: of_batch.into(),
-        unused: 0,
-    };
-    let kernel = Kernel {
-        module: OP,
-        entry: "batch_norm_sums_finish",
-    };
-    gpu.launch(kernel, split.finish(), &arguments)?;
-
-    let dx = gpu.target(OP, dx, x.shape(), dtype)?;
-    if let Some(dx) = &dx {
-        let (dy, y) = match g_at {
-            0 => (dy_in.at(), optional(&y)),
-            g => (g, 0),
-        };
-        let arguments = Backward {
-            split,
-            dy,
-            x: x_in.at(),
-            y,
-            mean: mean.at(),
-            constants: constants.at(),
-            dx: dx.at(),
-            add: dx.add().into(),
-            unused: 0,
-        };
-        let kernel = instance!("batch_norm", "batch_norm_backward", dtype);
-        gpu.launch(kernel, split.launch(dtype), &arguments)?;
-    }
-    if let Some(slot) = dresidual {
-        let g = passed.map_or_else(|| dy.clone(), |(g, _)| g);
-        gpu.add_into(slot, g)?;
-    }
-    done(gpu, [dx, dgamma, dbeta])
 }

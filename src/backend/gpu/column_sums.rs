@@ -1,7 +1,8 @@
 //! Sums over rows, in two stages of fixed order: partial sums of chunks of rows, then their sum.
 
 use super::device::{Address, Kernel, Launch};
-use super::storage::{Memory, Target};
+use super::memory::Memory;
+use super::operand::Target;
 use super::{Gpu, instance};
 use crate::backend::Result;
 use crate::tensor::DType;

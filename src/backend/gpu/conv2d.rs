@@ -1,9 +1,10 @@
 //! Convolutions. (Those of single pixels with stride 1 are linear layers: the operation runs them as such.)
 
 use super::device::{Address, Kernel, Launch};
-use super::storage::{Memory, Operand, Target, done};
+use super::memory::Memory;
+use super::operand::{Operand, Target, done};
 use super::{Gpu, instance, spread};
-use crate::backend::{Convolution, Result, Slot, shape_error};
+use crate::backend::{Conv2d, Convolution, Op, Result, Slot, shape_error};
 use crate::tensor::{DType, Tensor};
 use bytemuck::{Pod, Zeroable};
 
@@ -80,15 +81,19 @@ fn units<'a>(gpu: &Gpu, t: &'a Tensor, width: usize, dtype: DType) -> Result<Uni
     Ok(Units::Padded(memory))
 }
 
+/// Whether the kernels, which count pixels (and somewhat beyond their end) in 32 bits, can count those of such images,
+/// and which they can.
+pub(super) fn limit(shape: &[usize]) -> (bool, &'static str) {
+    let fits = match *shape {
+        [batch, height, width, _] => batch * height * width < 1 << 30,
+        _ => true,
+    };
+    (fits, "fewer than 2^30 pixels")
+}
+
 fn sides(t: &[usize]) -> Result<[usize; 4]> {
     match *t {
-        [batch, height, width, channels] => {
-            // Kernels count pixels in 32 bits, and somewhat beyond their end.
-            if batch * height * width >= 1 << 30 {
-                return shape_error(OP, format!("{t:?} is too large"));
-            }
-            Ok([batch, height, width, channels])
-        }
+        [batch, height, width, channels] => Ok([batch, height, width, channels]),
         _ => shape_error(OP, format!("{t:?} is not [batch, h, w, channels]")),
     }
 }
@@ -103,7 +108,7 @@ fn filters_of(w: &Tensor) -> Result<usize> {
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct Conv2d {
+struct Arguments {
     source: Address,
     filters: Address,
     target: Address,
@@ -120,35 +125,62 @@ struct Conv2d {
     unused: u32,
 }
 
-pub(super) fn forward(gpu: &Gpu, x: &Tensor, w: &Tensor, shape: Convolution) -> Result<Tensor> {
-    let dtype = gpu.activations();
-    let [batch, height, width, channels] = sides(x.shape())?;
-    let out = filters_of(w)?;
-    let y_shape = [batch, shape.output(height), shape.output(width), out];
-    sides(&y_shape)?;
-    let source = units(gpu, x, channels, dtype)?;
-    let filters = units(gpu, w, channels, dtype)?;
-    let (y, y_at) = gpu.empty(&y_shape, dtype)?;
-    let channels = padded(channels, dtype);
-    let arguments = Conv2d {
-        source: source.at(),
-        filters: filters.at(),
-        target: y_at,
-        batch: batch as i32,
-        source_sides: [height, width, channels].map(|s| s as i32),
-        target_sides: [y_shape[1], y_shape[2], out].map(|s| s as i32),
-        filter_rows: out as i32,
-        filter_width: channels as i32,
-        kernel: shape.kernel as i32,
-        stride: shape.stride as i32,
-        padding: shape.padding as i32,
-        add: 0,
-        unused: 0,
-    };
-    let pixels = batch * y_shape[1] * y_shape[2];
-    let kernel = instance!("conv2d", "conv2d", dtype);
-    gpu.launch(kernel, launch(pixels, out, 1), &arguments)?;
-    Ok(y)
+impl Conv2d for Gpu {
+    fn conv2d(&self, x: &Tensor, w: &Tensor, shape: Convolution) -> Result<Tensor> {
+        let dtype = self.activations();
+        self.check_size(Op::Conv2d, x.shape())?;
+        let [batch, height, width, channels] = sides(x.shape())?;
+        let out = filters_of(w)?;
+        let y_shape = [batch, shape.output(height), shape.output(width), out];
+        self.check_size(Op::Conv2d, &y_shape)?;
+        let source = units(self, x, channels, dtype)?;
+        let filters = units(self, w, channels, dtype)?;
+        let (y, y_at) = self.empty(&y_shape, dtype)?;
+        let channels = padded(channels, dtype);
+        let arguments = Arguments {
+            source: source.at(),
+            filters: filters.at(),
+            target: y_at,
+            batch: batch as i32,
+            source_sides: [height, width, channels].map(|s| s as i32),
+            target_sides: [y_shape[1], y_shape[2], out].map(|s| s as i32),
+            filter_rows: out as i32,
+            filter_width: channels as i32,
+            kernel: shape.kernel as i32,
+            stride: shape.stride as i32,
+            padding: shape.padding as i32,
+            add: 0,
+            unused: 0,
+        };
+        let pixels = batch * y_shape[1] * y_shape[2];
+        let kernel = instance!("conv2d", "conv2d", dtype);
+        self.launch(kernel, launch(pixels, out, 1), &arguments)?;
+        Ok(y)
+    }
+
+    fn conv2d_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        w: &Tensor,
+        shape: Convolution,
+        dx: Slot,
+        dw: Slot,
+    ) -> Result<()> {
+        let dtype = self.activations();
+        self.check_size(Op::Conv2d, dy.shape())?;
+        self.check_size(Op::Conv2d, x.shape())?;
+        let dx = self.target(OP, dx, x.shape(), dtype)?;
+        let dw = self.target(OP, dw, w.shape(), DType::F32)?;
+        let dy_units = units(self, dy, dy.width(), dtype)?;
+        if let Some(dx) = &dx {
+            input_gradient(self, dy_units.at(), dy.shape(), x.shape(), w, shape, dx)?;
+        }
+        if let Some(dw) = &dw {
+            weight_gradient(self, dy_units.at(), dy.shape(), x, shape, dw)?;
+        }
+        done(self, [dx, dw])
+    }
 }
 
 /// For `pixels` of each of so many kinds of pixels, and `channels` of the result.
@@ -159,30 +191,6 @@ fn launch(pixels: usize, channels: usize, kinds: usize) -> Launch {
         block: THREADS,
         shared: 0,
     }
-}
-
-pub(super) fn backward(
-    gpu: &Gpu,
-    dy: &Tensor,
-    x: &Tensor,
-    w: &Tensor,
-    shape: Convolution,
-    dx: Slot,
-    dw: Slot,
-) -> Result<()> {
-    let dtype = gpu.activations();
-    sides(dy.shape())?;
-    sides(x.shape())?;
-    let dx = gpu.target(OP, dx, x.shape(), dtype)?;
-    let dw = gpu.target(OP, dw, w.shape(), DType::F32)?;
-    let dy_units = units(gpu, dy, dy.width(), dtype)?;
-    if let Some(dx) = &dx {
-        input_gradient(gpu, dy_units.at(), dy.shape(), x.shape(), w, shape, dx)?;
-    }
-    if let Some(dw) = &dw {
-        weight_gradient(gpu, dy_units.at(), dy.shape(), x, shape, dw)?;
-    }
-    done(gpu, [dx, dw])
 }
 
 fn input_gradient(
@@ -198,7 +206,7 @@ fn input_gradient(
     let ([_, from_height, from_width, out], [batch, height, width, channels]) =
         (sides(dy_shape)?, sides(x_shape)?);
     let filters = units(gpu, w, channels, dtype)?;
-    let arguments = Conv2d {
+    let arguments = Arguments {
         source: dy,
         filters: filters.at(),
         target: dx.at(),

@@ -1,9 +1,9 @@
 //! Table look-ups and their scatter.
 
 use super::device::{Address, Kernel, Launch};
-use super::storage::{Target, done};
+use super::operand::{Target, done};
 use super::{Gpu, instance, spread};
-use crate::backend::{Result, Slot};
+use crate::backend::{Embedding, EmbeddingBackward, Result, Slot};
 use crate::tensor::{DType, Tensor};
 use bytemuck::{Pod, Zeroable};
 
@@ -12,103 +12,97 @@ const OP: &str = "embedding";
 /// Blocks that share the rows of a scatter: as many of 256 threads as a large GPU runs at a time.
 const SCATTER_BLOCKS: usize = 1024;
 
-pub(super) fn forward(
-    gpu: &Gpu,
-    table: &Tensor,
-    positions: &Tensor,
-    ids: &Tensor,
-    pos: &Tensor,
-) -> Result<Tensor> {
-    #[repr(C)]
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    struct Embedding {
-        table: Address,
-        positions: Address,
-        ids: Address,
-        pos: Address,
-        y: Address,
-        rows: i64,
-        width: i32,
-        padding: u32,
-    }
-    let (rows, width, dtype) = (ids.len(), table.width(), gpu.activations());
-    let ids = gpu.read_index(OP, ids, table.rows())?;
-    let pos = gpu.read_index(OP, pos, positions.rows())?;
-    let table = gpu.read(OP, table, DType::F32)?;
-    let positions = gpu.read(OP, positions, DType::F32)?;
-    let (y, y_at) = gpu.empty(&[rows, width], dtype)?;
-    let arguments = Embedding {
-        table: table.at(),
-        positions: positions.at(),
-        ids,
-        pos,
-        y: y_at,
-        rows: rows as i64,
-        width: width as i32,
-        padding: 0,
-    };
-    let launch = Launch {
-        grid: spread(rows, 8),
-        block: 256,
-        shared: 0,
-    };
-    gpu.launch(
-        instance!("embedding", "embedding", dtype),
-        launch,
-        &arguments,
-    )?;
-    Ok(y)
-}
-
-/// Both tables are parameters: their gradients are f32.
-pub(super) fn backward(
-    gpu: &Gpu,
-    dy: &Tensor,
-    ids: &Tensor,
-    pos: &Tensor,
-    vocab: usize,
-    context: usize,
-    dtable: Slot,
-    dpositions: Slot,
-) -> Result<()> {
-    let (width, dtype) = (dy.width(), gpu.activations());
-    let dy = gpu.read(OP, dy, dtype)?;
-    let kernel = instance!("embedding", "embedding_backward", dtype);
-    let from = (dy.at(), dtype);
-    let dtable = gpu.target(OP, dtable, &[vocab, width], DType::F32)?;
-    if let Some(target) = &dtable {
-        scatter(
-            gpu,
-            OP,
-            kernel,
-            from,
+impl Embedding for Gpu {
+    fn embedding(
+        &self,
+        table: &Tensor,
+        positions: &Tensor,
+        ids: &Tensor,
+        pos: &Tensor,
+    ) -> Result<Tensor> {
+        #[repr(C)]
+        #[derive(Clone, Copy, Pod, Zeroable)]
+        struct Arguments {
+            table: Address,
+            positions: Address,
+            ids: Address,
+            pos: Address,
+            y: Address,
+            rows: i64,
+            width: i32,
+            padding: u32,
+        }
+        let (rows, width, dtype) = (ids.len(), table.width(), self.activations());
+        let ids = self.read_index(OP, ids, table.rows())?;
+        let pos = self.read_index(OP, pos, positions.rows())?;
+        let table = self.read(OP, table, DType::F32)?;
+        let positions = self.read(OP, positions, DType::F32)?;
+        let (y, y_at) = self.empty(&[rows, width], dtype)?;
+        let arguments = Arguments {
+            table: table.at(),
+            positions: positions.at(),
             ids,
-            [vocab, width],
-            target,
-            DType::F32,
-        )?;
-    }
-    let dpositions = gpu.target(OP, dpositions, &[context, width], DType::F32)?;
-    if let Some(target) = &dpositions {
-        scatter(
-            gpu,
-            OP,
-            kernel,
-            from,
             pos,
-            [context, width],
-            target,
-            DType::F32,
+            y: y_at,
+            rows: rows as i64,
+            width: width as i32,
+            padding: 0,
+        };
+        let launch = Launch {
+            grid: spread(rows, 8),
+            block: 256,
+            shared: 0,
+        };
+        self.launch(
+            instance!("embedding", "embedding", dtype),
+            launch,
+            &arguments,
         )?;
+        Ok(y)
     }
-    done(gpu, [dtable, dpositions])
+
+    /// Both tables are parameters: their gradients are f32.
+    fn embedding_backward(
+        &self,
+        of: EmbeddingBackward,
+        dtable: Slot,
+        dpositions: Slot,
+    ) -> Result<()> {
+        let EmbeddingBackward {
+            dy,
+            ids,
+            pos,
+            vocab,
+            context,
+        } = of;
+        let (width, dtype) = (dy.width(), self.activations());
+        let dy = self.read(OP, dy, dtype)?;
+        let kernel = instance!("embedding", "embedding_backward", dtype);
+        let from = (dy.at(), dtype);
+        let dtable = self.target(OP, dtable, &[vocab, width], DType::F32)?;
+        if let Some(target) = &dtable {
+            scatter(self, kernel, from, ids, [vocab, width], target, DType::F32)?;
+        }
+        let dpositions = self.target(OP, dpositions, &[context, width], DType::F32)?;
+        if let Some(target) = &dpositions {
+            scatter(
+                self,
+                kernel,
+                from,
+                pos,
+                [context, width],
+                target,
+                DType::F32,
+            )?;
+        }
+        done(self, [dtable, dpositions])
+    }
 }
 
 /// Row index_r of a table `[rows, width]` of `dtype` gathers row r of dy, for all r in order; `kernel` is the
 /// instance of `cuda/scatter.cuh` from dy's element type to `dtype`.
 pub(super) fn scatter(
     gpu: &Gpu,
-    op: &'static str,
     kernel: Kernel,
     (dy, from): (Address, DType),
     index: &Tensor,
@@ -128,7 +122,7 @@ pub(super) fn scatter(
         width: i32,
         add: u32,
     }
-    let places = gpu.scatter(op, index, rows)?;
+    let places = gpu.scatter(kernel.module, index, rows)?;
     // Rows that nobody names are zero.
     if !target.add() {
         gpu.device.clear(target.at(), rows * width * dtype.size())?;

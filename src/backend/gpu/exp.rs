@@ -1,9 +1,9 @@
 //! Elementwise exponential, in f32: it serves the losses' scales.
 
 use super::device::{Address, Kernel, Launch};
-use super::storage::done;
+use super::operand::done;
 use super::{Gpu, spread};
-use crate::backend::{Result, Slot};
+use crate::backend::{Exp, Result, Slot};
 use crate::tensor::{DType, Tensor};
 use bytemuck::{Pod, Zeroable};
 
@@ -17,58 +17,63 @@ fn launch(n: usize) -> Launch {
     }
 }
 
-pub(super) fn forward(gpu: &Gpu, x: &Tensor) -> Result<Tensor> {
-    #[repr(C)]
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    struct Exp {
-        x: Address,
-        y: Address,
-        n: i64,
+impl Exp for Gpu {
+    fn exp(&self, x: &Tensor) -> Result<Tensor> {
+        #[repr(C)]
+        #[derive(Clone, Copy, Pod, Zeroable)]
+        struct Arguments {
+            x: Address,
+            y: Address,
+            n: i64,
+        }
+        let kernel = Kernel {
+            module: OP,
+            entry: "exp_f32",
+        };
+        let (y, y_at) = self.empty(x.shape(), DType::F32)?;
+        let n = x.len();
+        let x = self.read(OP, x, DType::F32)?;
+        let arguments = Arguments {
+            x: x.at(),
+            y: y_at,
+            n: n as i64,
+        };
+        self.launch(kernel, launch(n), &arguments)?;
+        Ok(y)
     }
-    let kernel = Kernel {
-        module: OP,
-        entry: "exp_f32",
-    };
-    let (y, y_at) = gpu.empty(x.shape(), DType::F32)?;
-    let n = x.len();
-    let x = gpu.read(OP, x, DType::F32)?;
-    let arguments = Exp {
-        x: x.at(),
-        y: y_at,
-        n: n as i64,
-    };
-    gpu.launch(kernel, launch(n), &arguments)?;
-    Ok(y)
-}
 
-pub(super) fn backward(gpu: &Gpu, dy: &Tensor, y: &Tensor, dx: Slot) -> Result<()> {
-    #[repr(C)]
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    struct Backward {
-        dy: Address,
-        y: Address,
-        dx: Address,
-        n: i64,
-        add: u32,
-        padding: u32,
+    fn exp_backward(&self, dy: &Tensor, y: &Tensor, dx: Slot) -> Result<()> {
+        #[repr(C)]
+        #[derive(Clone, Copy, Pod, Zeroable)]
+        struct Backward {
+            dy: Address,
+            y: Address,
+            dx: Address,
+            n: i64,
+            add: u32,
+            padding: u32,
+        }
+        let Some(dx) = self.target(OP, dx, y.shape(), DType::F32)? else {
+            return Ok(());
+        };
+        let kernel = Kernel {
+            module: OP,
+            entry: "exp_backward_f32",
+        };
+        let n = y.len();
+        let (dy, y) = (
+            self.read(OP, dy, DType::F32)?,
+            self.read(OP, y, DType::F32)?,
+        );
+        let arguments = Backward {
+            dy: dy.at(),
+            y: y.at(),
+            dx: dx.at(),
+            n: n as i64,
+            add: dx.add().into(),
+            padding: 0,
+        };
+        self.launch(kernel, launch(n), &arguments)?;
+        done(self, [Some(dx)])
     }
-    let Some(dx) = gpu.target(OP, dx, y.shape(), DType::F32)? else {
-        return Ok(());
-    };
-    let kernel = Kernel {
-        module: OP,
-        entry: "exp_backward_f32",
-    };
-    let n = y.len();
-    let (dy, y) = (gpu.read(OP, dy, DType::F32)?, gpu.read(OP, y, DType::F32)?);
-    let arguments = Backward {
-        dy: dy.at(),
-        y: y.at(),
-        dx: dx.at(),
-        n: n as i64,
-        add: dx.add().into(),
-        padding: 0,
-    };
-    gpu.launch(kernel, launch(n), &arguments)?;
-    done(gpu, [Some(dx)])
 }

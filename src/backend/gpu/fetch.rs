@@ -2,7 +2,7 @@
 
 use super::Gpu;
 use super::device::Device;
-use super::storage::Operand;
+use super::operand::Operand;
 use crate::backend::{Coming, Fetch, Result};
 use crate::tensor::{DType, Tensor};
 use std::sync::Arc;
@@ -47,7 +47,7 @@ pub(super) fn fetch(gpu: &Gpu, tensors: &[&Tensor]) -> Result<Fetch> {
 
 #[cfg(test)]
 mod tests {
-    use crate::backend::Backend;
+    use crate::backend::{AdamW, Storage};
 
     /// In any order, some never read, as they were when they were asked for.
     #[test]

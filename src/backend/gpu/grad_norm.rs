@@ -4,55 +4,57 @@ use super::Gpu;
 use super::adamw::{chunks, launch};
 use super::device::{Address, Kernel};
 use super::sum::Partials;
-use crate::backend::Result;
+use crate::backend::{GradNorm, Result};
 use crate::tensor::{DType, Tensor};
 use bytemuck::{Pod, Zeroable};
 
 const OP: &str = "grad_norm";
 
-pub(super) fn grad_norm(gpu: &Gpu, grads: &[&Tensor]) -> Result<Tensor> {
-    #[repr(C)]
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    struct Entry {
-        grad: Address,
-        n: i64,
-        first: i64,
+impl GradNorm for Gpu {
+    fn grad_norm(&self, grads: &[&Tensor]) -> Result<Tensor> {
+        #[repr(C)]
+        #[derive(Clone, Copy, Pod, Zeroable)]
+        struct Entry {
+            grad: Address,
+            n: i64,
+            first: i64,
+        }
+        #[repr(C)]
+        #[derive(Clone, Copy, Pod, Zeroable)]
+        struct Arguments {
+            table: Address,
+            partials: Address,
+            count: i32,
+            padding: u32,
+        }
+        let (mut entries, mut operands, mut total) = (Vec::new(), Vec::new(), 0);
+        for grad in grads.iter().filter(|grad| !grad.is_empty()) {
+            let operand = self.read(OP, grad, DType::F32)?;
+            entries.push(Entry {
+                grad: operand.at(),
+                n: grad.len() as i64,
+                first: chunks(&mut total, grad.len()),
+            });
+            operands.push(operand);
+        }
+        if entries.is_empty() {
+            return self.zero_tensor(&[1], DType::F32);
+        }
+        let partials = Partials::new(self, total)?;
+        let table = self.input(bytemuck::cast_slice(&entries))?;
+        let arguments = Arguments {
+            table: table.at(),
+            partials: partials.at(),
+            count: entries.len() as i32,
+            padding: 0,
+        };
+        let kernel = Kernel {
+            module: OP,
+            entry: "grad_norm_f32",
+        };
+        self.launch(kernel, launch(total), &arguments)?;
+        let (norm, at) = self.empty(&[1], DType::F32)?;
+        partials.finish_root(self, at)?;
+        Ok(norm)
     }
-    #[repr(C)]
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    struct GradNorm {
-        table: Address,
-        partials: Address,
-        count: i32,
-        padding: u32,
-    }
-    let (mut entries, mut operands, mut total) = (Vec::new(), Vec::new(), 0);
-    for grad in grads.iter().filter(|grad| !grad.is_empty()) {
-        let operand = gpu.read(OP, grad, DType::F32)?;
-        entries.push(Entry {
-            grad: operand.at(),
-            n: grad.len() as i64,
-            first: chunks(&mut total, grad.len()),
-        });
-        operands.push(operand);
-    }
-    if entries.is_empty() {
-        return gpu.zero_tensor(&[1], DType::F32);
-    }
-    let partials = Partials::new(gpu, total)?;
-    let table = gpu.input(bytemuck::cast_slice(&entries))?;
-    let arguments = GradNorm {
-        table: table.at(),
-        partials: partials.at(),
-        count: entries.len() as i32,
-        padding: 0,
-    };
-    let kernel = Kernel {
-        module: OP,
-        entry: "grad_norm_f32",
-    };
-    gpu.launch(kernel, launch(total), &arguments)?;
-    let (norm, at) = gpu.empty(&[1], DType::F32)?;
-    partials.finish_root(gpu, at)?;
-    Ok(norm)
 }

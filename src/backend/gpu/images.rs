@@ -2,47 +2,44 @@
 
 use super::device::{Address, Launch};
 use super::{Gpu, instance, spread};
-use crate::backend::{Result, shape_error};
+use crate::backend::{Images, Result, shape_error};
 use crate::tensor::{Normalisation, Tensor};
 use bytemuck::{Pod, Zeroable};
 
-/// See [`crate::backend::Backend::images`]: bytes are uploaded, a quarter of what the values would be.
-pub(super) fn images(
-    gpu: &Gpu,
-    shape: &[usize],
-    pixels: &[u8],
-    by: &Normalisation,
-) -> Result<Tensor> {
-    #[repr(C)]
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    struct Images {
-        pixels: Address,
-        y: Address,
-        n: i64,
-        mean: [f32; 3],
-        std: [f32; 3],
+impl Images for Gpu {
+    /// See [`crate::backend::Backend::images`]: bytes are uploaded, a quarter of what the values would be.
+    fn images(&self, shape: &[usize], pixels: &[u8], by: &Normalisation) -> Result<Tensor> {
+        #[repr(C)]
+        #[derive(Clone, Copy, Pod, Zeroable)]
+        struct Arguments {
+            pixels: Address,
+            y: Address,
+            n: i64,
+            mean: [f32; 3],
+            std: [f32; 3],
+        }
+        if shape.last() != Some(&3) {
+            return shape_error(
+                "images",
+                format!("{shape:?}, where three channels come last"),
+            );
+        }
+        let dtype = self.activations();
+        let bytes = self.input(pixels)?;
+        let (y, y_at) = self.empty(shape, dtype)?;
+        let arguments = Arguments {
+            pixels: bytes.at(),
+            y: y_at,
+            n: pixels.len() as i64,
+            mean: by.mean,
+            std: by.std,
+        };
+        let launch = Launch {
+            grid: spread(pixels.len(), 256 * 16),
+            block: 256,
+            shared: 0,
+        };
+        self.launch(instance!("images", "images", dtype), launch, &arguments)?;
+        Ok(y)
     }
-    if shape.last() != Some(&3) {
-        return shape_error(
-            "images",
-            format!("{shape:?}, where three channels come last"),
-        );
-    }
-    let dtype = gpu.activations();
-    let bytes = gpu.input(pixels)?;
-    let (y, y_at) = gpu.empty(shape, dtype)?;
-    let arguments = Images {
-        pixels: bytes.at(),
-        y: y_at,
-        n: pixels.len() as i64,
-        mean: by.mean,
-        std: by.std,
-    };
-    let launch = Launch {
-        grid: spread(pixels.len(), 256 * 16),
-        block: 256,
-        shared: 0,
-    };
-    gpu.launch(instance!("images", "images", dtype), launch, &arguments)?;
-    Ok(y)
 }

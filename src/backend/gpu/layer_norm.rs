@@ -1,9 +1,9 @@
 //! Layer normalisation of rows.
 
 use super::device::{Address, Kernel, Launch};
-use super::storage::{done, target_add, target_address};
+use super::operand::{done, target_add, target_address};
 use super::{Gpu, column_sums};
-use crate::backend::{LayerNorm, Result, Slot, shape_error};
+use crate::backend::{LayerNorm, LayerNormBackward, LayerNormOutput, Op, Result, Slot};
 use crate::tensor::{DType, Tensor};
 use bytemuck::{Pod, Zeroable};
 
@@ -19,23 +19,31 @@ struct Instance {
     rows: usize,
 }
 
-fn instance(width: usize, dtype: DType) -> Result<Instance> {
+/// Elements of the longest row whose sums a block keeps in registers.
+const MOST: usize = 8192;
+
+/// Whether a block takes such rows, and which it takes.
+pub(super) fn limit(shape: &[usize]) -> (bool, &'static str) {
+    let fits = shape.last().is_none_or(|&width| width <= MOST);
+    (fits, "rows of at most 8192 elements")
+}
+
+fn instance(width: usize, dtype: DType) -> Instance {
     let low = dtype == DType::BF16;
     let (forward, backward, rows) = match (width, low) {
         (0..=512, false) => ("layer_norm_512_f32", "layer_norm_backward_512_f32", 8),
         (0..=512, true) => ("layer_norm_512_bf16", "layer_norm_backward_512_bf16", 8),
         (513..=1024, false) => ("layer_norm_1024_f32", "layer_norm_backward_1024_f32", 8),
         (513..=1024, true) => ("layer_norm_1024_bf16", "layer_norm_backward_1024_bf16", 8),
-        (1025..=8192, false) => ("layer_norm_8192_f32", "layer_norm_backward_8192_f32", 1),
-        (1025..=8192, true) => ("layer_norm_8192_bf16", "layer_norm_backward_8192_bf16", 1),
-        _ => return shape_error(OP, format!("rows of {width} elements: at most 8192 fit")),
+        (_, false) => ("layer_norm_8192_f32", "layer_norm_backward_8192_f32", 1),
+        (_, true) => ("layer_norm_8192_bf16", "layer_norm_backward_8192_bf16", 1),
     };
     let kernel = |entry| Kernel { module: OP, entry };
-    Ok(Instance {
+    Instance {
         forward: kernel(forward),
         backward: kernel(backward),
         rows,
-    })
+    }
 }
 
 #[repr(C)]
@@ -52,41 +60,104 @@ struct Forward {
     eps: f32,
 }
 
-pub(super) fn forward(
-    gpu: &Gpu,
-    x: &Tensor,
-    gamma: &Tensor,
-    beta: &Tensor,
-    eps: f32,
-) -> Result<LayerNorm> {
-    let (rows, width, dtype) = (x.rows(), x.width(), gpu.activations());
-    let instance = instance(width, dtype)?;
-    let (x_in, gamma, beta) = (
-        gpu.read(OP, x, dtype)?,
-        gpu.read(OP, gamma, DType::F32)?,
-        gpu.read(OP, beta, DType::F32)?,
-    );
-    let (y, y_at) = gpu.empty(x.shape(), dtype)?;
-    let (mean, mean_at) = gpu.empty(&[rows], DType::F32)?;
-    let (rstd, rstd_at) = gpu.empty(&[rows], DType::F32)?;
-    let launch = Launch {
-        grid: [rows.div_ceil(instance.rows) as u32, 1, 1],
-        block: 256,
-        shared: 0,
-    };
-    let arguments = Forward {
-        x: x_in.at(),
-        gamma: gamma.at(),
-        beta: beta.at(),
-        y: y_at,
-        mean: mean_at,
-        rstd: rstd_at,
-        rows: rows as i64,
-        width: width as i32,
-        eps,
-    };
-    gpu.launch(instance.forward, launch, &arguments)?;
-    Ok(LayerNorm { y, mean, rstd })
+impl LayerNorm for Gpu {
+    fn layer_norm(
+        &self,
+        x: &Tensor,
+        gamma: &Tensor,
+        beta: &Tensor,
+        eps: f32,
+    ) -> Result<LayerNormOutput> {
+        let (rows, width, dtype) = (x.rows(), x.width(), self.activations());
+        self.check_size(Op::LayerNorm, x.shape())?;
+        let instance = instance(width, dtype);
+        let (x_in, gamma, beta) = (
+            self.read(OP, x, dtype)?,
+            self.read(OP, gamma, DType::F32)?,
+            self.read(OP, beta, DType::F32)?,
+        );
+        let (y, y_at) = self.empty(x.shape(), dtype)?;
+        let (mean, mean_at) = self.empty(&[rows], DType::F32)?;
+        let (rstd, rstd_at) = self.empty(&[rows], DType::F32)?;
+        let launch = Launch {
+            grid: [rows.div_ceil(instance.rows) as u32, 1, 1],
+            block: 256,
+            shared: 0,
+        };
+        let arguments = Forward {
+            x: x_in.at(),
+            gamma: gamma.at(),
+            beta: beta.at(),
+            y: y_at,
+            mean: mean_at,
+            rstd: rstd_at,
+            rows: rows as i64,
+            width: width as i32,
+            eps,
+        };
+        self.launch(instance.forward, launch, &arguments)?;
+        Ok(LayerNormOutput { y, mean, rstd })
+    }
+
+    fn layer_norm_backward(
+        &self,
+        of: LayerNormBackward,
+        dx: Slot,
+        dgamma: Slot,
+        dbeta: Slot,
+    ) -> Result<()> {
+        let LayerNormBackward {
+            dy,
+            x,
+            gamma,
+            mean,
+            rstd,
+        } = of;
+        let (rows, width, dtype) = (x.rows(), x.width(), self.activations());
+        self.check_size(Op::LayerNorm, x.shape())?;
+        let instance = instance(width, dtype);
+        let (dy, xs) = (self.read(OP, dy, dtype)?, self.read(OP, x, dtype)?);
+        let gamma_in = self.read(OP, gamma, DType::F32)?;
+        let (mean, rstd) = (
+            self.read(OP, mean, DType::F32)?,
+            self.read(OP, rstd, DType::F32)?,
+        );
+        let dx = self.target(OP, dx, x.shape(), dtype)?;
+        let dgamma = self.target(OP, dgamma, gamma.shape(), DType::F32)?;
+        let dbeta = self.target(OP, dbeta, gamma.shape(), DType::F32)?;
+        let blocks = rows.div_ceil(instance.rows).min(BACKWARD_BLOCKS);
+        let partials = match dgamma.is_some() || dbeta.is_some() {
+            true => Some(self.allocate(blocks * 2 * width * 4)?),
+            false => None,
+        };
+        let launch = Launch {
+            grid: [blocks as u32, 1, 1],
+            block: 256,
+            shared: 0,
+        };
+        let arguments = Backward {
+            dy: dy.at(),
+            x: xs.at(),
+            gamma: gamma_in.at(),
+            mean: mean.at(),
+            rstd: rstd.at(),
+            dx: target_address(&dx),
+            partials: partials.as_ref().map_or(0, |p| p.at()),
+            rows: rows as i64,
+            width: width as i32,
+            add: target_add(&dx),
+        };
+        self.launch(instance.backward, launch, &arguments)?;
+        if let Some(partials) = partials {
+            let sum = |from, target| {
+                let Some(target) = target else { return Ok(()) };
+                column_sums::finish(self, from, blocks, 2 * width, width, target)
+            };
+            sum(partials.at(), dgamma.as_ref())?;
+            sum(partials.at() + 4 * width as u64, dbeta.as_ref())?;
+        }
+        done(self, [dx, dgamma, dbeta])
+    }
 }
 
 #[repr(C)]
@@ -102,60 +173,4 @@ struct Backward {
     rows: i64,
     width: i32,
     add: u32,
-}
-
-pub(super) fn backward(
-    gpu: &Gpu,
-    dy: &Tensor,
-    x: &Tensor,
-    gamma: &Tensor,
-    mean: &Tensor,
-    rstd: &Tensor,
-    dx: Slot,
-    dgamma: Slot,
-    dbeta: Slot,
-) -> Result<()> {
-    let (rows, width, dtype) = (x.rows(), x.width(), gpu.activations());
-    let instance = instance(width, dtype)?;
-    let (dy, xs) = (gpu.read(OP, dy, dtype)?, gpu.read(OP, x, dtype)?);
-    let gamma_in = gpu.read(OP, gamma, DType::F32)?;
-    let (mean, rstd) = (
-        gpu.read(OP, mean, DType::F32)?,
-        gpu.read(OP, rstd, DType::F32)?,
-    );
-    let dx = gpu.target(OP, dx, x.shape(), dtype)?;
-    let dgamma = gpu.target(OP, dgamma, gamma.shape(), DType::F32)?;
-    let dbeta = gpu.target(OP, dbeta, gamma.shape(), DType::F32)?;
-    let blocks = rows.div_ceil(instance.rows).min(BACKWARD_BLOCKS);
-    let partials = match dgamma.is_some() || dbeta.is_some() {
-        true => Some(gpu.allocate(blocks * 2 * width * 4)?),
-        false => None,
-    };
-    let launch = Launch {
-        grid: [blocks as u32, 1, 1],
-        block: 256,
-        shared: 0,
-    };
-    let arguments = Backward {
-        dy: dy.at(),
-        x: xs.at(),
-        gamma: gamma_in.at(),
-        mean: mean.at(),
-        rstd: rstd.at(),
-        dx: target_address(&dx),
-        partials: partials.as_ref().map_or(0, |p| p.at()),
-        rows: rows as i64,
-        width: width as i32,
-        add: target_add(&dx),
-    };
-    gpu.launch(instance.backward, launch, &arguments)?;
-    if let Some(partials) = partials {
-        let sum = |from, target| {
-            let Some(target) = target else { return Ok(()) };
-            column_sums::finish(gpu, from, blocks, 2 * width, width, target)
-        };
-        sum(partials.at(), dgamma.as_ref())?;
-        sum(partials.at() + 4 * width as u64, dbeta.as_ref())?;
-    }
-    done(gpu, [dx, dgamma, dbeta])
 }

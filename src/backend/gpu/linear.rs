@@ -8,9 +8,9 @@
 
 use super::column_sums::{self, Chunks};
 use super::device::{Address, Launch, Matrix, Product};
-use super::storage::{Target, done, optional};
+use super::operand::{Target, done, optional};
 use super::{Gpu, instance, spread};
-use crate::backend::{Activation, Linear, Result, Slot};
+use crate::backend::{Activation, Linear, LinearBackward, LinearOutput, Result, Slot};
 use crate::tensor::{DType, Tensor};
 use bytemuck::{Pod, Zeroable};
 
@@ -26,7 +26,7 @@ fn number(act: Activation) -> u32 {
 }
 
 /// The matrix at `at` whose rows of `width` elements follow each other.
-fn matrix(at: Address, dtype: DType, width: usize) -> Matrix {
+pub(super) fn matrix(at: Address, dtype: DType, width: usize) -> Matrix {
     Matrix {
         at,
         dtype,
@@ -35,7 +35,7 @@ fn matrix(at: Address, dtype: DType, width: usize) -> Matrix {
     }
 }
 
-fn across(m: Matrix) -> Matrix {
+pub(super) fn across(m: Matrix) -> Matrix {
     Matrix {
         transposed: true,
         ..m
@@ -53,42 +53,91 @@ struct Activate {
     padding: u32,
 }
 
-pub(super) fn forward(
-    gpu: &Gpu,
-    x: &Tensor,
-    w: &Tensor,
-    b: Option<&Tensor>,
-    residual: Option<&Tensor>,
-    act: Activation,
-    keep_pre: bool,
-) -> Result<Linear> {
-    let (rows, inner, out, dtype) = (x.rows(), x.width(), w.rows(), gpu.activations());
-    let (x, w) = (gpu.read(OP, x, dtype)?, gpu.read(OP, w, dtype)?);
-    let bias = b.map(|b| gpu.read(OP, b, dtype)).transpose()?;
-    let residual = residual.map(|r| gpu.read(OP, r, dtype)).transpose()?;
-    let (y, y_at) = gpu.empty(&[rows, out], dtype)?;
-    let (pre, pre_at) = match keep_pre && act != Activation::None {
-        true => gpu
-            .empty(&[rows, out], dtype)
-            .map(|(t, at)| (Some(t), at))?,
-        false => (None, y_at),
-    };
-    let added = residual.as_ref().filter(|_| act == Activation::None);
-    gpu.product(&Product {
-        m: rows,
-        n: out,
-        k: inner,
-        a: matrix(x.at(), dtype, inner),
-        b: across(matrix(w.at(), dtype, inner)),
-        c: added.map(|r| matrix(r.at(), dtype, out)),
-        d: matrix(pre_at, dtype, out),
-        bias: bias.as_ref().map(|b| b.at()),
-    })?;
-    if act != Activation::None {
-        let n = rows * out;
-        launch_activate(gpu, pre_at, optional(&residual), y_at, n, act)?;
+impl Linear for Gpu {
+    fn linear(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        b: Option<&Tensor>,
+        residual: Option<&Tensor>,
+        act: Activation,
+        keep_pre: bool,
+    ) -> Result<LinearOutput> {
+        let (rows, inner, out, dtype) = (x.rows(), x.width(), w.rows(), self.activations());
+        let (x, w) = (self.read(OP, x, dtype)?, self.read(OP, w, dtype)?);
+        let bias = b.map(|b| self.read(OP, b, dtype)).transpose()?;
+        let residual = residual.map(|r| self.read(OP, r, dtype)).transpose()?;
+        let (y, y_at) = self.empty(&[rows, out], dtype)?;
+        let (pre, pre_at) = match keep_pre && act != Activation::None {
+            true => self
+                .empty(&[rows, out], dtype)
+                .map(|(t, at)| (Some(t), at))?,
+            false => (None, y_at),
+        };
+        let added = residual.as_ref().filter(|_| act == Activation::None);
+        self.product(&Product {
+            m: rows,
+            n: out,
+            k: inner,
+            a: matrix(x.at(), dtype, inner),
+            b: across(matrix(w.at(), dtype, inner)),
+            c: added.map(|r| matrix(r.at(), dtype, out)),
+            d: matrix(pre_at, dtype, out),
+            bias: bias.as_ref().map(|b| b.at()),
+        })?;
+        if act != Activation::None {
+            let n = rows * out;
+            launch_activate(self, pre_at, optional(&residual), y_at, n, act)?;
+        }
+        Ok(LinearOutput { y, pre })
     }
-    Ok(Linear { y, pre })
+
+    fn linear_backward(&self, of: LinearBackward, dx: Slot, dw: Slot, db: Slot) -> Result<()> {
+        let LinearBackward { dy, x, w, pre, act } = of;
+        let (rows, inner, out, dtype) = (x.rows(), x.width(), w.rows(), self.activations());
+        let (x_shape, w_shape) = (x.shape(), w.shape());
+        let dy = self.read(OP, dy, dtype)?;
+        let (x, w) = (self.read(OP, x, dtype)?, self.read(OP, w, dtype)?);
+        let db = self.target(OP, db, &[out], DType::F32)?;
+        let dpre;
+        let dpre_at = match pre {
+            None => {
+                if let Some(db) = &db {
+                    let (partials, count) =
+                        column_sums::partials(self, dy.at(), dtype, rows, out, out)?;
+                    column_sums::finish(self, partials.at(), count, out, out, db)?;
+                }
+                dy.at()
+            }
+            Some(pre) => {
+                let pre = self.read(OP, pre, dtype)?;
+                dpre = self.allocate(rows * out * dtype.size())?;
+                activate_backward(self, pre.at(), dy.at(), dpre.at(), [rows, out], act, &db)?;
+                dpre.at()
+            }
+        };
+        let d = matrix(dpre_at, dtype, out);
+        let dx = self.target(OP, dx, x_shape, dtype)?;
+        let dw = self.target(OP, dw, w_shape, DType::F32)?;
+        if let Some(dx) = &dx {
+            let w = matrix(w.at(), dtype, inner);
+            gradient(self, dx, dtype, [rows, inner, out], d, w)?;
+        }
+        if let Some(dw) = &dw {
+            let x = matrix(x.at(), dtype, inner);
+            gradient(self, dw, DType::F32, [out, inner, rows], across(d), x)?;
+        }
+        done(self, [dx, dw, db])
+    }
+
+    fn activate(&self, pre: &Tensor, act: Activation) -> Result<Tensor> {
+        let dtype = self.activations();
+        let (y, y_at) = self.empty(pre.shape(), dtype)?;
+        let n = pre.len();
+        let pre = self.read(OP, pre, dtype)?;
+        launch_activate(self, pre.at(), 0, y_at, n, act)?;
+        Ok(y)
+    }
 }
 
 /// y = act(pre) + residual, of `n` elements; without a residual its address is 0.
@@ -117,15 +166,6 @@ fn launch_activate(
     gpu.launch(instance!("linear", "activate", dtype), launch, &arguments)
 }
 
-pub(super) fn activate(gpu: &Gpu, pre: &Tensor, act: Activation) -> Result<Tensor> {
-    let dtype = gpu.activations();
-    let (y, y_at) = gpu.empty(pre.shape(), dtype)?;
-    let n = pre.len();
-    let pre = gpu.read(OP, pre, dtype)?;
-    launch_activate(gpu, pre.at(), 0, y_at, n, act)?;
-    Ok(y)
-}
-
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct ActivateBackward {
@@ -137,52 +177,6 @@ struct ActivateBackward {
     chunk: i64,
     columns: i32,
     activation: u32,
-}
-
-pub(super) fn backward(
-    gpu: &Gpu,
-    dy: &Tensor,
-    x: &Tensor,
-    w: &Tensor,
-    pre: Option<&Tensor>,
-    act: Activation,
-    dx: Slot,
-    dw: Slot,
-    db: Slot,
-) -> Result<()> {
-    let (rows, inner, out, dtype) = (x.rows(), x.width(), w.rows(), gpu.activations());
-    let (x_shape, w_shape) = (x.shape(), w.shape());
-    let dy = gpu.read(OP, dy, dtype)?;
-    let (x, w) = (gpu.read(OP, x, dtype)?, gpu.read(OP, w, dtype)?);
-    let db = gpu.target(OP, db, &[out], DType::F32)?;
-    let dpre;
-    let dpre_at = match pre {
-        None => {
-            if let Some(db) = &db {
-                let (partials, count) = column_sums::partials(gpu, dy.at(), dtype, rows, out, out)?;
-                column_sums::finish(gpu, partials.at(), count, out, out, db)?;
-            }
-            dy.at()
-        }
-        Some(pre) => {
-            let pre = gpu.read(OP, pre, dtype)?;
-            dpre = gpu.allocate(rows * out * dtype.size())?;
-            activate_backward(gpu, pre.at(), dy.at(), dpre.at(), [rows, out], act, &db)?;
-            dpre.at()
-        }
-    };
-    let d = matrix(dpre_at, dtype, out);
-    let dx = gpu.target(OP, dx, x_shape, dtype)?;
-    let dw = gpu.target(OP, dw, w_shape, DType::F32)?;
-    if let Some(dx) = &dx {
-        let w = matrix(w.at(), dtype, inner);
-        gradient(gpu, dx, dtype, [rows, inner, out], d, w)?;
-    }
-    if let Some(dw) = &dw {
-        let x = matrix(x.at(), dtype, inner);
-        gradient(gpu, dw, DType::F32, [out, inner, rows], across(d), x)?;
-    }
-    done(gpu, [dx, dw, db])
 }
 
 /// dpre = dy ∘ act′(pre), and db from its columns' sums in the same pass.
@@ -222,7 +216,7 @@ fn activate_backward(
 }
 
 /// A product of [m, n, k] into the rows of a gradient of `dtype`, or onto them.
-fn gradient(
+pub(super) fn gradient(
     gpu: &Gpu,
     target: &Target,
     dtype: DType,
@@ -241,48 +235,4 @@ fn gradient(
         d,
         bias: None,
     })
-}
-
-pub(super) fn matmul(gpu: &Gpu, x: &Tensor, p: &Tensor) -> Result<Tensor> {
-    const OP: &str = "matmul";
-    let (rows, inner, out, dtype) = (x.rows(), x.width(), p.width(), gpu.activations());
-    let (x, p) = (gpu.read(OP, x, dtype)?, gpu.read(OP, p, dtype)?);
-    let (y, y_at) = gpu.empty(&[rows, out], dtype)?;
-    gpu.product(&Product {
-        m: rows,
-        n: out,
-        k: inner,
-        a: matrix(x.at(), dtype, inner),
-        b: matrix(p.at(), dtype, out),
-        c: None,
-        d: matrix(y_at, dtype, out),
-        bias: None,
-    })?;
-    Ok(y)
-}
-
-pub(super) fn matmul_backward(
-    gpu: &Gpu,
-    dy: &Tensor,
-    x: &Tensor,
-    p: &Tensor,
-    dx: Slot,
-    dp: Slot,
-) -> Result<()> {
-    const OP: &str = "matmul";
-    let (rows, inner, out, dtype) = (x.rows(), x.width(), p.width(), gpu.activations());
-    let dx = gpu.target(OP, dx, x.shape(), dtype)?;
-    let dp = gpu.target(OP, dp, p.shape(), DType::F32)?;
-    let dy = gpu.read(OP, dy, dtype)?;
-    let (x, p) = (gpu.read(OP, x, dtype)?, gpu.read(OP, p, dtype)?);
-    let dy = matrix(dy.at(), dtype, out);
-    if let Some(dx) = &dx {
-        let p = across(matrix(p.at(), dtype, out));
-        gradient(gpu, dx, dtype, [rows, inner, out], dy, p)?;
-    }
-    if let Some(dp) = &dp {
-        let x = across(matrix(x.at(), dtype, inner));
-        gradient(gpu, dp, DType::F32, [inner, out, rows], x, dy)?;
-    }
-    done(gpu, [dx, dp])
 }

@@ -2,50 +2,52 @@
 
 use super::device::{Address, Launch};
 use super::{Gpu, instance, spread};
-use crate::backend::{Result, shape_error};
+use crate::backend::{Patchify, Result, shape_error};
 use crate::tensor::Tensor;
 use bytemuck::{Pod, Zeroable};
 
 const OP: &str = "patchify";
 
-pub(super) fn patchify(gpu: &Gpu, images: &Tensor, patch: usize) -> Result<Tensor> {
-    #[repr(C)]
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    struct Patchify {
-        images: Address,
-        y: Address,
-        n: i64,
-        patch: i32,
-        across: i32,
-        down: i32,
-        channels: i32,
+impl Patchify for Gpu {
+    fn patchify(&self, images: &Tensor, patch: usize) -> Result<Tensor> {
+        #[repr(C)]
+        #[derive(Clone, Copy, Pod, Zeroable)]
+        struct Arguments {
+            images: Address,
+            y: Address,
+            n: i64,
+            patch: i32,
+            across: i32,
+            down: i32,
+            channels: i32,
+        }
+        let &[batch, height, width, channels] = images.shape() else {
+            return shape_error(OP, format!("images {:?}", images.shape()));
+        };
+        if height % patch != 0 || width % patch != 0 {
+            let detail = format!("images {:?} into patches of {patch}", images.shape());
+            return shape_error(OP, detail);
+        }
+        let (n, dtype) = (images.len(), self.activations());
+        let (down, across) = (height / patch, width / patch);
+        let images = self.read(OP, images, dtype)?;
+        let shape = [batch * down * across, patch * patch * channels];
+        let (y, y_at) = self.empty(&shape, dtype)?;
+        let arguments = Arguments {
+            images: images.at(),
+            y: y_at,
+            n: n as i64,
+            patch: patch as i32,
+            across: across as i32,
+            down: down as i32,
+            channels: channels as i32,
+        };
+        let launch = Launch {
+            grid: spread(n, 256 * 16 / dtype.size()),
+            block: 256,
+            shared: 0,
+        };
+        self.launch(instance!("patchify", "patchify", dtype), launch, &arguments)?;
+        Ok(y)
     }
-    let &[batch, height, width, channels] = images.shape() else {
-        return shape_error(OP, format!("images {:?}", images.shape()));
-    };
-    if height % patch != 0 || width % patch != 0 {
-        let detail = format!("images {:?} into patches of {patch}", images.shape());
-        return shape_error(OP, detail);
-    }
-    let (n, dtype) = (images.len(), gpu.activations());
-    let (down, across) = (height / patch, width / patch);
-    let images = gpu.read(OP, images, dtype)?;
-    let shape = [batch * down * across, patch * patch * channels];
-    let (y, y_at) = gpu.empty(&shape, dtype)?;
-    let arguments = Patchify {
-        images: images.at(),
-        y: y_at,
-        n: n as i64,
-        patch: patch as i32,
-        across: across as i32,
-        down: down as i32,
-        channels: channels as i32,
-    };
-    let launch = Launch {
-        grid: spread(n, 256 * 16 / dtype.size()),
-        block: 256,
-        shared: 0,
-    };
-    gpu.launch(instance!("patchify", "patchify", dtype), launch, &arguments)?;
-    Ok(y)
 }

@@ -3,8 +3,8 @@
 
 use super::Gpu;
 use super::device::{Address, Kernel, Launch};
-use super::storage::Operand;
-use crate::backend::{Pair, Relation, Result, RowStats, shape_error};
+use super::operand::Operand;
+use crate::backend::{Logits, Pair, Relation, Result, RowStats, shape_error};
 use crate::tensor::DType;
 use bytemuck::{Pod, Zeroable};
 
@@ -54,7 +54,7 @@ pub(super) struct Features<'a> {
 }
 
 impl<'a> Features<'a> {
-    pub(super) fn new(gpu: &Gpu, r: &'a Relation) -> Result<Self> {
+    pub(super) fn new(gpu: &Gpu, r: &'a Logits) -> Result<Self> {
         let (xs, ys) = (r.x.shape(), r.y.shape());
         if xs.len() != 2 || ys.len() != 2 || xs[1] != ys[1] || r.scale.len() != 1 {
             let detail = format!("x {xs:?}, y {ys:?}, scale {:?}", r.scale.shape());
@@ -171,59 +171,61 @@ pub(super) fn split(n: usize, m: usize) -> (usize, usize) {
     (tiles.div_ceil(each), each)
 }
 
-pub(super) fn forward(gpu: &Gpu, pair: &Pair) -> Result<RowStats> {
-    let operands = Operands::new(gpu, pair)?;
-    let (n, m) = (operands.n, operands.m);
-    let (student, teacher) = operands.arguments();
-    let (splits, tiles) = split(n, m);
-    let partials = gpu.allocate(splits * n * PARTIAL)?;
-    let (softmax, softmax_at) = gpu.empty(&[2, n], DType::F32)?;
-    let (value, value_at) = gpu.empty(&[n], DType::F32)?;
-    let (teacher_softmax, teacher_softmax_at) = match &pair.teacher {
-        Some(_) => {
-            let (tensor, at) = gpu.empty(&[2, n], DType::F32)?;
-            (Some(tensor), at)
-        }
-        None => (None, 0),
-    };
-    let kernel = |entry| Kernel { module: OP, entry };
-    let arguments = Forward {
-        student,
-        teacher,
-        partials: partials.at(),
-        own: value_at,
-        n: n as i32,
-        m: m as i32,
-        tiles: tiles as i32,
-        skip_diagonal: pair.skip_diagonal.into(),
-    };
-    let launch = Launch {
-        grid: [n.div_ceil(TILE_ROWS) as u32, splits as u32, 1],
-        block: THREADS,
-        shared: 0,
-    };
-    let entry = match &pair.teacher {
-        Some(_) => "relation_teacher_f32",
-        None => "relation_f32",
-    };
-    gpu.launch(kernel(entry), launch, &arguments)?;
-    let arguments = Finish {
-        partials: partials.at(),
-        softmax: softmax_at,
-        teacher_softmax: teacher_softmax_at,
-        value: value_at,
-        n: n as i32,
-        splits: splits as i32,
-    };
-    let launch = Launch {
-        grid: [n.div_ceil(256) as u32, 1, 1],
-        block: 256,
-        shared: 0,
-    };
-    gpu.launch(kernel("relation_finish_f32"), launch, &arguments)?;
-    Ok(RowStats {
-        softmax,
-        teacher_softmax,
-        value,
-    })
+impl Relation for Gpu {
+    fn relation(&self, pair: &Pair) -> Result<RowStats> {
+        let operands = Operands::new(self, pair)?;
+        let (n, m) = (operands.n, operands.m);
+        let (student, teacher) = operands.arguments();
+        let (splits, tiles) = split(n, m);
+        let partials = self.allocate(splits * n * PARTIAL)?;
+        let (softmax, softmax_at) = self.empty(&[2, n], DType::F32)?;
+        let (value, value_at) = self.empty(&[n], DType::F32)?;
+        let (teacher_softmax, teacher_softmax_at) = match &pair.teacher {
+            Some(_) => {
+                let (tensor, at) = self.empty(&[2, n], DType::F32)?;
+                (Some(tensor), at)
+            }
+            None => (None, 0),
+        };
+        let kernel = |entry| Kernel { module: OP, entry };
+        let arguments = Forward {
+            student,
+            teacher,
+            partials: partials.at(),
+            own: value_at,
+            n: n as i32,
+            m: m as i32,
+            tiles: tiles as i32,
+            skip_diagonal: pair.skip_diagonal.into(),
+        };
+        let launch = Launch {
+            grid: [n.div_ceil(TILE_ROWS) as u32, splits as u32, 1],
+            block: THREADS,
+            shared: 0,
+        };
+        let entry = match &pair.teacher {
+            Some(_) => "relation_teacher_f32",
+            None => "relation_f32",
+        };
+        self.launch(kernel(entry), launch, &arguments)?;
+        let arguments = Finish {
+            partials: partials.at(),
+            softmax: softmax_at,
+            teacher_softmax: teacher_softmax_at,
+            value: value_at,
+            n: n as i32,
+            splits: splits as i32,
+        };
+        let launch = Launch {
+            grid: [n.div_ceil(256) as u32, 1, 1],
+            block: 256,
+            shared: 0,
+        };
+        self.launch(kernel("relation_finish_f32"), launch, &arguments)?;
+        Ok(RowStats {
+            softmax,
+            teacher_softmax,
+            value,
+        })
+    }
 }

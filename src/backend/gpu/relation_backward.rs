@@ -2,10 +2,10 @@
 
 use super::Gpu;
 use super::device::{Address, Kernel, Launch, Matrix, Product};
+use super::operand::{Operand, done, optional};
 use super::relation::{Argument, OP, Operands, THREADS, TILE_COLUMNS, TILE_ROWS};
-use super::storage::{Operand, done, optional};
 use super::sum::Partials;
-use crate::backend::{Pair, Result, Side, Slot, shape_error};
+use crate::backend::{Pair, RelationBackward, Result, Side, Slot, Storage, shape_error};
 use crate::tensor::DType;
 use bytemuck::{Pod, Zeroable};
 use std::ops::Range;
@@ -104,15 +104,17 @@ pub(super) fn tiles(rows: &Range<usize>, columns: &Range<usize>) -> [usize; 2] {
     ]
 }
 
-pub(super) fn backward(
-    gpu: &Gpu,
-    pair: &Pair,
-    row: &Side,
-    col: Option<&Side>,
-    dx: Slot,
-    dscale: Slot,
-) -> Result<()> {
-    backward_by(gpu, pair, row, col, dx, dscale, PANEL)
+impl RelationBackward for Gpu {
+    fn relation_backward(
+        &self,
+        pair: &Pair,
+        row: &Side,
+        col: Option<&Side>,
+        dx: Slot,
+        dscale: Slot,
+    ) -> Result<()> {
+        backward_by(self, pair, row, col, dx, dscale, PANEL)
+    }
 }
 
 /// [`backward`] with panels of `side` rows and columns, a multiple of the tile's.
@@ -230,7 +232,7 @@ fn backward_by(
     if let (Some(partials), Some(slot)) = (partials, dscale) {
         let (sum, at) = gpu.empty(pair.student.scale.shape(), DType::F32)?;
         partials.finish(gpu, 1.0, at)?;
-        gpu.add_into(slot, sum)?;
+        gpu.accumulate(slot, sum)?;
     }
     done(gpu, [dx])
 }
@@ -238,7 +240,7 @@ fn backward_by(
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::backend::{Backend, Relation};
+    use crate::backend::contract::*;
     use crate::tensor::Tensor;
     use crate::tensor::rng::{Philox, Purpose};
 
@@ -271,12 +273,12 @@ pub(super) mod tests {
         let (n, m) = (300, 261);
         let (x, y, z, w) = (unit(n), unit(n), unit(m), unit(m));
         let scale = gpu.upload(&[1], &[14.3]).expect("upload");
-        let relation = |x: &Tensor, y: &Tensor| Relation {
+        let relation = |x: &Tensor, y: &Tensor| Logits {
             x: x.clone(),
             y: y.clone(),
             scale: scale.clone(),
         };
-        let side = |student: Relation, teacher: Relation, skip_diagonal: bool| {
+        let side = |student: Logits, teacher: Logits, skip_diagonal: bool| {
             let n = student.x.rows();
             let pair = Pair {
                 student,

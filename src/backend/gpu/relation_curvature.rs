@@ -3,12 +3,13 @@
 
 use super::Gpu;
 use super::device::{Address, Kernel, Launch, Matrix, Product};
+use super::memory::Memory;
+use super::operand::{Target, done};
 use super::relation::{Argument, Features, THREADS, TILE_ROWS, split};
 use super::relation_backward::{PANEL, panels, tiles};
-use super::storage::{Memory, Target, done};
 use super::sum::Partials;
-use crate::backend::{Relation, Result, RowStats, Slot, shape_error};
-use crate::tensor::{DType, Tensor};
+use crate::backend::{HessianProduct, RelationCurvature, Result, Slot, Storage, shape_error};
+use crate::tensor::DType;
 use bytemuck::{Pod, Zeroable};
 use std::ops::Range;
 
@@ -174,35 +175,35 @@ impl<'a> Gathered<'a> {
     }
 }
 
-pub(super) fn curvature(
-    gpu: &Gpu,
-    relation: &Relation,
-    stats: &RowStats,
-    tangent: (&Tensor, &Tensor),
-    coef: f32,
-    dx: Slot,
-    dy: Slot,
-    dscale: Slot,
-) -> Result<()> {
-    curvature_by(gpu, relation, stats, tangent, coef, dx, dy, dscale, PANEL)
+impl RelationCurvature for Gpu {
+    fn relation_curvature(
+        &self,
+        of: HessianProduct,
+        dx: Slot,
+        dy: Slot,
+        dscale: Slot,
+    ) -> Result<()> {
+        curvature_by(self, of, [dx, dy, dscale], PANEL)
+    }
 }
 
 /// [`curvature`] with panels of `side` rows and columns, a multiple of the tile's.
 fn curvature_by(
     gpu: &Gpu,
-    relation: &Relation,
-    stats: &RowStats,
-    (u, z): (&Tensor, &Tensor),
-    coef: f32,
-    dx: Slot,
-    dy: Slot,
-    dscale: Slot,
+    of: HessianProduct,
+    [dx, dy, dscale]: [Slot; 3],
     side: usize,
 ) -> Result<()> {
+    let HessianProduct {
+        logits,
+        stats,
+        tangent: (u, z),
+        coef,
+    } = of;
     if dx.is_none() && dy.is_none() && dscale.is_none() {
         return Ok(());
     }
-    let features = Features::new(gpu, relation)?;
+    let features = Features::new(gpu, logits)?;
     let (n, m, width) = (features.n, features.m, features.width);
     if m < n {
         return shape_error(OP, format!("{n} rows, but only {m} classes"));
@@ -288,9 +289,9 @@ fn curvature_by(
         }
     }
     if let (Some(partials), Some(slot)) = (partials, dscale) {
-        let (sum, at) = gpu.empty(relation.scale.shape(), DType::F32)?;
+        let (sum, at) = gpu.empty(logits.scale.shape(), DType::F32)?;
         partials.finish(gpu, 1.0, at)?;
-        gpu.add_into(slot, sum)?;
+        gpu.accumulate(slot, sum)?;
     }
     done(gpu, [dx.target, dy.target])
 }
@@ -299,31 +300,28 @@ fn curvature_by(
 mod tests {
     use super::super::relation_backward::tests::add_up;
     use super::*;
-    use crate::backend::{Backend, Pair};
+    use crate::backend::contract::*;
+    use crate::tensor::Tensor;
     use crate::tensor::rng::{Philox, Purpose};
 
     /// Both gradients and the scale's, by panels of `side`, each onto a slot that is empty and then onto itself.
     fn gradients(
         gpu: &Gpu,
-        relation: &Relation,
+        logits: &Logits,
         stats: &RowStats,
         tangent: (&Tensor, &Tensor),
         side: usize,
     ) -> Vec<Vec<f32>> {
         let (mut dx, mut dy, mut dscale) = (None, None, None);
         for _ in 0..2 {
-            curvature_by(
-                gpu,
-                relation,
+            let of = HessianProduct {
+                logits,
                 stats,
                 tangent,
-                0.1,
-                Some(&mut dx),
-                Some(&mut dy),
-                Some(&mut dscale),
-                side,
-            )
-            .expect("curvature");
+                coef: 0.1,
+            };
+            let slots = [Some(&mut dx), Some(&mut dy), Some(&mut dscale)];
+            curvature_by(gpu, of, slots, side).expect("curvature");
         }
         let read = |t: Option<Tensor>| gpu.download(&t.expect("written")).expect("read");
         [dx, dy, dscale].map(read).to_vec()
@@ -343,7 +341,7 @@ mod tests {
         let (n, m) = (261, 300);
         let (x, y, u, z) = (normal(n), normal(m), normal(n), normal(m));
         let unit = |x: &Tensor| gpu.l2_normalize(x).expect("unit rows").0;
-        let relation = Relation {
+        let relation = Logits {
             x: unit(&x),
             y: unit(&y),
             scale: gpu.upload(&[1], &[14.3]).expect("upload"),

@@ -2,60 +2,62 @@
 
 use super::device::{Address, Launch};
 use super::embedding::scatter;
-use super::storage::done;
+use super::operand::done;
 use super::{Gpu, instance, spread};
-use crate::backend::{Result, Slot};
+use crate::backend::{Result, SelectRows, Slot};
 use crate::tensor::Tensor;
 use bytemuck::{Pod, Zeroable};
 
 const OP: &str = "select_rows";
 
-pub(super) fn forward(gpu: &Gpu, x: &Tensor, index: &Tensor) -> Result<Tensor> {
-    #[repr(C)]
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    struct SelectRows {
-        x: Address,
-        index: Address,
-        y: Address,
-        rows: i64,
-        width: i32,
-        padding: u32,
+impl SelectRows for Gpu {
+    fn select_rows(&self, x: &Tensor, index: &Tensor) -> Result<Tensor> {
+        #[repr(C)]
+        #[derive(Clone, Copy, Pod, Zeroable)]
+        struct Arguments {
+            x: Address,
+            index: Address,
+            y: Address,
+            rows: i64,
+            width: i32,
+            padding: u32,
+        }
+        let (rows, width, dtype) = (index.len(), x.width(), x.dtype());
+        let index = self.read_index(OP, index, x.rows())?;
+        let x = self.read(OP, x, dtype)?;
+        let (y, y_at) = self.empty(&[rows, width], dtype)?;
+        let arguments = Arguments {
+            x: x.at(),
+            index,
+            y: y_at,
+            rows: rows as i64,
+            width: width as i32,
+            padding: 0,
+        };
+        let launch = Launch {
+            grid: spread(rows, 8),
+            block: 256,
+            shared: 0,
+        };
+        let kernel = instance!("select_rows", "select_rows", dtype);
+        self.launch(kernel, launch, &arguments)?;
+        Ok(y)
     }
-    let (rows, width, dtype) = (index.len(), x.width(), x.dtype());
-    let index = gpu.read_index(OP, index, x.rows())?;
-    let x = gpu.read(OP, x, dtype)?;
-    let (y, y_at) = gpu.empty(&[rows, width], dtype)?;
-    let arguments = SelectRows {
-        x: x.at(),
-        index,
-        y: y_at,
-        rows: rows as i64,
-        width: width as i32,
-        padding: 0,
-    };
-    let launch = Launch {
-        grid: spread(rows, 8),
-        block: 256,
-        shared: 0,
-    };
-    let kernel = instance!("select_rows", "select_rows", dtype);
-    gpu.launch(kernel, launch, &arguments)?;
-    Ok(y)
-}
 
-pub(super) fn backward(
-    gpu: &Gpu,
-    dy: &Tensor,
-    index: &Tensor,
-    rows: usize,
-    dx: Slot,
-) -> Result<()> {
-    let (width, dtype) = (dy.width(), dy.dtype());
-    let Some(dx) = gpu.target(OP, dx, &[rows, width], dtype)? else {
-        return Ok(());
-    };
-    let from = (gpu.read(OP, dy, dtype)?.at(), dtype);
-    let kernel = instance!("select_rows", "select_rows_backward", dtype);
-    scatter(gpu, OP, kernel, from, index, [rows, width], &dx, dtype)?;
-    done(gpu, [Some(dx)])
+    fn select_rows_backward(
+        &self,
+        dy: &Tensor,
+        index: &Tensor,
+        rows: usize,
+        dx: Slot,
+    ) -> Result<()> {
+        let (width, dtype) = (dy.width(), dy.dtype());
+        let Some(dx) = self.target(OP, dx, &[rows, width], dtype)? else {
+            return Ok(());
+        };
+        let from = (self.read(OP, dy, dtype)?.at(), dtype);
+        let kernel = instance!("select_rows", "select_rows_backward", dtype);
+        scatter(self, kernel, from, index, [rows, width], &dx, dtype)?;
+        done(self, [Some(dx)])
+    }
 }

@@ -2,9 +2,9 @@
 
 use super::column_sums::{Chunks, finish};
 use super::device::{Address, Kernel, Launch};
-use super::storage::{Operand, done, optional};
+use super::operand::{Operand, done, optional};
 use super::{Gpu, spread};
-use crate::backend::{Result, Slot};
+use crate::backend::{Result, Selection, Slot, Submatrix};
 use crate::tensor::{DType, Tensor};
 use bytemuck::{Pod, Zeroable};
 
@@ -12,7 +12,7 @@ const OP: &str = "submatrix";
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct Submatrix {
+struct Arguments {
     x: Address,
     dy: Address,
     rows: Address,
@@ -44,108 +44,119 @@ fn read<'a>(gpu: &Gpu, t: Option<&'a Tensor>) -> Result<Option<Operand<'a>>> {
     t.map(|t| gpu.read(OP, t, DType::F32)).transpose()
 }
 
-pub(super) fn forward(
-    gpu: &Gpu,
-    x: &Tensor,
-    (rows, columns): (&Tensor, &Tensor),
-    (r, c): (Option<&Tensor>, Option<&Tensor>),
-) -> Result<Tensor> {
-    let (height, n) = (rows.len(), columns.len());
-    let shape = match x.shape() {
-        [_] => vec![n],
-        _ => vec![height, n],
-    };
-    let (r, c) = (read(gpu, r)?, read(gpu, c)?);
-    let (rows, columns) = (
-        gpu.read_index(OP, rows, x.rows())?,
-        gpu.read_index(OP, columns, x.width())?,
-    );
-    let (y, out) = gpu.empty(&shape, DType::F32)?;
-    let width = x.width() as i64;
-    let x = gpu.read(OP, x, DType::F32)?;
-    let arguments = Submatrix {
-        x: x.at(),
-        dy: 0,
-        rows,
-        columns,
-        r: optional(&r),
-        c: optional(&c),
-        out,
-        width,
-        height: height as i64,
-        n: n as i32,
-        add: 0,
-        chunk: 0,
-    };
-    gpu.launch(kernel("submatrix_f32"), elements(height * n), &arguments)?;
-    Ok(y)
-}
+impl Submatrix for Gpu {
+    fn submatrix(&self, of: Selection) -> Result<Tensor> {
+        let Selection {
+            x,
+            rows,
+            columns,
+            r,
+            c,
+        } = of;
+        let (height, n) = (rows.len(), columns.len());
+        let shape = match x.shape() {
+            [_] => vec![n],
+            _ => vec![height, n],
+        };
+        let (r, c) = (read(self, r)?, read(self, c)?);
+        let (rows, columns) = (
+            self.read_index(OP, rows, x.rows())?,
+            self.read_index(OP, columns, x.width())?,
+        );
+        let (y, out) = self.empty(&shape, DType::F32)?;
+        let width = x.width() as i64;
+        let x = self.read(OP, x, DType::F32)?;
+        let arguments = Arguments {
+            x: x.at(),
+            dy: 0,
+            rows,
+            columns,
+            r: optional(&r),
+            c: optional(&c),
+            out,
+            width,
+            height: height as i64,
+            n: n as i32,
+            add: 0,
+            chunk: 0,
+        };
+        self.launch(kernel("submatrix_f32"), elements(height * n), &arguments)?;
+        Ok(y)
+    }
 
-pub(super) fn backward(
-    gpu: &Gpu,
-    dy: &Tensor,
-    x: &Tensor,
-    (rows, columns): (&Tensor, &Tensor),
-    (r, c): (Option<&Tensor>, Option<&Tensor>),
-    (dx, dr, dc): (Slot, Slot, Slot),
-) -> Result<()> {
-    let (height, n) = (rows.len(), columns.len());
-    let (r, c) = (read(gpu, r)?, read(gpu, c)?);
-    let values = gpu.read(OP, x, DType::F32)?;
-    let dy = gpu.read(OP, dy, DType::F32)?;
-    let arguments = Submatrix {
-        x: values.at(),
-        dy: dy.at(),
-        rows: gpu.read_index(OP, rows, x.rows())?,
-        columns: gpu.read_index(OP, columns, x.width())?,
-        r: optional(&r),
-        c: optional(&c),
-        out: 0,
-        width: x.width() as i64,
-        height: height as i64,
-        n: n as i32,
-        add: 0,
-        chunk: 0,
-    };
-    let dx = gpu.target(OP, dx, x.shape(), DType::F32)?;
-    if let Some(dx) = &dx {
-        // Entries that nobody names are zero.
-        if !dx.add() {
-            gpu.device.clear(dx.at(), x.len() * DType::F32.size())?;
+    fn submatrix_backward(
+        &self,
+        dy: &Tensor,
+        of: Selection,
+        dx: Slot,
+        dr: Slot,
+        dc: Slot,
+    ) -> Result<()> {
+        let Selection {
+            x,
+            rows,
+            columns,
+            r,
+            c,
+        } = of;
+        let (height, n) = (rows.len(), columns.len());
+        let (r, c) = (read(self, r)?, read(self, c)?);
+        let values = self.read(OP, x, DType::F32)?;
+        let dy = self.read(OP, dy, DType::F32)?;
+        let arguments = Arguments {
+            x: values.at(),
+            dy: dy.at(),
+            rows: self.read_index(OP, rows, x.rows())?,
+            columns: self.read_index(OP, columns, x.width())?,
+            r: optional(&r),
+            c: optional(&c),
+            out: 0,
+            width: x.width() as i64,
+            height: height as i64,
+            n: n as i32,
+            add: 0,
+            chunk: 0,
+        };
+        let dx = self.target(OP, dx, x.shape(), DType::F32)?;
+        if let Some(dx) = &dx {
+            // Entries that nobody names are zero.
+            if !dx.add() {
+                self.device.clear(dx.at(), x.len() * DType::F32.size())?;
+            }
+            let arguments = Arguments {
+                out: dx.at(),
+                ..arguments
+            };
+            let kernel = kernel("submatrix_backward_x_f32");
+            self.launch(kernel, elements(height * n), &arguments)?;
         }
-        let arguments = Submatrix {
-            out: dx.at(),
-            ..arguments
-        };
-        let kernel = kernel("submatrix_backward_x_f32");
-        gpu.launch(kernel, elements(height * n), &arguments)?;
+        let dr = self.target(OP, dr, &[height], DType::F32)?;
+        if let Some(dr) = &dr {
+            let arguments = Arguments {
+                out: dr.at(),
+                add: dr.add().into(),
+                ..arguments
+            };
+            let launch = Launch {
+                grid: spread(height, 1),
+                block: 256,
+                shared: 0,
+            };
+            self.launch(kernel("submatrix_backward_r_f32"), launch, &arguments)?;
+        }
+        let dc = self.target(OP, dc, &[n], DType::F32)?;
+        if let Some(dc) = &dc {
+            let chunks = Chunks::new(height, n, DType::F32);
+            let partials = chunks.partials(self, n)?;
+            let arguments = Arguments {
+                out: partials.at(),
+                chunk: chunks.rows,
+                ..arguments
+            };
+            let kernel = kernel("submatrix_backward_c_f32");
+            self.launch(kernel, chunks.launch, &arguments)?;
+            finish(self, partials.at(), chunks.count, n, n, dc)?;
+        }
+        done(self, [dx, dr, dc])
     }
-    let dr = gpu.target(OP, dr, &[height], DType::F32)?;
-    if let Some(dr) = &dr {
-        let arguments = Submatrix {
-            out: dr.at(),
-            add: dr.add().into(),
-            ..arguments
-        };
-        let launch = Launch {
-            grid: spread(height, 1),
-            block: 256,
-            shared: 0,
-        };
-        gpu.launch(kernel("submatrix_backward_r_f32"), launch, &arguments)?;
-    }
-    let dc = gpu.target(OP, dc, &[n], DType::F32)?;
-    if let Some(dc) = &dc {
-        let chunks = Chunks::new(height, n, DType::F32);
-        let partials = chunks.partials(gpu, n)?;
-        let arguments = Submatrix {
-            out: partials.at(),
-            chunk: chunks.rows,
-            ..arguments
-        };
-        let kernel = kernel("submatrix_backward_c_f32");
-        gpu.launch(kernel, chunks.launch, &arguments)?;
-        finish(gpu, partials.at(), chunks.count, n, n, dc)?;
-    }
-    done(gpu, [dx, dr, dc])
 }

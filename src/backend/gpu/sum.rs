@@ -1,9 +1,10 @@
 //! Sums of all elements, in two stages of fixed order, and scaling by a number that lies on the device.
 
 use super::device::{Address, Kernel, Launch};
-use super::storage::{Memory, optional};
+use super::memory::Memory;
+use super::operand::optional;
 use super::{Gpu, spread};
-use crate::backend::{Result, shape_error};
+use crate::backend::{Result, Sum, shape_error};
 use crate::tensor::{DType, Tensor};
 use bytemuck::{Pod, Zeroable};
 
@@ -79,76 +80,78 @@ impl Partials {
     }
 }
 
-pub(super) fn sum(gpu: &Gpu, x: &Tensor, factor: f32) -> Result<Tensor> {
-    #[repr(C)]
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    struct Sum {
-        x: Address,
-        partials: Address,
-        n: i64,
-        chunk: i64,
+impl Sum for Gpu {
+    fn sum(&self, x: &Tensor, factor: f32) -> Result<Tensor> {
+        #[repr(C)]
+        #[derive(Clone, Copy, Pod, Zeroable)]
+        struct Arguments {
+            x: Address,
+            partials: Address,
+            n: i64,
+            chunk: i64,
+        }
+        let n = x.len();
+        let (partials, launch, chunk) = Partials::of_elements(self, n)?;
+        let x = self.read("sum", x, DType::F32)?;
+        let kernel = Kernel {
+            module: MODULE,
+            entry: "sum_f32",
+        };
+        let arguments = Arguments {
+            x: x.at(),
+            partials: partials.at(),
+            n: n as i64,
+            chunk,
+        };
+        self.launch(kernel, launch, &arguments)?;
+        let (y, y_at) = self.empty(&[1], DType::F32)?;
+        partials.finish(self, factor.into(), y_at)?;
+        Ok(y)
     }
-    let n = x.len();
-    let (partials, launch, chunk) = Partials::of_elements(gpu, n)?;
-    let x = gpu.read("sum", x, DType::F32)?;
-    let kernel = Kernel {
-        module: MODULE,
-        entry: "sum_f32",
-    };
-    let arguments = Sum {
-        x: x.at(),
-        partials: partials.at(),
-        n: n as i64,
-        chunk,
-    };
-    gpu.launch(kernel, launch, &arguments)?;
-    let (y, y_at) = gpu.empty(&[1], DType::F32)?;
-    partials.finish(gpu, factor.into(), y_at)?;
-    Ok(y)
-}
 
-pub(super) fn scale_by(
-    gpu: &Gpu,
-    scalar: &Tensor,
-    factor: f32,
-    x: Option<&Tensor>,
-    n: usize,
-) -> Result<Tensor> {
-    const OP: &str = "scale_by";
-    #[repr(C)]
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    struct ScaleBy {
-        scalar: Address,
-        x: Address,
-        y: Address,
-        n: i64,
+    fn scale_by(
+        &self,
+        scalar: &Tensor,
         factor: f32,
-        padding: u32,
+        x: Option<&Tensor>,
+        n: usize,
+    ) -> Result<Tensor> {
+        const OP: &str = "scale_by";
+        #[repr(C)]
+        #[derive(Clone, Copy, Pod, Zeroable)]
+        struct ScaleBy {
+            scalar: Address,
+            x: Address,
+            y: Address,
+            n: i64,
+            factor: f32,
+            padding: u32,
+        }
+        if scalar.len() != 1 || x.is_some_and(|x| x.len() != n) {
+            let detail = format!("scalar {:?}, {n} elements", scalar.shape());
+            return shape_error(OP, detail);
+        }
+        let scalar = self.read(OP, scalar, DType::F32)?;
+        let x = x.map(|x| self.read(OP, x, DType::F32)).transpose()?;
+        let (y, y_at) = self.empty(&[n], DType::F32)?;
+        let kernel = Kernel {
+            module: MODULE,
+            entry: "scale_by_f32",
+        };
+        let launch = Launch {
+            grid: spread(n, 256 * 4),
+            block: 256,
+            shared: 0,
+        };
+        let arguments = ScaleBy {
+            scalar: scalar.at(),
+            x: optional(&x),
+            y: y_at,
+            n: n as i64,
+            factor,
+            padding: 0,
+        };
+        self.launch(kernel, launch, &arguments)?;
+        Ok(y)
     }
-    if scalar.len() != 1 || x.is_some_and(|x| x.len() != n) {
-        let detail = format!("scalar {:?}, {n} elements", scalar.shape());
-        return shape_error(OP, detail);
-    }
-    let scalar = gpu.read(OP, scalar, DType::F32)?;
-    let x = x.map(|x| gpu.read(OP, x, DType::F32)).transpose()?;
-    let (y, y_at) = gpu.empty(&[n], DType::F32)?;
-    let kernel = Kernel {
-        module: MODULE,
-        entry: "scale_by_f32",
-    };
-    let launch = Launch {
-        grid: spread(n, 256 * 4),
-        block: 256,
-        shared: 0,
-    };
-    let arguments = ScaleBy {
-        scalar: scalar.at(),
-        x: optional(&x),
-        y: y_at,
-        n: n as i64,
-        factor,
-        padding: 0,
-    };
-    gpu.launch(kernel, launch, &arguments)?;
-    Ok(y)
 }

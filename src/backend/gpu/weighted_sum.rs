@@ -1,9 +1,9 @@
 //! Σ_k weight_k · term_k, in bf16 if all terms are.
 
 use super::device::{Address, Launch};
-use super::storage::done;
+use super::operand::done;
 use super::{Gpu, instance, spread};
-use crate::backend::{Result, Slot, shape_error};
+use crate::backend::{Result, Slot, WeightedSum, shape_error};
 use crate::tensor::{DType, Tensor};
 use bytemuck::{Pod, Zeroable};
 
@@ -14,7 +14,7 @@ const TERMS: usize = 8;
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct WeightedSum {
+struct Arguments {
     terms: [Address; TERMS],
     weights: [f32; TERMS],
     y: Address,
@@ -32,7 +32,7 @@ fn sum_into(
     y: Address,
     add: bool,
 ) -> Result<()> {
-    let mut arguments = WeightedSum {
+    let mut arguments = Arguments {
         terms: [0; TERMS],
         weights: [0.0; TERMS],
         y,
@@ -60,27 +60,29 @@ fn sum_into(
     )
 }
 
-pub(super) fn forward(gpu: &Gpu, terms: &[(&Tensor, f32)]) -> Result<Tensor> {
-    let Some((first, _)) = terms.first() else {
-        return shape_error(OP, "no terms");
-    };
-    let dtype = match terms.iter().all(|(t, _)| t.dtype() == DType::BF16) {
-        true => DType::BF16,
-        false => DType::F32,
-    };
-    let (y, y_at) = gpu.empty(first.shape(), dtype)?;
-    for (i, part) in terms.chunks(TERMS).enumerate() {
-        sum_into(gpu, part, dtype, first.len(), y_at, i > 0)?;
+impl WeightedSum for Gpu {
+    fn weighted_sum(&self, terms: &[(&Tensor, f32)]) -> Result<Tensor> {
+        let Some((first, _)) = terms.first() else {
+            return shape_error(OP, "no terms");
+        };
+        let dtype = match terms.iter().all(|(t, _)| t.dtype() == DType::BF16) {
+            true => DType::BF16,
+            false => DType::F32,
+        };
+        let (y, y_at) = self.empty(first.shape(), dtype)?;
+        for (i, part) in terms.chunks(TERMS).enumerate() {
+            sum_into(self, part, dtype, first.len(), y_at, i > 0)?;
+        }
+        Ok(y)
     }
-    Ok(y)
-}
 
-/// dx += factor · dy.
-pub(super) fn backward(gpu: &Gpu, dy: &Tensor, factor: f32, dx: Slot) -> Result<()> {
-    let dtype = dy.dtype();
-    let Some(dx) = gpu.target(OP, dx, dy.shape(), dtype)? else {
-        return Ok(());
-    };
-    sum_into(gpu, &[(dy, factor)], dtype, dy.len(), dx.at(), dx.add())?;
-    done(gpu, [Some(dx)])
+    /// dx += factor · dy.
+    fn scale_backward(&self, dy: &Tensor, factor: f32, dx: Slot) -> Result<()> {
+        let dtype = dy.dtype();
+        let Some(dx) = self.target(OP, dx, dy.shape(), dtype)? else {
+            return Ok(());
+        };
+        sum_into(self, &[(dy, factor)], dtype, dy.len(), dx.at(), dx.add())?;
+        done(self, [Some(dx)])
+    }
 }

@@ -1,14 +1,15 @@
 //! Second derivatives of a relation's cross-entropies, streamed: the products w of features with tangents
 //! are tiles beside those of the cosines. See `Backend::relation_curvature`; `loss/gd.rs` derives it.
 
-use super::backward::{Softmax, residual, values};
-use super::{Operands, TILE, row_block};
-use crate::backend::cpu::gemm::{View, gemm_serial};
-use crate::backend::cpu::math::sum;
-use crate::backend::cpu::memory::Memory;
-use crate::backend::cpu::parallel::{one_by_one, vectorised};
-use crate::backend::cpu::storage::{accumulator, f32s, target};
-use crate::backend::{Grad, Relation, Result, RowStats, Slot, shape_error};
+use super::Cpu;
+use super::gemm::{View, gemm_serial};
+use super::math::sum;
+use super::memory::Memory;
+use super::parallel::{one_by_one, vectorised};
+use super::relation::{Operands, TILE, row_block};
+use super::relation_backward::{Softmax, residual, values};
+use super::storage::{accumulator, f32s, target};
+use crate::backend::{Grad, HessianProduct, RelationCurvature, Result, Slot, shape_error};
 use crate::tensor::Tensor;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -253,65 +254,74 @@ impl Curvature<'_> {
     }
 }
 
-/// See `Backend::relation_curvature`.
-pub(in crate::backend::cpu) fn curvature(
-    relation: &Relation,
-    stats: &RowStats,
-    (u, z): (&Tensor, &Tensor),
-    coef: f32,
-    dx: Slot,
-    dy: Slot,
-    dscale: Slot,
-) -> Result<()> {
-    if dx.is_none() && dy.is_none() && dscale.is_none() {
-        return Ok(());
-    }
-    let Operands {
-        x,
-        y,
-        n,
-        m,
-        width,
-        scale,
-    } = Operands::new(relation)?;
-    if m < n {
-        return shape_error(OP, format!("{n} rows, but only {m} classes"));
-    }
-    let anchors = Points::new(x, u, n, width)?;
-    let candidates = Points::new(y, z, m, width)?;
-    let mut means = vec![[0.0; 2]; n];
-    let call = Curvature {
-        own: anchors,
-        other: candidates,
-        softmax: Softmax::new(&stats.softmax, n)?,
-        value: values(stats, n)?,
-        own_w: &[],
-        means: &[],
-        scale,
-        coef,
-    };
-    let block = row_block(n);
-    one_by_one(means.par_chunks_mut(block).enumerate())
-        .for_each(|(k, out)| call.means(k * block..k * block + out.len(), out));
-    let (own_w, means): (Vec<f32>, Vec<f32>) = means.iter().map(|[w, mean]| (*w, *mean)).unzip();
-    let call = Curvature {
-        own_w: &own_w,
-        means: &means,
-        ..call
-    };
-    if dx.is_some() || dscale.is_some() {
-        let total = call.side(dx, true)?;
-        if let Some(slot) = dscale {
-            accumulator(OP, slot, relation.scale.shape())?[0] += total as f32;
+impl RelationCurvature for Cpu {
+    /// See `Backend::relation_curvature`.
+    fn relation_curvature(
+        &self,
+        of: HessianProduct,
+        dx: Slot,
+        dy: Slot,
+        dscale: Slot,
+    ) -> Result<()> {
+        let HessianProduct {
+            logits,
+            stats,
+            tangent,
+            coef,
+        } = of;
+        let (u, z) = tangent;
+
+        if dx.is_none() && dy.is_none() && dscale.is_none() {
+            return Ok(());
         }
-    }
-    if dy.is_some() {
+        let Operands {
+            x,
+            y,
+            n,
+            m,
+            width,
+            scale,
+        } = Operands::new(logits)?;
+        if m < n {
+            return shape_error(OP, format!("{n} rows, but only {m} classes"));
+        }
+        let anchors = Points::new(x, u, n, width)?;
+        let candidates = Points::new(y, z, m, width)?;
+        let mut means = vec![[0.0; 2]; n];
         let call = Curvature {
-            own: candidates,
-            other: anchors,
+            own: anchors,
+            other: candidates,
+            softmax: Softmax::new(&stats.softmax, n)?,
+            value: values(stats, n)?,
+            own_w: &[],
+            means: &[],
+            scale,
+            coef,
+        };
+        let block = row_block(n);
+        one_by_one(means.par_chunks_mut(block).enumerate())
+            .for_each(|(k, out)| call.means(k * block..k * block + out.len(), out));
+        let (own_w, means): (Vec<f32>, Vec<f32>) =
+            means.iter().map(|[w, mean]| (*w, *mean)).unzip();
+        let call = Curvature {
+            own_w: &own_w,
+            means: &means,
             ..call
         };
-        call.side(dy, false)?;
+        if dx.is_some() || dscale.is_some() {
+            let total = call.side(dx, true)?;
+            if let Some(slot) = dscale {
+                accumulator(OP, slot, logits.scale.shape())?[0] += total as f32;
+            }
+        }
+        if dy.is_some() {
+            let call = Curvature {
+                own: candidates,
+                other: anchors,
+                ..call
+            };
+            call.side(dy, false)?;
+        }
+        Ok(())
     }
-    Ok(())
 }

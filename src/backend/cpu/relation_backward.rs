@@ -1,13 +1,14 @@
 //! Gradients of streamed similarity losses: each tile of logits is computed again, turned into
 //! coefficients C in place, and multiplied into the gradient at once.
 
-use super::{OP, Operands, TILE, operands, row_block, segments};
-use crate::backend::cpu::gemm::{View, gemm_serial};
-use crate::backend::cpu::math::{exp, sum};
-use crate::backend::cpu::memory::Memory;
-use crate::backend::cpu::parallel::{one_by_one, vectorised};
-use crate::backend::cpu::storage::{accumulator, f32s, target};
-use crate::backend::{Pair, Result, RowStats, Side, Slot, shape_error};
+use super::Cpu;
+use super::gemm::{View, gemm_serial};
+use super::math::{exp, sum};
+use super::memory::Memory;
+use super::parallel::{one_by_one, vectorised};
+use super::relation::{OP, Operands, TILE, operands, row_block, segments};
+use super::storage::{accumulator, f32s, target};
+use crate::backend::{Pair, RelationBackward, Result, RowStats, Side, Slot, shape_error};
 use crate::tensor::Tensor;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -251,47 +252,50 @@ impl Backward<'_> {
     }
 }
 
-/// Gradients with respect to the anchors and the scale; see `Backend::relation_backward`.
-pub(in crate::backend::cpu) fn backward(
-    pair: &Pair,
-    row: &Side,
-    col: Option<&Side>,
-    dx: Slot,
-    dscale: Slot,
-) -> Result<()> {
-    if dx.is_none() && dscale.is_none() {
-        return Ok(());
+impl RelationBackward for Cpu {
+    /// Gradients with respect to the anchors and the scale; see `Backend::relation_backward`.
+    fn relation_backward(
+        &self,
+        pair: &Pair,
+        row: &Side,
+        col: Option<&Side>,
+        dx: Slot,
+        dscale: Slot,
+    ) -> Result<()> {
+        if dx.is_none() && dscale.is_none() {
+            return Ok(());
+        }
+        let (student, teacher) = operands(pair)?;
+        let (n, m, width) = (student.n, student.m, student.width);
+        let row = Direction::new(row, n, teacher.is_some())?;
+        let col = col
+            .map(|c| Direction::new(c, m, teacher.is_some()))
+            .transpose()?;
+        let skip_diagonal = pair.skip_diagonal;
+        let call = Backward {
+            student,
+            teacher,
+            row,
+            col,
+            skip_diagonal,
+        };
+        let dx = dx.map(|slot| target(OP, slot, &[n, width])).transpose()?;
+        let add = dx.as_ref().is_some_and(|(_, add)| *add);
+        let block = row_block(n);
+        let chunks: Vec<Option<&mut [f32]>> = match dx {
+            Some((dx, _)) => dx.chunks_mut((block * width).max(1)).map(Some).collect(),
+            None => (0..n.div_ceil(block)).map(|_| None).collect(),
+        };
+        let partials: Vec<f64> = one_by_one(chunks.into_par_iter().enumerate())
+            .map(|(k, dx)| {
+                let rows = k * block..n.min((k + 1) * block);
+                call.block(rows, dx, add)
+            })
+            .collect();
+        if let Some(slot) = dscale {
+            accumulator(OP, slot, pair.student.scale.shape())?[0] +=
+                partials.iter().sum::<f64>() as f32;
+        }
+        Ok(())
     }
-    let (student, teacher) = operands(pair)?;
-    let (n, m, width) = (student.n, student.m, student.width);
-    let row = Direction::new(row, n, teacher.is_some())?;
-    let col = col
-        .map(|c| Direction::new(c, m, teacher.is_some()))
-        .transpose()?;
-    let skip_diagonal = pair.skip_diagonal;
-    let call = Backward {
-        student,
-        teacher,
-        row,
-        col,
-        skip_diagonal,
-    };
-    let dx = dx.map(|slot| target(OP, slot, &[n, width])).transpose()?;
-    let add = dx.as_ref().is_some_and(|(_, add)| *add);
-    let block = row_block(n);
-    let chunks: Vec<Option<&mut [f32]>> = match dx {
-        Some((dx, _)) => dx.chunks_mut((block * width).max(1)).map(Some).collect(),
-        None => (0..n.div_ceil(block)).map(|_| None).collect(),
-    };
-    let partials: Vec<f64> = one_by_one(chunks.into_par_iter().enumerate())
-        .map(|(k, dx)| {
-            let rows = k * block..n.min((k + 1) * block);
-            call.block(rows, dx, add)
-        })
-        .collect();
-    if let Some(slot) = dscale {
-        accumulator(OP, slot, pair.student.scale.shape())?[0] +=
-            partials.iter().sum::<f64>() as f32;
-    }
-    Ok(())
 }

@@ -1,0 +1,60 @@
+//! The CPU: the embedded default, and the first oracle of the other backends. Tensors are f32; where the
+//! processor has AVX512-BF16, linear layers and convolutions can take their products in bf16.
+
+use super::gemm::{Products, bf16_available};
+use crate::backend::{Info, Op, Steps};
+use crate::tensor::DType;
+
+/// The CPU backend. Work is spread over rayon's global pool; results do not depend on its size.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cpu {
+    pub(super) products: Products,
+}
+
+impl Cpu {
+    pub(super) const NAME: &'static str = "cpu";
+
+    /// The CPU backend, in f32.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The CPU backend with mixed precision: linear layers, convolutions and projections round their operands to
+    /// bf16 and sum in f32; all else, and every tensor that is kept, is f32. `None` where the
+    /// processor lacks AVX512-BF16.
+    pub fn bf16() -> Option<Self> {
+        let products = Products::Bf16;
+        bf16_available().then_some(Self { products })
+    }
+}
+
+impl Info for Cpu {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn describe(&self) -> String {
+        // pulp's Debug goes on to list every instruction set.
+        let arch = format!("{:?}", pulp::Arch::new());
+        let level = arch.split([' ', '(']).next().unwrap_or_default();
+        format!(
+            "CPU, {} threads, {level} vectors{}",
+            rayon::current_num_threads(),
+            match self.products {
+                Products::F32 => "",
+                Products::Bf16 => ", bf16 products",
+            }
+        )
+    }
+
+    fn supports(&self, _op: Op, dtype: DType, _shape: &[usize]) -> bool {
+        dtype == DType::F32
+    }
+
+    /// Few enough that a block's values stay in the last-level cache.
+    fn frozen_batch(&self) -> usize {
+        8
+    }
+}
+
+impl Steps for Cpu {}

@@ -1,0 +1,165 @@
+//! The backend over one device, in f32 or in mixed precision.
+//!
+//! In f32 every tensor is f32. In bf16 what is kept between operations, and its gradients, are bf16 tensors;
+//! parameters stay f32, with a bf16 copy beside them for products; their gradients, statistics of norms, unit
+//! features and losses are f32. A kernel takes its operands in the one type that it is compiled for
+//! (`Gpu::activations`), and an operand of the other type is cast first.
+
+use super::device::{Device, Kernel, Launch, Product};
+use super::{attention, attention_pool, avg_pool, conv2d, layer_norm};
+use crate::backend::{Info, Op, Result, Steps, unsupported};
+use crate::tensor::DType;
+use bytemuck::Pod;
+use std::sync::Arc;
+
+/// A backend whose kernels run on one device: a GPU, or the emulated one.
+#[derive(Debug)]
+pub struct Gpu {
+    pub(super) device: Arc<dyn Device>,
+    pub(super) name: &'static str,
+    bf16: bool,
+}
+
+/// Instances of a kernel, by element type.
+macro_rules! instance {
+    ($module:literal, $entry:literal, $dtype:expr) => {
+        $crate::backend::gpu::device::Kernel {
+            module: $module,
+            entry: match $dtype {
+                $crate::tensor::DType::BF16 => concat!($entry, "_bf16"),
+                _ => concat!($entry, "_f32"),
+            },
+        }
+    };
+}
+pub(super) use instance;
+
+/// A grid for `n` elements of which a block takes `each` at a time and then goes on by the grid's size: enough
+/// blocks to fill a large GPU several times over, and no more.
+pub(super) fn spread(n: usize, each: usize) -> [u32; 3] {
+    [n.div_ceil(each).min(4096) as u32, 1, 1]
+}
+
+/// Text is padded to multiples of so many tokens at least.
+const LEAST_TEXT_BUCKET: usize = 64;
+
+impl Gpu {
+    /// The backend on `device`, under the name that tests and logs know it by.
+    pub(in crate::backend) fn on(device: Arc<dyn Device>, name: &'static str, bf16: bool) -> Self {
+        Self { device, name, bf16 }
+    }
+
+    /// How often the host has waited for all work so far, in downloads and in [`Gpu::synchronise`].
+    pub fn waits(&self) -> u64 {
+        self.device.waits()
+    }
+
+    /// Waits for all work so far.
+    ///
+    /// # Errors
+    /// What failed meanwhile.
+    pub fn synchronise(&self) -> Result<()> {
+        self.device.synchronise()
+    }
+
+    /// The element type of what is kept between operations.
+    pub(super) fn activations(&self) -> DType {
+        match self.bf16 {
+            true => DType::BF16,
+            false => DType::F32,
+        }
+    }
+
+    /// Refuses what [`Info::supports`] denies for its size.
+    pub(super) fn check_size(&self, op: Op, shape: &[usize]) -> Result<()> {
+        match limit(op, shape) {
+            Some(limit) => {
+                let dtype = self.activations();
+                Err(unsupported(self.name, op.name(), dtype, shape, limit))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Runs a kernel on `arguments`, the struct that it takes; an empty grid is no launch.
+    pub(super) fn launch(
+        &self,
+        kernel: Kernel,
+        launch: Launch,
+        arguments: &impl Pod,
+    ) -> Result<()> {
+        if launch.grid.contains(&0) {
+            return Ok(());
+        }
+        self.device
+            .launch(kernel, launch, bytemuck::bytes_of(arguments))
+    }
+
+    /// Runs a matrix product; one without elements does nothing.
+    pub(super) fn product(&self, product: &Product) -> Result<()> {
+        if product.m == 0 || product.n == 0 {
+            return Ok(());
+        }
+        self.device.product(product)
+    }
+}
+
+/// What the kernels of `op` can take, if `shape` is beyond it.
+fn limit(op: Op, shape: &[usize]) -> Option<&'static str> {
+    let (fits, limit) = match op {
+        Op::LayerNorm => layer_norm::limit(shape),
+        Op::Attention => attention::limit(shape),
+        Op::AttentionPool => attention_pool::limit(shape),
+        Op::Conv2d => conv2d::limit(shape),
+        Op::AvgPool => avg_pool::limit(shape),
+        _ => (true, ""),
+    };
+    (!fits).then_some(limit)
+}
+
+impl Info for Gpu {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn describe(&self) -> String {
+        let precision = match self.bf16 {
+            true => ", bf16",
+            false => "",
+        };
+        format!("{}{precision}", self.device.describe())
+    }
+
+    fn supports(&self, op: Op, dtype: DType, shape: &[usize]) -> bool {
+        let has_type = match op {
+            // Parameters stay f32; so are images as they come.
+            Op::AdamW | Op::Images => dtype == DType::F32,
+            _ => matches!(dtype, DType::F32 | DType::BF16),
+        };
+        has_type && limit(op, shape).is_none()
+    }
+
+    /// cuBLASLt's algorithms are chosen by a trial of each kind of product, a step is replayed where its launches are
+    /// those of a step before, and the texts of two batches seldom have the same number of tokens: of n captions they
+    /// differ by some √n times a caption's deviation, which is about √tokens to twice that. Six to twelve times √tokens
+    /// therefore leave one or two kinds of batch, and add a twentieth at 20 000 tokens.
+    fn text_bucket(&self, tokens: usize) -> usize {
+        (6 * tokens.isqrt())
+            .next_power_of_two()
+            .max(LEAST_TEXT_BUCKET)
+    }
+}
+
+impl Steps for Gpu {
+    fn begin_step(&self) -> Result<()> {
+        self.device.begin_step()
+    }
+
+    fn end_step(&self) -> Result<()> {
+        self.device.end_step()
+    }
+
+    fn replays(&self) -> u64 {
+        self.device.replays()
+    }
+}
