@@ -9,7 +9,8 @@ mod pairs;
 
 use clip_distill::backend::Backend;
 use clip_distill::run::device;
-use clip_distill::settings::values::{Device, Precision};
+use clip_distill::settings::device::DeviceFlags;
+use clip_distill::settings::values::Device;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pairs::{LOSSES, Pairs};
 use std::sync::{Arc, OnceLock};
@@ -24,9 +25,12 @@ fn on_gpu() -> bool {
 }
 
 fn backend() -> Arc<dyn Backend> {
-    let device = if on_gpu() { Device::Cuda } else { Device::Cpu };
+    let device = DeviceFlags {
+        backend: if on_gpu() { Device::Cuda } else { Device::Cpu },
+        ..DeviceFlags::default()
+    };
     static OPENED: OnceLock<Arc<dyn Backend>> = OnceLock::new();
-    let open = || device::open(device, 0, Precision::Fp32, None).expect("a device");
+    let open = || device::open(&device).expect("a device");
     OPENED.get_or_init(|| open().0).clone()
 }
 

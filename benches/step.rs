@@ -20,6 +20,7 @@ use clip_distill::model::{Bound, Clip, ClipConfig};
 use clip_distill::ops;
 use clip_distill::optim::{self, AdamW, AdamWConfig};
 use clip_distill::run::{cost, device};
+use clip_distill::settings::device::DeviceFlags;
 use clip_distill::settings::values::{Device, Precision};
 use clip_distill::tensor::Normalisation;
 use clip_distill::tensor::rng::{Philox, Purpose};
@@ -79,7 +80,12 @@ fn main() {
     let flags = Flags::parse();
     clip_distill::programs::terminal::show();
     let (batch, steps) = (flags.batch, flags.steps);
-    let (backend, line) = device::open(flags.backend, 0, flags.precision, None).expect("a device");
+    let device = DeviceFlags {
+        backend: flags.backend,
+        precision: flags.precision,
+        ..DeviceFlags::default()
+    };
+    let (backend, line) = device::open(&device).expect("a device");
     let clip = |name: &str| Clip::new(ClipConfig::named(name).expect("a built-in model"));
     let student = clip(&flags.student);
     let teacher = (flags.teacher != "none").then(|| {

@@ -5,6 +5,7 @@ use crate::ceilings::{Ceiling, Ceilings, median, random};
 use crate::pairs::{LOSSES, Pairs};
 use clip_distill::backend::Backend;
 use clip_distill::run::device;
+use clip_distill::settings::device::DeviceFlags;
 use clip_distill::settings::values::Precision;
 use clip_distill::tensor::Tensor;
 use clip_distill::tensor::rng::{Philox, Purpose};
@@ -24,7 +25,12 @@ pub struct Bench {
 
 impl Bench {
     pub fn new(flags: &Flags, precision: Precision) -> Self {
-        let (backend, line) = device::open(flags.backend, 0, precision, None).expect("a device");
+        let device = DeviceFlags {
+            backend: flags.backend,
+            precision,
+            ..DeviceFlags::default()
+        };
+        let (backend, line) = device::open(&device).expect("a device");
         let ceilings = Ceilings::new(backend.clone());
         let low = ceilings.on_gpu() && precision == Precision::AmpBf16;
         Self {

@@ -7,35 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::csv::{self, CsvOptions};
 use super::error::{Error, Result};
+use super::options::DatasetOptions;
 use super::pattern::{self, ShardSource};
 use super::sample::{Sample, Skips};
 use super::webdataset;
 use crate::tensor::rng::{Philox, Purpose};
-
-/// How samples are read.
-#[derive(Clone, Debug)]
-pub struct DatasetOptions {
-    /// Key of the caption in a sample's JSON. A list under `captions` goes before it.
-    pub caption_key: String,
-    /// Skip samples without a caption; false for images with class names only.
-    pub require_caption: bool,
-    /// Every line of a `.txt` is a caption of its own, as retrieval sets are written.
-    pub caption_lines: bool,
-    /// Keep all samples and their decoded pixels in memory from the first epoch on: for data
-    /// that are small.
-    pub cache: bool,
-}
-
-impl Default for DatasetOptions {
-    fn default() -> Self {
-        Self {
-            caption_key: "caption".into(),
-            require_caption: true,
-            caption_lines: false,
-            cache: false,
-        }
-    }
-}
 
 /// One shard's samples kept in memory, with what was skipped in it.
 type Kept = Arc<(Vec<Arc<Sample>>, Skips)>;

@@ -1,6 +1,6 @@
 use std::collections::HashSet;
 
-use super::super::dataset::DatasetOptions;
+use super::super::options::DatasetOptions;
 use super::super::pattern::ShardSource;
 use super::super::transform::Augment;
 use super::super::webdataset::tests::tar_of;

@@ -14,8 +14,8 @@ use std::ops::ControlFlow;
 use flate2::bufread::MultiGzDecoder;
 use serde_json::Value;
 
-use super::dataset::DatasetOptions;
 use super::error::{Error, Result};
+use super::options::DatasetOptions;
 use super::pattern::ShardSource;
 use super::sample::{ImageBytes, Sample, SkipKind, Skips};
 

@@ -5,9 +5,9 @@ use crate::data::demo::DEMO;
 use crate::eval::Model;
 use crate::io;
 use crate::model::{Clip, ClipConfig, Parameters};
-use crate::programs::demo;
 use crate::run::checkpoint::{HUB_MODEL, MODEL, MODEL_CONFIG, weights};
-use crate::run::setup::model_config;
+use crate::run::embedded;
+use crate::run::models::model_config;
 use crate::settings::error::{Result, input, unreadable, usage};
 use crate::tensor::Normalisation;
 use serde::Deserialize;
@@ -100,7 +100,7 @@ fn inside(model: Option<&str>, backend: &Arc<dyn Backend>) -> Result<Trained> {
             "--model {model}: the checkpoint `demo` brings its own model; leave --model out"
         ));
     }
-    let teacher = demo::teacher(backend.as_ref())?;
+    let teacher = embedded::teacher(backend.as_ref())?;
     Ok(Trained {
         name: "demo teacher".into(),
         weights: None,

@@ -3,8 +3,10 @@
 use super::ablation::Plan;
 use crate::settings::config::{Call, Config};
 use crate::settings::error::{Error, Result, failed, unreadable, usage};
+use crate::settings::keys::{canonical, toml_line};
+use crate::settings::meaning::Settings;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -28,7 +30,7 @@ pub enum Request {
     /// The report of a run again, with others in its charts.
     Report(PathBuf, Vec<PathBuf>),
     /// A run.
-    Run(Box<Config>, Call),
+    Run(Box<Settings>, Call),
     /// Many runs and one table.
     Ablation(Box<Plan>),
 }
@@ -60,8 +62,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
         Some(path) => overlay(&line.config, &matches, path)?,
         None => line.config,
     };
-    config.check()?;
-    Ok(Request::Run(Box::new(config), line.call))
+    let settings = Settings::resolve(&config)?;
+    Ok(Request::Run(Box::new(settings), line.call))
 }
 
 /// open_clip and CLIP-KD mix `--train_data` and `--train-data`: both are taken, here and by the other
@@ -112,88 +114,4 @@ fn given(flags: &Config, matches: &ArgMatches) -> Result<toml::Table> {
         source == Some(ValueSource::CommandLine)
     };
     Ok(all.into_iter().filter(|(key, _)| said(key)).collect())
-}
-
-/// A file's keys by the flags' first names: `_` and aliases are taken, too.
-///
-/// # Errors
-/// If a key is no flag of a run.
-pub(crate) fn canonical(file: toml::Table) -> Result<toml::Table> {
-    let command = CommandLine::command();
-    let calls = Call::augment_args(clap::Command::new("call"));
-    let of_call = |arg: &clap::Arg| calls.get_arguments().any(|a| a.get_id() == arg.get_id());
-    let named = |(key, value): (String, toml::Value)| {
-        let name = key.replace('_', "-");
-        let arg = command.get_arguments().find(|a| {
-            a.get_long() == Some(&name)
-                || a.get_all_aliases()
-                    .is_some_and(|all| all.contains(&name.as_str()))
-        });
-        match arg.filter(|a| !of_call(a)).and_then(clap::Arg::get_long) {
-            Some(long) => Ok((long.to_string(), value)),
-            None => usage(format!(
-                "unknown key `{key}`: see train --help for the names"
-            )),
-        }
-    };
-    file.into_iter().map(named).collect()
-}
-
-/// What is wrong with a file, on one line.
-pub(crate) fn toml_line(e: &toml::de::Error) -> String {
-    e.to_string()
-        .lines()
-        .map(str::trim)
-        .filter(|l| !l.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ")
-}
-
-impl Config {
-    /// All defaults, as a command line without flags has them.
-    pub fn new() -> Self {
-        let matches = CommandLine::command().get_matches_from(["train"]);
-        match CommandLine::from_arg_matches(&matches) {
-            Ok(line) => line.config,
-            Err(_) => unreachable!("every flag has a default or is optional"),
-        }
-    }
-
-    /// A configuration from the text of a file, over the defaults.
-    pub fn from_toml(text: &str) -> Result<Self> {
-        Self::over([text.parse().map_err(|e| Error::Usage(toml_line(&e)))?])
-    }
-
-    /// The defaults, under one layer of keys after the other.
-    pub(crate) fn over(layers: impl IntoIterator<Item = toml::Table>) -> Result<Self> {
-        let mut merged = toml::Table::try_from(Self::new()).map_err(failed)?;
-        merged.extend(layers.into_iter().flatten());
-        merged.try_into().map_err(|e| Error::Usage(toml_line(&e)))
-    }
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn files_have_the_flags_names() {
-        let text = "lr = 1\nval-data = \"demo\"\ncsv-img-key = \"path\"\nval-frequency = 2\n";
-        let config = Config::from_toml(text).unwrap();
-        assert_eq!(config.lr, 1.0);
-        assert_eq!(config.eval.val_data.as_deref(), Some("demo"));
-        assert_eq!(config.csv.csv_img_key, "path");
-        assert_eq!(config.csv.csv_caption_key, "title");
-        let again = Config::from_toml(&config.to_toml().unwrap()).unwrap();
-        assert_eq!(again.to_toml().unwrap(), config.to_toml().unwrap());
-        // Groups of flags make the file no less strict.
-        let error = Config::from_toml("val-dada = \"demo\"").unwrap_err();
-        assert!(error.to_string().contains("val-dada"), "{error}");
-    }
 }

@@ -1,73 +1,30 @@
 //! The demonstration: what `train` does without flags, on what lies inside the program.
 //!
-//! A small teacher, trained by this program (`demo/teacher.toml`) on emoji artwork with its names, a
+//! A small teacher, trained by this program (`run/embedded/teacher.toml`) on emoji artwork with its names, a
 //! smaller student that imitates it, and the same student alone.
 
-use crate::backend::Backend;
-use crate::data::demo::{self as corpus, Split};
-use crate::data::{Dataset, DatasetOptions, ShardSource};
 use crate::eval::{self, Loading, Model, Outcome, Protocols};
-use crate::io;
 use crate::loss::Method;
-use crate::model::{Clip, ClipConfig};
 use crate::notices::notice;
 use crate::report::{self, Extras, Other, Pictures};
 use crate::run::checkpoint;
 use crate::run::evaluation::outcomes;
 use crate::run::log::{span, timestamp};
-use crate::run::setup;
-use crate::run::source::data_error;
 use crate::run::training::{self, Summary};
+use crate::run::{device, embedded};
 use crate::settings::config::{Call, Config};
-use crate::settings::error::{Result, failed, input};
-use crate::train::teacher::Teacher;
+use crate::settings::error::Result;
+use crate::settings::meaning::Settings;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-const TEACHER: &[u8] = include_bytes!("../run/embedded/teacher.safetensors");
-const TEACHER_CONFIG: &str = include_str!("../run/embedded/teacher.json");
-const STUDENT_CONFIG: &str = include_str!("../run/embedded/student.json");
-const STUDENT_RUN: &str = include_str!("../run/embedded/student.toml");
-
 /// The held-out splits' names on the screen, in the order of [`eval::demo_sets`].
 const SPLITS: [&str; 3] = ["new style", "sketches", "new concepts"];
 
-/// Configuration of the teacher inside the program.
-pub fn teacher_config() -> Result<ClipConfig> {
-    ClipConfig::from_json(TEACHER_CONFIG).map_err(input)
-}
-
-/// Configuration of the demonstration's student: `--model demo`.
-pub fn student() -> Result<ClipConfig> {
-    ClipConfig::from_json(STUDENT_CONFIG).map_err(input)
-}
-
-/// The teacher inside the program.
-pub fn teacher(backend: &dyn Backend) -> Result<Teacher> {
-    let clip = Clip::new(teacher_config()?);
-    let name = Path::new("the teacher inside the program");
-    let file = io::read_bytes(name, TEACHER).map_err(input)?;
-    let parameters = io::clip_from_entries(name, file, &clip, backend).map_err(input)?;
-    Teacher::new(clip, parameters, backend)
-}
-
-/// The corpus's training pairs.
-pub fn training_pairs() -> Result<Dataset> {
-    let options = DatasetOptions {
-        cache: true,
-        ..DatasetOptions::default()
-    };
-    let shard = ShardSource::Memory {
-        name: format!("{}.tar.gz", Split::Train.name()),
-        bytes: corpus::shards(Split::Train),
-    };
-    Dataset::from_shards(vec![shard], options).map_err(data_error)
-}
-
 /// The configuration of the demonstration's distillation.
 pub fn config() -> Result<Config> {
-    Config::from_toml(STUDENT_RUN)
+    Config::from_toml(embedded::STUDENT_RUN)
 }
 
 /// Distils the student, trains it alone, and compares both with the teacher in one table.
@@ -97,8 +54,8 @@ pub fn run_with(distilled: Config) -> Result<String> {
         "demonstration: emoji and their names; a student alone, the same student distilled with \
          intra-kd from the teacher inside this program, and a table, in about three minutes",
     );
-    let (backend, _) = setup::device(&distilled)?;
-    let teacher = teacher(backend.as_ref())?;
+    let (backend, _) = device::open(&distilled.device)?;
+    let teacher = embedded::teacher(backend.as_ref())?;
     let of_teacher = Model {
         backend: &backend,
         clip: teacher.clip(),
@@ -114,7 +71,7 @@ pub fn run_with(distilled: Config) -> Result<String> {
         ("student alone", "alone   ", &alone),
         ("student, intra-kd", "intra-kd", &distilled),
     ] {
-        let mut done = training::train(config, &call, label)?;
+        let mut done = training::train(&Settings::resolve(config)?, &call, label, None)?;
         let scores = match done.outcomes.take() {
             Some(outcomes) => outcomes,
             None => outcomes(config, done.trainer.model())?,
@@ -218,17 +175,6 @@ fn table(rows: &[(&str, usize, Vec<Outcome>)]) -> String {
     out
 }
 
-/// Writes the weights of a checkpoint as the program's teacher is stored: rounded to bf16.
-///
-/// # Errors
-/// If the checkpoint does not fit the teacher's configuration, or the file cannot be written.
-pub fn pack_teacher(checkpoint: &Path, out: &Path, backend: &dyn Backend) -> Result<()> {
-    let clip = Clip::new(teacher_config()?);
-    let weights = checkpoint.join(checkpoint::MODEL);
-    let parameters = io::load_clip(&weights, &clip, backend).map_err(input)?;
-    io::save_clip(out, &clip, &parameters, backend, true).map_err(failed)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -267,6 +213,5 @@ mod tests {
         let root = env!("CARGO_MANIFEST_DIR");
         flags(&format!("{root}/src/run/embedded/student.toml"));
         flags(&format!("{root}/src/run/embedded/teacher.toml"));
-        assert!(TEACHER.len() < 4 << 20);
     }
 }

@@ -13,8 +13,8 @@ use crate::eval::Loading;
 use crate::notices::notice;
 use crate::programs::command_line::{clap_line, dashes};
 use crate::run::device;
+use crate::settings::device::DeviceFlags;
 use crate::settings::error::{Error, Result, file, usage};
-use crate::settings::values::{Device, Precision};
 use clap::{Args, Parser};
 use std::ffi::OsString;
 use std::io::Write;
@@ -32,18 +32,9 @@ pub struct ModelFlags {
     /// open_clip_config.json beside the weights).
     #[arg(long, help_heading = "Model")]
     pub model: Option<String>,
-    /// Device.
-    #[arg(long, value_enum, default_value_t, help_heading = "Device")]
-    pub backend: Device,
-    /// Which of several GPUs, counted from 0.
-    #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Device")]
-    pub device: usize,
-    /// Precision of matrix products.
-    #[arg(long, value_enum, default_value_t, help_heading = "Device")]
-    pub precision: Precision,
-    /// Threads of the CPU backend (default: one a core).
-    #[arg(long, value_name = "N", help_heading = "Device")]
-    pub threads: Option<usize>,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceFlags,
     /// Images in one pass: more need more memory.
     #[arg(long, default_value_t = 64, value_name = "N", help_heading = "Device")]
     pub batch_size: usize,
@@ -58,7 +49,7 @@ impl ModelFlags {
         for (flag, zero) in [
             ("--batch-size", self.batch_size == 0),
             ("--workers", self.workers == 0),
-            ("--threads", self.threads == Some(0)),
+            ("--threads", self.device.threads == Some(0)),
         ] {
             if zero {
                 return usage(format!("{flag} must be at least 1"));
@@ -69,8 +60,7 @@ impl ModelFlags {
 
     /// The device, the checkpoint on it, and how its images are loaded.
     fn open(&self) -> Result<(Arc<dyn Backend>, checkpoint::Trained, Loading)> {
-        let (backend, line) =
-            device::open(self.backend, self.device, self.precision, self.threads)?;
+        let (backend, line) = device::open(&self.device)?;
         let trained = checkpoint::open(&self.checkpoint, self.model.as_deref(), &backend)?;
         notice(format_args!("{} on {line}", trained.name));
         let loading = Loading {

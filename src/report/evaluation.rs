@@ -1,6 +1,7 @@
 //! What the evaluations found: tables of the last of each run, and curves.
 
 use super::chart::{Chart, Unit};
+use super::format::colour;
 use super::series::{RunLog, keys};
 use html_escape::encode_text as text;
 use serde_json::{Map, Value};
@@ -183,7 +184,7 @@ fn table(
         for (i, (run, found)) in runs.iter().zip(found).enumerate() {
             let mark = match runs.len() {
                 1 => String::new(),
-                _ => format!(r#"<i class="key c{}"></i>"#, super::page::colour(i)),
+                _ => format!(r#"<i class="key c{}"></i>"#, colour(i)),
             };
             let name = format!("{mark}{}", text(&run.label));
             rows.extend(found.map(|v| (name, v, runs.len() > 1)));
@@ -231,7 +232,7 @@ pub fn charts(runs: &[RunLog], teacher: &Map<String, Value>, last: f64) -> Strin
             let lines: Vec<_> = runs
                 .iter()
                 .enumerate()
-                .map(|(i, run)| run.evaluations(&name, super::page::colour(i)))
+                .map(|(i, run)| run.evaluations(&name, colour(i)))
                 .collect();
             if lines.iter().all(|l| l.points.len() < 2) {
                 continue;
@@ -271,11 +272,6 @@ pub fn charts(runs: &[RunLog], teacher: &Map<String, Value>, last: f64) -> Strin
         out.push_str("</div>");
     }
     out
-}
-
-/// A share in per cent.
-pub fn percent(share: f64) -> String {
-    format!("{:.1} %", 100.0 * share)
 }
 
 #[cfg(test)]

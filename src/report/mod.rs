@@ -6,6 +6,7 @@
 
 mod chart;
 mod evaluation;
+mod format;
 mod page;
 mod pictures;
 mod scale;

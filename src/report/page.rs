@@ -2,7 +2,8 @@
 
 use super::Extras;
 use super::chart::{Chart, Line, Unit};
-use super::evaluation::{self, percent};
+use super::evaluation;
+use super::format::{colour, percent};
 use super::pictures;
 use super::scale::number;
 use super::series::{RunLog, keys};
@@ -11,14 +12,6 @@ use std::fmt::Write;
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("hover.js");
-
-/// Colours of runs; the next one begins anew.
-const COLOURS: usize = 4;
-
-/// The colour of a run.
-pub fn colour(run: usize) -> usize {
-    run % COLOURS
-}
 
 /// The report of `runs`, the first of which is the one that it is about.
 pub fn page(runs: &[RunLog], extras: &Extras) -> String {

@@ -1,7 +1,7 @@
 //! Nearest neighbours as pictures, model under model.
 
 use super::Pictures;
-use super::evaluation::percent;
+use super::format::percent;
 use crate::eval::Picture;
 use html_escape::{encode_double_quoted_attribute as attribute, encode_text as text};
 use std::fmt::Write;

@@ -3,28 +3,24 @@
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda;
+use crate::settings::device::DeviceFlags;
 use crate::settings::error::{Result, input, usage};
 use crate::settings::values::{Device, Precision};
 use std::sync::Arc;
 
-/// The device that the flags ask for, with one line that says which it is and why. `number` is that of a GPU,
-/// `threads` those of the CPU.
+/// The device that the flags ask for, with one line that says which it is and why.
 ///
 /// # Errors
 /// If this machine or this build does not have it, or not in that precision.
-pub fn open(
-    device: Device,
-    number: usize,
-    precision: Precision,
-    threads: Option<usize>,
-) -> Result<(Arc<dyn Backend>, String)> {
-    if let Some(threads) = threads {
+pub fn open(flags: &DeviceFlags) -> Result<(Arc<dyn Backend>, String)> {
+    if let Some(threads) = flags.threads {
         // Fails where a pool is there already; then that one stays, with the same results.
         let _ = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build_global();
     }
-    let (backend, why) = match device {
+    let (number, precision) = (flags.device, flags.precision);
+    let (backend, why) = match flags.backend {
         Device::Cpu => (cpu(precision)?, String::new()),
         Device::Cuda => {
             let found = cuda(number, precision);

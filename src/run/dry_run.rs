@@ -1,13 +1,15 @@
 //! `--dry-run`: what a run would need, without doing it.
 
 use super::cost::{self, CAPTION_TOKENS};
-use super::setup;
+use super::models::student;
 use super::source::Source;
+use super::{device, embedded};
 use crate::data::demo::DEMO;
 use crate::model::{Clip, ClipConfig};
-use crate::settings::config::Config;
 use crate::settings::error::{Result, input};
+use crate::settings::meaning::Settings;
 use crate::train::heads::LossHeads;
+use crate::train::masking::Masking;
 
 /// Batches that the loader holds beside the one in use: two made ahead, one in the making.
 const AHEAD: f64 = 3.0;
@@ -25,25 +27,26 @@ fn parameters(clip: &Clip) -> [usize; 3] {
     [image, text, image + text]
 }
 
-/// What the run of `config` would need, as text for people.
+/// What the run of `settings` would need, as text for people.
 ///
 /// # Errors
 /// If a model or the data cannot be opened.
-pub fn dry_run(config: &Config) -> Result<String> {
+pub fn dry_run(settings: &Settings) -> Result<String> {
+    let config = &settings.config;
     config.eval.open(&config.csv)?;
-    let student = setup::student(config)?;
-    let teacher = match config.teacher.as_deref().filter(|_| config.distils()) {
-        Some(DEMO) => Some(crate::programs::demo::teacher_config()?),
+    let student = student(settings)?;
+    let teacher = match config.teacher.as_deref().filter(|_| settings.distils()) {
+        Some(DEMO) => Some(embedded::teacher_config()?),
         Some(name) => Some(ClipConfig::load(name).map_err(input)?),
         None => None,
     };
     let known = config.steps.is_some() || config.train_num_samples.is_some();
-    let source = Source::open(config, student.config(), !known)?;
-    let objective = setup::objective(config);
+    let source = Source::open(&settings.data, student.config(), !known)?;
+    let objective = settings.objective;
     let weights = objective.weights;
     let own = student.config();
     let part = config.batch_size as f64;
-    let device = setup::device(config);
+    let device = device::open(&settings.device);
     let frozen = device.map_or(f64::MAX, |(backend, _)| backend.frozen_batch() as f64);
     let pairs = part * config.accum_freq as f64;
 
@@ -63,7 +66,7 @@ pub fn dry_run(config: &Config) -> Result<String> {
         cost::vision(&own.vision_cfg, own.embed_dim),
         cost::text(own, CAPTION_TOKENS),
     );
-    let masked = setup::masking(config, own)?
+    let masked = Masking::of(&objective, own)?
         .map(|masking| cost::masked_vision(&own.vision_cfg, masking.kept()));
     let again = if config.grad_checkpointing { 1.0 } else { 0.0 };
     // In parts every part goes forward twice; recomputed blocks once more.

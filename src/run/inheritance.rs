@@ -1,263 +1,61 @@
-//! Weight inheritance's flags, under TinyCLIP's names too, and what a student inherits before its first step.
+//! What a student inherits before its first step.
 
 use super::checkpoint::{self, MODEL_CONFIG};
-use super::setup::model_config;
+use super::embedded;
+use super::models::model_config;
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::data::demo::DEMO;
 use crate::io;
-use crate::loss::Weights;
 use crate::model::inherit::{Tower, manual};
 use crate::model::{Clip, ClipConfig, Parameters};
 use crate::notices::notice;
-use crate::programs::demo;
 use crate::settings::config::Config;
 use crate::settings::error::{Result, failed, input, unreadable, usage};
+use crate::settings::inherit::InheritFlags;
 use crate::train::gates::{Constraint, Gates};
-use clap::Args;
-use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// How a student inherits weights. Flags and `--config` keys are the same words.
-#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct InheritFlags {
-    /// Begins with a part of this bigger model's weights: layers at equal intervals, the leading heads and
-    /// channels. A run's or checkpoint's folder, a .safetensors file, or `demo`.
-    #[arg(long, value_name = "CHECKPOINT", help_heading = "Weight inheritance")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub inherit_from: Option<String>,
-    /// The same for the image tower alone.
-    #[arg(
-        long,
-        alias = "pretrained-image-file",
-        value_name = "CHECKPOINT",
-        help_heading = "Weight inheritance"
-    )]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub inherit_image: Option<String>,
-    /// The same for the text tower alone.
-    #[arg(
-        long,
-        alias = "pretrained-text-file",
-        value_name = "CHECKPOINT",
-        help_heading = "Weight inheritance"
-    )]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub inherit_text: Option<String>,
-    /// The bigger model: a name or JSON file (default: the open_clip_config.json beside its weights).
-    #[arg(long, value_name = "MODEL", help_heading = "Weight inheritance")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub inherit_model: Option<String>,
-    /// Learns which heads, channels and layers of the image tower to keep, and goes on with the smaller model.
-    #[arg(long, help_heading = "Weight inheritance")]
-    pub prune_image: bool,
-    /// The same for the text tower.
-    #[arg(long, help_heading = "Weight inheritance")]
-    pub prune_text: bool,
-    /// Steps in which that is learned, and the learning rate rises; the run's other steps train the smaller
-    /// model.
-    #[arg(
-        long,
-        default_value_t = 3000,
-        value_name = "N",
-        help_heading = "Weight inheritance"
-    )]
-    pub prune_step: u64,
-    /// Share of the blocks' weights that is to go.
-    #[arg(
-        long,
-        default_value_t = 0.25,
-        value_name = "SHARE",
-        help_heading = "Weight inheritance"
-    )]
-    pub target_sparsity: f64,
-    /// Share that is to go at the first step.
-    #[arg(
-        long,
-        default_value_t = 0.0,
-        value_name = "SHARE",
-        help_heading = "Weight inheritance"
-    )]
-    pub start_sparsity: f64,
-    /// Steps from --start-sparsity to --target-sparsity.
-    #[arg(
-        long,
-        default_value_t = 1000,
-        value_name = "STEPS",
-        help_heading = "Weight inheritance"
-    )]
-    pub sparsity_warmup: u64,
-    /// The share is that of both towers together, not of each.
-    #[arg(long, help_heading = "Weight inheritance")]
-    pub total_loss_flag: bool,
-    /// Learning rate of the gates.
-    #[arg(
-        long,
-        default_value_t = 0.02,
-        value_name = "RATE",
-        help_heading = "Weight inheritance"
-    )]
-    pub gate_lr: f64,
-    /// Rate at which the constraint's multipliers climb; its sign says nothing.
-    #[arg(
-        long,
-        default_value_t = 0.02,
-        value_name = "RATE",
-        allow_negative_numbers = true,
-        help_heading = "Weight inheritance"
-    )]
-    pub l0lr: f64,
-    /// Shrinks the model of --inherit-from step by step: 100,75,50,25 (per cent, or a model's name or JSON
-    /// file), each a run of its own that inherits from the last; with --prune-image and --prune-text
-    /// automatically.
-    #[arg(long, value_name = "SIZES", help_heading = "Weight inheritance")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stages: Option<String>,
-    /// Holds the contrastive scale of student and teacher at this number, as TinyCLIP does (50), instead of
-    /// training the student's.
-    #[arg(long, value_name = "SCALE", help_heading = "Losses")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub logit_scale: Option<f64>,
-    /// Share A of TinyCLIP's loss that is affinity mimicking; the other 1 − A is the contrastive loss. An
-    /// --alpha-… flag wins over it.
-    #[arg(long, value_name = "A", help_heading = "Losses")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub distillation_alpha: Option<f64>,
-    /// Weight of both together (default: 1).
-    #[arg(long, value_name = "WEIGHT", help_heading = "Losses")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub distillation_weight: Option<f64>,
-}
-
-impl InheritFlags {
-    /// Rules that no single flag can check.
-    ///
-    /// # Errors
-    /// If two flags contradict one another.
-    pub(crate) fn check(&self, init: bool) -> Result<()> {
-        let by_tower = self.inherit_image.is_some() || self.inherit_text.is_some();
-        let any = by_tower || self.inherit_from.is_some();
-        if by_tower && self.inherit_from.is_some() {
-            return usage(
-                "--inherit-from is both towers': leave --inherit-image and --inherit-text out",
-            );
-        }
-        if init && any {
-            return usage("--init and --inherit-from both say what the student begins with");
-        }
-        if self.inherit_model.is_some() && !any {
-            return usage("--inherit-model needs --inherit-from: the weights of that model");
-        }
-        let share = |x: f64| (0.0..1.0).contains(&x);
-        let rate = |x: f64| x.is_finite() && x > 0.0;
-        let rules = [
-            (self.prune_step > 0, "--prune-step must be at least 1"),
-            (
-                share(self.target_sparsity) && share(self.start_sparsity),
-                "--target-sparsity and --start-sparsity must be in [0, 1)",
-            ),
-            (
-                self.start_sparsity <= self.target_sparsity,
-                "--start-sparsity must be at most --target-sparsity",
-            ),
-            (rate(self.gate_lr), "--gate-lr must be positive"),
-            (rate(self.l0lr.abs()), "--l0lr must not be 0"),
-            (
-                self.distillation_alpha
-                    .is_none_or(|a| (0.0..=1.0).contains(&a)),
-                "--distillation-alpha must be in [0, 1]",
-            ),
-            (
-                self.distillation_weight.is_none_or(rate),
-                "--distillation-weight must be positive",
-            ),
-            (
-                self.logit_scale.is_none_or(rate),
-                "--logit-scale must be positive",
-            ),
-            (
-                self.stages.is_none() || self.inherit_from.is_some(),
-                "--stages needs --inherit-from: the model to begin with",
-            ),
-        ];
-        if let Some((_, message)) = rules.iter().find(|(holds, _)| !holds) {
-            return usage(*message);
-        }
-        match &self.stages {
-            Some(stages) => super::stages::parse(stages, self.prunes()).map(|_| ()),
-            None => Ok(()),
-        }
+/// Gates for a student, if the flags ask for any.
+///
+/// # Errors
+/// If its image tower can have none.
+pub(super) fn gates(
+    flags: &InheritFlags,
+    student: &ClipConfig,
+    seed: u64,
+) -> Result<Option<Gates>> {
+    if !flags.prunes() {
+        return Ok(None);
     }
-
-    /// TinyCLIP's two weights, if either is given.
-    pub(crate) fn weigh(&self, weights: &mut Weights) {
-        if self.distillation_alpha.is_none() && self.distillation_weight.is_none() {
-            return;
-        }
-        let share = self.distillation_alpha.unwrap_or(1.0);
-        let weight = self.distillation_weight.unwrap_or(1.0);
-        weights.affinity = (weight * share) as f32;
-        weights.clip = (weight * (1.0 - share)) as f32;
-    }
-
-    /// Whether gates learn what to keep.
-    pub fn prunes(&self) -> bool {
-        self.prune_image || self.prune_text
-    }
-
-    /// Gates for a student, if the flags ask for any.
-    ///
-    /// # Errors
-    /// If its image tower can have none.
-    pub(crate) fn gates(&self, student: &ClipConfig, seed: u64) -> Result<Option<Gates>> {
-        if !self.prunes() {
-            return Ok(None);
-        }
-        let asked = [
-            (Tower::Image, self.prune_image),
-            (Tower::Text, self.prune_text),
-        ];
-        let towers = asked.iter().filter(|(_, on)| *on).map(|(tower, _)| *tower);
-        let constraint = Constraint {
-            start: self.start_sparsity,
-            target: self.target_sparsity,
-            warmup: self.sparsity_warmup,
-            joint: self.total_loss_flag,
-            rate: self.gate_lr,
-            multiplier_rate: self.l0lr.abs(),
-        };
-        let towers: Vec<Tower> = towers.collect();
-        Ok(Some(Gates::new(student, &towers, constraint, seed)?))
-    }
-
-    /// Each checkpoint that is inherited from, and by which towers.
-    fn sources(&self) -> Vec<(&str, &'static [Tower])> {
-        let both: (_, &[Tower]) = (&self.inherit_from, &Tower::ALL);
-        let sources = [
-            both,
-            (&self.inherit_image, &[Tower::Image]),
-            (&self.inherit_text, &[Tower::Text]),
-        ];
-        let given = sources.into_iter().filter_map(|(path, towers)| {
-            let path = path.as_deref()?;
-            Some((path, towers))
-        });
-        given.collect()
-    }
+    let asked = [
+        (Tower::Image, flags.prune_image),
+        (Tower::Text, flags.prune_text),
+    ];
+    let towers = asked.iter().filter(|(_, on)| *on).map(|(tower, _)| *tower);
+    let constraint = Constraint {
+        start: flags.start_sparsity,
+        target: flags.target_sparsity,
+        warmup: flags.sparsity_warmup,
+        joint: flags.total_loss_flag,
+        rate: flags.gate_lr,
+        multiplier_rate: flags.l0lr.abs(),
+    };
+    let towers: Vec<Tower> = towers.collect();
+    Ok(Some(Gates::new(student, &towers, constraint, seed)?))
 }
 
 /// A bigger model in host memory.
-pub(crate) struct Bigger {
+pub(super) struct Bigger {
     /// What it is.
-    pub(crate) config: ClipConfig,
+    pub(super) config: ClipConfig,
     parameters: Parameters,
 }
 
 /// The configuration of the model `checkpoint`, as `--inherit-model` or the file beside its weights says.
-pub(crate) fn bigger_config(checkpoint: &str, model: Option<&str>) -> Result<ClipConfig> {
+pub(super) fn bigger_config(checkpoint: &str, model: Option<&str>) -> Result<ClipConfig> {
     if checkpoint == DEMO {
-        return demo::teacher_config();
+        return embedded::teacher_config();
     }
     if let Some(model) = model {
         return model_config(model);
@@ -277,7 +75,7 @@ pub(crate) fn bigger_config(checkpoint: &str, model: Option<&str>) -> Result<Cli
 fn load(checkpoint: &str, model: Option<&str>, host: &dyn Backend) -> Result<Bigger> {
     let config = bigger_config(checkpoint, model)?;
     let parameters = match checkpoint {
-        DEMO => demo::teacher(host)?.parameters().clone(),
+        DEMO => embedded::teacher(host)?.parameters().clone(),
         path => {
             let weights = checkpoint::weights(Path::new(path))?;
             io::load_clip(&weights, &Clip::new(config.clone()), host).map_err(input)?
@@ -290,7 +88,7 @@ fn load(checkpoint: &str, model: Option<&str>, host: &dyn Backend) -> Result<Big
 ///
 /// # Errors
 /// If a bigger model cannot be read, or `clip` cannot inherit from it.
-pub(crate) fn initial(config: &Config, clip: &Clip, backend: &dyn Backend) -> Result<Parameters> {
+pub(super) fn initial(config: &Config, clip: &Clip, backend: &dyn Backend) -> Result<Parameters> {
     let mut parameters = clip.init(backend, config.seed).map_err(failed)?;
     let host = Cpu::new();
     let model = config.inherit.inherit_model.as_deref();
@@ -315,22 +113,4 @@ fn clip_elements(clip: &Clip) -> f64 {
     let shapes = clip.parameter_shapes();
     let sizes = shapes.iter().map(|(_, s)| s.iter().product::<usize>());
     sizes.sum::<usize>() as f64
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::run::setup::objective;
-
-    #[test]
-    fn tinyclips_weights_are_those_of_its_two_losses() {
-        let of = |text: &str| {
-            let weights = objective(&Config::from_toml(text).unwrap()).weights;
-            (weights.affinity, weights.clip)
-        };
-        assert_eq!(of("method = \"tinyclip\""), (1.0, 0.0));
-        let both = "method = \"tinyclip\"\ndistillation-alpha = 0.75\ndistillation-weight = 2";
-        assert_eq!(of(both), (1.5, 0.5));
-        assert_eq!(of(&format!("{both}\nalpha-clip = 3")), (1.5, 3.0));
-    }
 }

@@ -1,14 +1,13 @@
 //! Where training pairs come from: shards, a table, or the corpus inside the program.
 
-use crate::data::demo::DEMO;
+use super::embedded;
 use crate::data::{
     self, Dataset, DatasetOptions, Loader, LoaderConfig, Mode, Skips, Tokenizer, Transform,
 };
 use crate::model::ClipConfig;
 use crate::settings::config::Config;
-use crate::settings::error::{Error, Result, input, usage};
-use crate::settings::values::Augment;
-use std::path::Path;
+use crate::settings::error::{Result, input, usage};
+use crate::settings::meaning::{DataSettings, Pairs};
 use std::sync::Arc;
 
 /// Training pairs and how to load them.
@@ -19,60 +18,52 @@ pub struct Source {
 }
 
 impl Source {
-    /// Opens what `--train-data` names, for a student of configuration `model`. The pairs are
+    /// Opens what `settings` name, for a student of configuration `model`. The pairs are
     /// counted, by reading through all of it, only if `count` asks and no flag tells.
     ///
     /// # Errors
     /// If a shard or table is missing or malformed, or holds less than one batch.
-    pub fn open(config: &Config, model: &ClipConfig, count: bool) -> Result<Self> {
-        let Some(name) = config.train_data.as_deref() else {
-            return usage("--train-data is missing");
-        };
+    pub fn open(settings: &DataSettings, model: &ClipConfig, count: bool) -> Result<Self> {
         let options = DatasetOptions::default();
-        let dataset = if name == DEMO {
-            crate::programs::demo::training_pairs()?
-        } else if let Some("csv" | "tsv") = Path::new(name).extension().and_then(|e| e.to_str()) {
-            Dataset::from_csv(Path::new(name), &config.csv.options(), options)
-                .map_err(data_error)?
-        } else {
-            match &config.train_data_upsampling_factors {
-                None => Dataset::from_patterns(name, options).map_err(data_error)?,
-                Some(text) => {
-                    let factors = factors(text)?;
-                    Dataset::upsampled(name, &factors, options).map_err(data_error)?
-                }
+        let dataset = match &settings.pairs {
+            Pairs::Demo => embedded::training_pairs()?,
+            Pairs::Table(path, csv) => Dataset::from_csv(path, csv, options)?,
+            Pairs::Shards(patterns, None) => Dataset::from_patterns(patterns, options)?,
+            Pairs::Shards(patterns, Some(factors)) => {
+                Dataset::upsampled(patterns, factors, options)?
             }
         };
-        let (samples, counted) = match config.train_num_samples {
+        let (samples, counted) = match settings.samples {
             Some(n) => (Some(n), Skips::default()),
-            None if count || name == DEMO => {
-                let (n, skips) = dataset.count().map_err(data_error)?;
+            None if count || matches!(settings.pairs, Pairs::Demo) => {
+                let (n, skips) = dataset.count()?;
                 (Some(n), skips)
             }
             None => (None, Skips::default()),
         };
-        let batch = config.batch_size;
+        let batch = settings.batch_size;
         let per_epoch = samples.map(|n| n / batch as u64);
-        let step = batch as u64 * config.accum_freq as u64;
+        let step = batch as u64 * settings.accum_freq as u64;
         if let Some(n) = samples.filter(|n| *n < step) {
-            let times = match config.accum_freq {
+            let times = match settings.accum_freq {
                 1 => String::new(),
                 k => format!(" times --accum-freq {k}"),
             };
             return usage(format!(
-                "--batch-size {batch}{times} is larger than the data: {n} pairs in {name}; take a \
-                 smaller batch or more data"
+                "--batch-size {batch}{times} is larger than the data: {n} pairs in {}; take a \
+                 smaller batch or more data",
+                settings.name
             ));
         }
         let loader = LoaderConfig {
             dataset: Arc::new(dataset),
             batch_size: batch,
-            seed: config.seed,
-            shuffle_buffer: config.shuffle_buffer,
+            seed: settings.seed,
+            shuffle_buffer: settings.shuffle_buffer,
             mode: Mode::Train,
-            workers: config.workers,
+            workers: settings.workers,
             prefetch: 2,
-            transform: transform(config, model)?,
+            transform: transform(settings, model)?,
             tokenizer: tokenizer(model)?,
         };
         Ok(Self {
@@ -95,58 +86,26 @@ impl Source {
 
     /// The batches of `epoch` from batch `skip` on.
     pub fn epoch(&self, epoch: u32, skip: u64) -> Result<Loader> {
-        Loader::new(self.loader.clone(), epoch, skip).map_err(data_error)
+        Ok(Loader::new(self.loader.clone(), epoch, skip)?)
+    }
+
+    /// Steps of the whole run.
+    ///
+    /// # Errors
+    /// If the length of an epoch is unknown and `config` does not say how many steps there are.
+    pub fn total_steps(&self, config: &Config) -> Result<u64> {
+        match (config.steps, self.per_epoch) {
+            (Some(steps), _) => Ok(steps),
+            (None, Some(n)) => Ok(n / config.accum_freq as u64 * u64::from(config.epochs)),
+            (None, None) => usage("the length of an epoch is unknown: say --train-num-samples"),
+        }
     }
 }
 
-/// A data error: what is wrong with an input ends with 2, a worker's failure with 1.
-pub fn data_error(e: data::Error) -> Error {
-    match e {
-        data::Error::Worker(_) => crate::settings::error::failed(e),
-        e => input(e),
-    }
-}
-
-fn transform(config: &Config, model: &ClipConfig) -> Result<Transform> {
-    let scale = match config.aug_scale[..] {
-        [from, to] => (from as f32, to as f32),
-        _ => return usage("--aug-scale takes two numbers"),
-    };
-    let augment = match config.augment {
-        Augment::None => data::Augment::None,
-        Augment::Crop => data::Augment::Crop { scale },
-        Augment::Affine => data::Augment::Affine { scale },
-    };
+fn transform(settings: &DataSettings, model: &ClipConfig) -> Result<Transform> {
     let size = u32::try_from(model.vision_cfg.image_size).unwrap_or(u32::MAX);
-    let (strengths, probability) = match config.aug_color_jitter[..] {
-        [] => ([0.0; 4], 0.0),
-        [b, c, s, h] => ([b, c, s, h], config.aug_color_jitter_prob),
-        _ => return usage("--aug-color-jitter takes brightness, contrast, saturation and hue"),
-    };
-    let [brightness, contrast, saturation, hue] = strengths.map(|x| x as f32);
-    let colour = data::ColorJitter {
-        brightness,
-        contrast,
-        saturation,
-        hue,
-        probability: probability as f32,
-        gray_scale_probability: config.aug_gray_scale_prob as f32,
-    };
-    let transform = Transform::new(size, augment).map_err(input)?;
-    transform.with_colour(colour).map_err(input)
-}
-
-/// open_clip's `--train-data-upsampling-factors 1::2.5`.
-fn factors(text: &str) -> Result<Vec<f32>> {
-    let parse = |s: &str| s.trim().parse::<f32>().ok();
-    text.split("::")
-        .map(parse)
-        .collect::<Option<_>>()
-        .ok_or_else(|| {
-            Error::Usage(format!(
-                "--train-data-upsampling-factors {text}: numbers separated by `::`, one a dataset"
-            ))
-        })
+    let transform = Transform::new(size, settings.augment).map_err(input)?;
+    transform.with_colour(settings.colour).map_err(input)
 }
 
 /// Captions to tokens for a model's vocabulary and context.

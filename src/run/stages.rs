@@ -6,8 +6,9 @@
 //! that `--resume latest` goes on where the whole run stopped.
 
 use super::checkpoint::{MODEL, MODEL_CONFIG, description};
+use super::folder::run_name;
 use super::inheritance::bigger_config;
-use super::setup::{self, model_config};
+use super::models::{model_config, student};
 use super::source::Source;
 use super::training::{self, Summary};
 use crate::eval::flags::EvalFlags;
@@ -18,8 +19,12 @@ use crate::optim::ScheduleKind;
 use crate::settings::config::{Call, Config};
 use crate::settings::error::{Error, Result, failed, file, unwritten, usage};
 use crate::settings::files;
+use crate::settings::meaning::Settings;
+use crate::settings::sizes::{self, Size};
+use crate::train::feature_cache::FeatureCache;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Gates in training, in a run's folder.
 const PRUNE: &str = "prune";
@@ -29,55 +34,6 @@ const EXPORT: &str = "export";
 const STAGE_MODEL: &str = "model.json";
 /// What is finished, in the whole run's folder.
 const FINISHED: &str = "stages.json";
-
-/// The size of a stage's model.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Size {
-    /// Of the first model, in per cent.
-    Percent(f64),
-    /// A name or a JSON file.
-    Model(String),
-}
-
-/// The sizes that `--stages` names, without the 100 that they may begin with.
-pub(crate) fn parse(stages: &str, prunes: bool) -> Result<Vec<Size>> {
-    let mut sizes: Vec<Size> = Vec::new();
-    for word in stages.split(',').map(str::trim) {
-        match word.trim_end_matches('%').parse::<f64>() {
-            Ok(100.0) if sizes.is_empty() => {}
-            Ok(p) if p > 0.0 && p < 100.0 => sizes.push(Size::Percent(p)),
-            Ok(p) => return usage(format!("--stages: {p} is no percentage between 0 and 100")),
-            Err(_) if prunes => {
-                return usage(format!(
-                    "--stages: {word}: with --prune-image or --prune-text every size is a percentage"
-                ));
-            }
-            Err(_) => sizes.push(Size::Model(word.into())),
-        }
-    }
-    let falls = sizes.windows(2).all(|pair| match pair {
-        [Size::Percent(a), Size::Percent(b)] => a > b,
-        _ => true,
-    });
-    match (sizes.is_empty(), falls) {
-        (true, _) => usage("--stages names no size below 100"),
-        (_, false) => usage("--stages must fall: 100,75,50"),
-        _ => Ok(sizes),
-    }
-}
-
-impl Size {
-    /// The stage's folder.
-    fn folder(&self) -> String {
-        match self {
-            Self::Percent(p) => format!("stage-{p}"),
-            Self::Model(name) => {
-                let stem = Path::new(name).file_stem().unwrap_or_default();
-                format!("stage-{}", stem.to_string_lossy())
-            }
-        }
-    }
-}
 
 /// `percent` of `big` as TinyCLIP's manual models are cut: a ViT in its width, by whole heads, ⌊√p · heads⌋ of
 /// them (its 61M and 39M: 10 and 8 of 12); a ResNet in its width, √p of it to the nearest multiple of four (56
@@ -102,22 +58,30 @@ fn shrunk(big: &ClipConfig, percent: f64) -> ClipConfig {
     small
 }
 
-/// Whether the run of `config` has several parts.
-pub(crate) fn several(config: &Config) -> bool {
-    config.inherit.stages.is_some() || config.inherit.prunes()
-}
-
-/// Trains as `config` says, in as many parts as its weight inheritance takes; see [`training::train`].
+/// Trains as `settings` say, in as many parts as its weight inheritance takes; see [`training::train`].
 ///
 /// # Errors
 /// As [`training::train`].
-pub fn train(config: &Config, call: &Call, label: &str) -> Result<Summary> {
-    if !several(config) {
-        return training::train(config, call, label);
+pub fn train(settings: &Settings, call: &Call, label: &str) -> Result<Summary> {
+    train_with(settings, call, label, None)
+}
+
+/// As [`train`]; the teacher is not asked again for what `cache` holds.
+///
+/// # Errors
+/// As [`training::train`].
+pub fn train_with(
+    settings: &Settings,
+    call: &Call,
+    label: &str,
+    cache: Option<&Arc<FeatureCache>>,
+) -> Result<Summary> {
+    if !settings.config.inherit.several_parts() {
+        return training::train(settings, call, label, cache);
     }
-    let mut config = config.clone();
-    config.name = Some(config.run_name());
-    let folder = config.logs.join(config.run_name());
+    let mut config = settings.config.clone();
+    config.name = Some(run_name(&config));
+    let folder = config.logs.join(run_name(&config));
     match call.resume.as_deref() {
         None if folder.exists() => {
             return usage(format!(
@@ -130,14 +94,13 @@ pub fn train(config: &Config, call: &Call, label: &str) -> Result<Summary> {
             return usage("a run of several parts goes on with --resume latest and its --name");
         }
     }
+    let how = (call, cache);
     let done = match &config.inherit.stages {
-        Some(stages) => staged(
-            &config,
-            &parse(stages, config.inherit.prunes())?,
-            call,
-            label,
-        ),
-        None => pruned(&config, call, label),
+        Some(stages) => {
+            let sizes = sizes::parse(stages, config.inherit.prunes())?;
+            staged(&config, &sizes, how, label)
+        }
+        None => pruned(&config, how, label),
     };
     done.map_err(|e| match e {
         Error::Interrupted(message) => {
@@ -158,9 +121,9 @@ fn word(path: &Path) -> String {
 }
 
 /// One stage after the other.
-fn staged(config: &Config, sizes: &[Size], call: &Call, label: &str) -> Result<Summary> {
+fn staged(config: &Config, sizes: &[Size], how: How, label: &str) -> Result<Summary> {
     let inherit = &config.inherit;
-    let folder = config.logs.join(config.run_name());
+    let folder = config.logs.join(run_name(config));
     let mut from = inherit.inherit_from.clone().unwrap_or_default();
     let mut of = inherit.inherit_model.clone();
     let first = bigger_config(&from, of.as_deref())?;
@@ -204,8 +167,8 @@ fn staged(config: &Config, sizes: &[Size], call: &Call, label: &str) -> Result<S
             stage.model = word(&model);
             let label = format!("{label} {name}");
             let done = match inherit.prunes() {
-                true => pruned(&stage, call, &label)?,
-                false => training::train(&stage, &resuming(call, &stage), &label)?,
+                true => pruned(&stage, how, &label)?,
+                false => part(&stage, how, &label)?,
             };
             let place = done.checkpoint.strip_prefix(&folder);
             let place = word(place.unwrap_or(&done.checkpoint));
@@ -222,19 +185,23 @@ fn staged(config: &Config, sizes: &[Size], call: &Call, label: &str) -> Result<S
     last.ok_or_else(|| failed("no stage was run"))
 }
 
-/// `--resume latest` for a part that may not have begun.
-fn resuming(call: &Call, part: &Config) -> Call {
-    let begun = part.logs.join(part.run_name()).exists();
+/// How the whole run was called, and what its teacher need not compute again.
+type How<'a> = (&'a Call, Option<&'a Arc<FeatureCache>>);
+
+/// One part, a run of its own; `--resume latest` finds it begun or not.
+fn part(config: &Config, (call, cache): How, label: &str) -> Result<Summary> {
+    let begun = config.logs.join(run_name(config)).exists();
     let resume = call.resume.clone().filter(|_| begun);
-    Call {
+    let call = Call {
         resume,
         ..call.clone()
-    }
+    };
+    training::train(&Settings::resolve(config)?, &call, label, cache)
 }
 
 /// The steps with gates, the smaller model that they arrive at, and the steps that train it.
-fn pruned(config: &Config, call: &Call, label: &str) -> Result<Summary> {
-    let folder = config.logs.join(config.run_name());
+fn pruned(config: &Config, how: How, label: &str) -> Result<Summary> {
+    let folder = config.logs.join(run_name(config));
     let steps = config.inherit.prune_step;
     let total = total(config)?;
     if total <= steps {
@@ -260,7 +227,7 @@ fn pruned(config: &Config, call: &Call, label: &str) -> Result<Summary> {
             ..config.clone()
         };
         let label = format!("{label} {PRUNE}");
-        let done = training::train(&gated, &resuming(call, &gated), &label)?;
+        let done = part(&gated, how, &label)?;
         save_export(&done, &export, &label)?;
     }
     let mut smaller = config.clone();
@@ -274,7 +241,7 @@ fn pruned(config: &Config, call: &Call, label: &str) -> Result<Summary> {
     smaller.inherit.prune_text = false;
     smaller.steps = Some(total - steps);
     smaller.warmup = 0;
-    training::train(&smaller, &resuming(call, &smaller), label)
+    part(&smaller, how, label)
 }
 
 /// Steps of a whole run.
@@ -282,8 +249,9 @@ fn total(config: &Config) -> Result<u64> {
     if let Some(steps) = config.steps {
         return Ok(steps);
     }
-    let student = setup::student(config)?;
-    setup::total_steps(config, &Source::open(config, student.config(), true)?)
+    let settings = Settings::resolve(config)?;
+    let student = student(&settings)?;
+    Source::open(&settings.data, student.config(), true)?.total_steps(config)
 }
 
 /// Writes the smaller model into the folder `export`, which is complete or not there at all.
@@ -316,28 +284,6 @@ fn save_export(done: &Summary, export: &Path, label: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_read_or_refused() {
-        let percent = |p: &[f64]| p.iter().map(|&p| Size::Percent(p)).collect::<Vec<_>>();
-        assert_eq!(parse("100,75,50", false).unwrap(), percent(&[75.0, 50.0]));
-        assert_eq!(
-            parse("75%, 50%,25%", true).unwrap(),
-            percent(&[75.0, 50.0, 25.0])
-        );
-        let model = parse("100,a/TinyCLIP.json", false).unwrap();
-        assert_eq!(model[0].folder(), "stage-TinyCLIP");
-        for (stages, prunes, words) in [
-            ("100", false, "names no size"),
-            ("50,75", false, "must fall"),
-            ("0", false, "no percentage"),
-            ("100,100", false, "names no size"),
-            ("75,x.json", true, "every size is a percentage"),
-        ] {
-            let error = parse(stages, prunes).unwrap_err().to_string();
-            assert!(error.contains(words), "{error}");
-        }
-    }
 
     /// The sizes of TinyCLIP's published models.
     #[test]

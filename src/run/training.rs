@@ -1,15 +1,16 @@
 //! The loop: epochs, steps, logs, checkpoints, and going on from one.
 
 use super::checkpoint::{self, Position, Snapshot, TrainState};
+use super::device;
 use super::evaluation::{Evaluations, Found};
-use super::inheritance::initial;
+use super::folder::{compare, place};
+use super::inheritance::{gates, initial};
 use super::interrupt;
 use super::log::{JsonLines, Progress};
 use super::log_line::{self, Window};
-use super::setup::{compare, device, objective, place, recipe, student, teacher, total_steps};
-use super::source::{Source, data_error, tokenizer};
+use super::models::{student, teacher};
+use super::source::{Source, tokenizer};
 use super::tensorboard::{EventWriter, Kind};
-use crate::data::demo::DEMO;
 use crate::data::{Batch, Loader, Skips, Tokenizer};
 use crate::eval::Outcome;
 use crate::io;
@@ -17,10 +18,14 @@ use crate::notices::{notice, warning};
 use crate::report::{self, Pictures};
 use crate::settings::config::{Call, Config};
 use crate::settings::error::{Error, Result, file, input, unwritten, usage};
+use crate::settings::meaning::{Pairs, Settings};
+use crate::train::batch::StepBatch;
+pub use crate::train::feature_cache::FeatureCache;
 use crate::train::feature_cache::Share;
-use crate::train::pending_step::Flight;
-use crate::train::step::{StepBatch, Trainer};
+use crate::train::pending_step::PendingStep;
+use crate::train::step::Trainer;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// How a run ended.
@@ -38,20 +43,29 @@ pub struct Summary {
     pub outcomes: Option<Vec<Outcome>>,
 }
 
-/// Trains as `config` says; `label` stands before the progress.
+/// Trains as `settings` say; `label` stands before the progress. The teacher is not asked again for what `cache` holds.
 ///
 /// # Errors
 /// [`Error::Usage`] for inputs that cannot be used, [`Error::Failed`] for a run that broke off,
 /// [`Error::Interrupted`] after Ctrl-C, when a checkpoint has been written.
-pub fn train(config: &Config, call: &Call, label: &str) -> Result<Summary> {
-    let (mut config, folder, from) = place(config, call)?;
-    let (backend, line) = device(&config)?;
+pub fn train(
+    settings: &Settings,
+    call: &Call,
+    label: &str,
+    cache: Option<&Arc<FeatureCache>>,
+) -> Result<Summary> {
+    let (mut config, folder, from) = place(&settings.config, call)?;
+    let (backend, line) = device::open(&settings.device)?;
     notice(format_args!("{label}: {} on {line}", config.model));
-    let clip = student(&config)?;
-    let cache = call.teacher_features.clone();
-    let cache = cache.map(|cache| Share::new(cache, &config));
-    let teacher = teacher(&config, backend.as_ref())?.map(|t| t.with_cache(cache));
-    if config.train_data.as_deref() != Some(DEMO)
+    let clip = student(settings)?;
+    let cache = cache.map(|cache| {
+        let device = &settings.device;
+        let teacher = (&config.teacher, &config.teacher_checkpoint);
+        let device = (device.backend, device.device, device.precision);
+        Share::new(cache.clone(), &(teacher, device))
+    });
+    let teacher = teacher(settings, backend.as_ref())?.map(|t| t.with_cache(cache));
+    if !matches!(settings.data.pairs, Pairs::Demo)
         && config.steps.is_none()
         && config.train_num_samples.is_none()
     {
@@ -59,8 +73,8 @@ pub fn train(config: &Config, call: &Call, label: &str) -> Result<Summary> {
             "{label}: counting the pairs; --train-num-samples N would spare this"
         ));
     }
-    let source = Source::open(&config, clip.config(), config.steps.is_none())?;
-    let total = total_steps(&config, &source)?;
+    let source = Source::open(&settings.data, clip.config(), config.steps.is_none())?;
+    let total = source.total_steps(&config)?;
     let mut position = Position::default();
     let mut state = None;
     let parameters = match (&from, &config.init) {
@@ -79,9 +93,9 @@ pub fn train(config: &Config, call: &Call, label: &str) -> Result<Summary> {
         (None, Some(path)) => io::load_clip(path, &clip, backend.as_ref()).map_err(input)?,
         (None, None) => initial(&config, &clip, backend.as_ref())?,
     };
-    let (objective, recipe) = (objective(&config), recipe(&config, total));
+    let (objective, recipe) = (settings.objective, settings.recipe.over(total));
     let seed = config.seed;
-    let gates = config.inherit.gates(clip.config(), seed)?;
+    let gates = gates(&config.inherit, clip.config(), seed)?;
     let mut trainer = Trainer::new(backend, clip, parameters, objective, teacher, recipe, seed)?
         .with_gates(gates)
         .with_held_scale(config.inherit.logit_scale)?;
@@ -109,7 +123,7 @@ fn joined(loader: &mut Loader, parts: u64) -> Result<Option<Batch>> {
         let Some(batch) = loader.next() else {
             return Ok(None);
         };
-        let batch = batch.map_err(data_error)?;
+        let batch = batch?;
         match &mut all {
             Some(all) => all.append(batch),
             None => all = Some(batch),
@@ -138,15 +152,15 @@ struct Run {
     skips: Skips,
     window: Window,
     /// The last step, until its numbers are here.
-    pending: Option<Pending>,
+    last: Option<LastStep>,
 }
 
-/// A step that the device may still be at.
-struct Pending {
+/// An unfinished step.
+struct LastStep {
     /// After it.
     position: Position,
     pairs: usize,
-    flight: Flight,
+    pending: PendingStep,
 }
 
 impl Run {
@@ -198,7 +212,7 @@ impl Run {
             saved: from.map(|path| (position, path)),
             skips: Skips::default(),
             window: Window::new(),
-            pending: None,
+            last: None,
         })
     }
 
@@ -326,8 +340,8 @@ impl Run {
             epoch: self.position.epoch,
             first: self.position.batch * self.config.batch_size as u64,
         };
-        let flight = match self.trainer.step(input) {
-            Ok(flight) => flight,
+        let pending = match self.trainer.step(input) {
+            Ok(pending) => pending,
             Err(e) => {
                 // What the last step has to tell comes first.
                 self.settle()?;
@@ -336,14 +350,14 @@ impl Run {
         };
         self.position.step += 1;
         self.position.batch += self.config.accum_freq as u64;
-        let over = flight.is_over();
-        let pending = Pending {
+        let over = pending.is_over();
+        let last = LastStep {
             position: self.position,
             pairs: batch.len(),
-            flight,
+            pending,
         };
         // The device has this step to do while the host reads what the last one told.
-        if let Some(last) = self.pending.replace(pending) {
+        if let Some(last) = self.last.replace(last) {
             self.arrived(last)?;
         }
         let step = self.position.step;
@@ -376,17 +390,17 @@ impl Run {
 
     /// Waits for the numbers of all steps so far.
     fn settle(&mut self) -> Result<()> {
-        match self.pending.take() {
-            Some(pending) => self.arrived(pending),
+        match self.last.take() {
+            Some(last) => self.arrived(last),
             None => Ok(()),
         }
     }
 
     /// Logs a step whose numbers are here, or will be.
-    fn arrived(&mut self, pending: Pending) -> Result<()> {
-        let report = pending.flight.wait()?;
-        self.window.samples += pending.pairs;
-        let step = pending.position.step;
+    fn arrived(&mut self, last: LastStep) -> Result<()> {
+        let report = last.pending.wait()?;
+        self.window.samples += last.pairs;
+        let step = last.position.step;
         let logged = step == 1 || step == self.total || step.is_multiple_of(self.config.log_every);
         let seconds = self.window.since.elapsed().as_secs_f64().max(1e-9);
         let rate = self.window.samples as f64 / seconds;
@@ -397,7 +411,7 @@ impl Run {
             return Ok(());
         }
         let waited = self.window.waited / seconds;
-        let line = log_line::line(pending.position, &report, rate, waited);
+        let line = log_line::line(last.position, &report, rate, waited);
         self.window = Window::new();
         self.board.scalars(step, Kind::Train, &line)?;
         self.metrics.write(line)

@@ -1,19 +1,16 @@
 //! The configuration of a run: one struct for flags and file, so that they cannot drift apart.
 
-use super::error::{Error, Result, usage};
-use super::values::{Augment, Device, Precision};
+use super::device::DeviceFlags;
+use super::error::{Error, Result};
+use super::inherit::InheritFlags;
+use super::values::Augment;
 use crate::backend::IntraWeights;
-use crate::data::demo::DEMO;
 use crate::eval::flags::{CsvFlags, EvalFlags};
 use crate::loss::{IntraScale, Method, Modality};
 use crate::optim::ScheduleKind;
-use crate::run::inheritance::InheritFlags;
-use crate::run::setup::objective;
-use crate::train::feature_cache::FeatureCache;
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
 /// Everything that can be said about a run. Flags and `--config` keys are the same words.
 #[derive(Clone, Debug, Args, Serialize, Deserialize)]
@@ -252,19 +249,10 @@ pub struct Config {
           value_parser = clap::value_parser!(u64).range(0..=i64::MAX as u64))]
     pub seed: u64,
 
-    /// Device.
-    #[arg(long, value_enum, default_value_t, help_heading = "Device")]
-    pub backend: Device,
-    /// Which of several GPUs, counted from 0.
-    #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Device")]
-    pub device: usize,
-    /// Precision of matrix products.
-    #[arg(long, value_enum, default_value_t, help_heading = "Device")]
-    pub precision: Precision,
-    /// Threads of the CPU backend (default: one a core).
-    #[arg(long, value_name = "N", help_heading = "Device")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub threads: Option<usize>,
+    /// The device.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub device: DeviceFlags,
 
     /// Folder of all runs.
     #[arg(long, default_value = "logs", value_name = "DIR", help_heading = "Run")]
@@ -342,147 +330,11 @@ pub struct Call {
     /// than once, the first run's report shows the others in the same charts.
     #[arg(long, value_name = "DIR", help_heading = "Run")]
     pub report: Vec<PathBuf>,
-    /// Where features of the teacher wait that other runs of this program asked for.
-    #[arg(skip)]
-    pub teacher_features: Option<Arc<FeatureCache>>,
 }
 
 impl Config {
     /// The whole configuration as a file that `--config` reads.
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string(self).map_err(|e| Error::Failed(format!("config.toml: {e}")))
-    }
-
-    /// Whether the student learns from a teacher.
-    pub fn distils(&self) -> bool {
-        objective(self).weights.need_teacher()
-    }
-
-    /// The run's name, given or made from date, model and method.
-    pub fn run_name(&self) -> String {
-        self.name.clone().unwrap_or_else(|| {
-            let model = Path::new(&self.model)
-                .file_stem()
-                .unwrap_or_default()
-                .to_string_lossy();
-            let method = String::from(match self.method {
-                Method::Clip => "clip",
-                Method::ClipKd => "clip-kd",
-                Method::TinyClip => "tinyclip",
-                Method::IntraKd => "intra-kd",
-            });
-            format!("{}-{model}-{method}", crate::run::log::timestamp())
-        })
-    }
-
-    /// Rules that no single flag can check.
-    pub(crate) fn check(&self) -> Result<()> {
-        self.csv.check()?;
-        self.eval.check()?;
-        self.inherit.check(self.init.is_some())?;
-        let Some(data) = &self.train_data else {
-            return usage("--train-data is missing: shards, a CSV file, or `demo`");
-        };
-        for (flag, value) in [
-            ("--alpha-clip", self.alpha_clip),
-            ("--alpha-crd", self.alpha_crd),
-            ("--alpha-fd", self.alpha_fd),
-            ("--alpha-icl", self.alpha_icl),
-            ("--alpha-cross-kd", self.alpha_cross_kd),
-            ("--alpha-mfd", self.alpha_mfd),
-            ("--alpha-gd", self.alpha_gd),
-            ("--alpha-afd", self.alpha_afd),
-            ("--alpha-affinity", self.alpha_affinity),
-            ("--alpha-intra", self.alpha_intra),
-        ] {
-            if value.is_some_and(|a| !a.is_finite() || a < 0.0) {
-                return usage(format!("{flag} must be a number of at least 0"));
-            }
-        }
-        if objective(self).weights.are_zero() {
-            return usage("every loss has weight 0: nothing to minimise");
-        }
-        let unit = |x: f64| (0.0..1.0).contains(&x);
-        let rules = [
-            (
-                self.batch_size >= 2,
-                "--batch-size must be at least 2: a pair needs negatives",
-            ),
-            (self.accum_freq > 0, "--accum-freq must be at least 1"),
-            (
-                self.mask_ratio.is_none_or(unit),
-                "--mask-ratio must be in [0, 1)",
-            ),
-            (self.epochs > 0, "--epochs must be at least 1"),
-            (self.steps != Some(0), "--steps must be at least 1"),
-            (
-                self.lr.is_finite() && self.lr > 0.0,
-                "--lr must be positive",
-            ),
-            (
-                self.wd.is_finite() && self.wd >= 0.0,
-                "--wd must be at least 0",
-            ),
-            (unit(self.beta1), "--beta1 must be in [0, 1)"),
-            (unit(self.beta2), "--beta2 must be in [0, 1)"),
-            (
-                self.eps.is_finite() && self.eps > 0.0,
-                "--eps must be positive",
-            ),
-            (
-                self.grad_clip_norm.is_none_or(|x| x > 0.0),
-                "--grad-clip-norm must be positive",
-            ),
-            (self.workers > 0, "--workers must be at least 1"),
-            (self.threads != Some(0), "--threads must be at least 1"),
-            (self.log_every > 0, "--log-every must be at least 1"),
-            (
-                self.save_every_steps != Some(0),
-                "--save-every-steps must be at least 1",
-            ),
-            (
-                self.eval_every != Some(0),
-                "--eval-every must be at least 1",
-            ),
-            (
-                self.aug_scale.len() == 2
-                    && self.aug_scale[0] > 0.0
-                    && self.aug_scale[0] <= self.aug_scale[1]
-                    && self.aug_scale[1]
-                        <= if self.augment == Augment::Affine {
-                            4.0
-                        } else {
-                            1.0
-                        },
-                "--aug-scale must be two numbers, 0 < FROM <= TO <= 1 (4 with --augment affine)",
-            ),
-            (
-                self.eval_every.is_none() || data == DEMO || !self.eval.is_empty(),
-                "--eval-every needs something to evaluate on: say --val-data, --imagenet-val, ...",
-            ),
-            (
-                self.name.as_deref().is_none_or(|n| {
-                    !n.is_empty() && n != "." && n != ".." && !n.contains(['/', '\\'])
-                }),
-                "--name must be the name of a folder",
-            ),
-        ];
-        if let Some((_, message)) = rules.iter().find(|(holds, _)| !holds) {
-            return usage(*message);
-        }
-        match (&self.teacher, &self.teacher_checkpoint) {
-            (None, _) if self.distils() => usage(
-                "this --method learns from a teacher: say --teacher and --teacher-checkpoint \
-                 (or --method clip)",
-            ),
-            (Some(t), None) if self.distils() && t != DEMO => usage(format!(
-                "--teacher {t} needs its weights: say --teacher-checkpoint"
-            )),
-            (Some(t), Some(_)) if t == DEMO => {
-                usage("--teacher demo brings its own weights: leave --teacher-checkpoint out")
-            }
-            (None, Some(_)) => usage("--teacher-checkpoint needs --teacher: the model it is of"),
-            _ => Ok(()),
-        }
     }
 }

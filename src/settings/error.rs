@@ -39,6 +39,16 @@ impl From<crate::eval::Error> for Error {
     }
 }
 
+/// What is wrong with an input ends with 2, a worker's failure with 1.
+impl From<crate::data::Error> for Error {
+    fn from(e: crate::data::Error) -> Self {
+        match e {
+            crate::data::Error::Worker(_) => failed(e),
+            e => input(e),
+        }
+    }
+}
+
 /// A [`Error::Usage`].
 pub fn usage<T>(message: impl Into<String>) -> Result<T> {
     Err(Error::Usage(message.into()))

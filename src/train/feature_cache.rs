@@ -4,10 +4,7 @@
 //! and their teacher is the larger part of a step. What it said is found again by what it was shown, so
 //! rows that differ in their data as well only find nothing.
 
-use super::teacher::Teacher;
 use crate::backend::{Backend, Fetch};
-use crate::loss::TeacherFeatures;
-use crate::settings::config::Config;
 use crate::settings::error::{Result, failed};
 use crate::tensor::Tensor;
 use std::collections::HashMap;
@@ -51,47 +48,42 @@ pub struct Share {
 }
 
 impl Share {
-    /// The part of `cache` that belongs to the teacher of `config`.
-    pub fn new(cache: Arc<FeatureCache>, config: &Config) -> Self {
+    /// The part of `cache` that belongs to the teacher of `key`, in which is everything that its arithmetic depends on.
+    pub fn new(cache: Arc<FeatureCache>, key: &impl Hash) -> Self {
         let mut teacher = DefaultHasher::new();
-        (&config.teacher, &config.teacher_checkpoint).hash(&mut teacher);
-        let device = (config.backend, config.device, config.precision);
-        format!("{device:?}").hash(&mut teacher);
+        key.hash(&mut teacher);
         Self { cache, teacher }
     }
 
-    /// What `teacher` makes of a batch: `pixels` are the host's copy of `images`.
+    /// Image and text features, `[n, width]` each, of `n` images, of which `pixels` are the host's copy, and `texts`:
+    /// what is held, or what `compute` gives.
     ///
     /// # Errors
     /// If the device fails.
     pub fn features(
         &self,
-        teacher: &Teacher,
-        backend: &Arc<dyn Backend>,
-        (pixels, images): (&[u8], &Tensor),
-        texts: &[Vec<i32>],
-    ) -> Result<TeacherFeatures> {
+        backend: &dyn Backend,
+        (pixels, texts): (&[u8], &[Vec<i32>]),
+        width: usize,
+        compute: impl FnOnce() -> Result<[Tensor; 2]>,
+    ) -> Result<[Tensor; 2]> {
         let mut hasher = self.teacher.clone();
         hasher.write(pixels);
         texts.hash(&mut hasher);
         let key = hasher.finish();
         let mut held = self.cache.lock();
         if let Some(values) = held.features.get(&key) {
-            let width = teacher.clip().config().embed_dim;
             let (image, text) = values.split_at(texts.len() * width);
             let upload = |x: &[f32]| backend.upload(&[texts.len(), width], x).map_err(failed);
-            let features = TeacherFeatures {
-                image: upload(image)?,
-                text: upload(text)?,
-                scale: teacher.scale().clone(),
-            };
+            let features = [upload(image)?, upload(text)?];
             held.hits += 1;
             return Ok(features);
         }
-        let features = teacher.compute(backend, images, texts)?;
-        let bytes = 4 * (features.image.len() + features.text.len());
+        let features = compute()?;
+        let [image, text] = &features;
+        let bytes = 4 * (image.len() + text.len());
         if held.bytes + bytes <= LIMIT {
-            let values = backend.fetch(&[&features.image, &features.text]);
+            let values = backend.fetch(&[image, text]);
             let values = values.and_then(Fetch::wait).map_err(failed)?;
             held.features.insert(key, values);
             held.bytes += bytes;
@@ -106,7 +98,7 @@ mod tests {
     use crate::backend::cpu::Cpu;
     use crate::tensor::Normalisation;
     use crate::tensor::rng::{Philox, Purpose};
-    use crate::train::teacher::tests::tiny;
+    use crate::train::teacher::{Teacher, tests::tiny};
 
     #[test]
     fn a_batch_seen_again_has_the_same_bits_and_any_other_its_own() {
@@ -117,11 +109,10 @@ mod tests {
         let teachers = [1, 2].map(|seed| {
             let parameters = clip.init(backend.as_ref(), seed).unwrap();
             let teacher = Teacher::new(clip.clone(), parameters, backend.as_ref()).unwrap();
-            let config = Config {
-                teacher: Some(format!("teacher {seed}")),
-                ..Config::new()
-            };
-            (teacher, Share::new(cache.clone(), &config))
+            (
+                teacher,
+                Share::new(cache.clone(), &format!("teacher {seed}")),
+            )
         });
         let mut rng = Philox::new(0, Purpose::Test, 0, 0);
         let images = [(); 2].map(|()| {
@@ -133,10 +124,7 @@ mod tests {
             vec![vec![18, 1, 19]; 2],
             vec![vec![18, 1], vec![19, 18, 1, 19]],
         ];
-        let read = |f: TeacherFeatures| {
-            let read = |t| backend.download(t).unwrap();
-            (read(&f.image), read(&f.text))
-        };
+        let read = |f: [Tensor; 2]| f.map(|t| backend.download(&t).unwrap());
         for round in 0..2 {
             let mut fresh = 0;
             for (teacher, share) in &teachers {
@@ -144,8 +132,10 @@ mod tests {
                     for texts in &texts {
                         let by = Normalisation::OPENAI;
                         let images = backend.images(&[2, 8, 8, 3], pixels, &by).unwrap();
-                        let want = teacher.compute(&backend, &images, texts).unwrap();
-                        let got = share.features(teacher, &backend, (pixels, &images), texts);
+                        let compute = || teacher.compute(&backend, &images, texts);
+                        let want = compute().unwrap();
+                        let batch = (pixels.as_slice(), texts.as_slice());
+                        let got = share.features(backend.as_ref(), batch, 8, compute);
                         assert_eq!(read(got.unwrap()), read(want));
                         fresh += 1;
                         let held = cache.lock();

@@ -8,11 +8,12 @@
 //! gradient of the undivided batch up to the order of its summation. BatchNorms see a part at a time, as
 //! in open_clip.
 
+use super::batch::StepBatch;
 use super::gates::Gated;
 use super::heads::LossHeads;
 use super::masking::Masking;
 use super::rows::{Rows, row_index};
-use super::step::StepBatch;
+
 use super::teacher::Teacher;
 use crate::autodiff::{Grads, Tape, Var};
 use crate::backend::Backend;
@@ -273,7 +274,8 @@ mod tests {
     use crate::backend::cpu::Cpu;
     use crate::loss::{Method, Weights};
     use crate::model::ClipConfig;
-    use crate::run::setup;
+    use crate::settings::config::Config;
+    use crate::settings::meaning;
     use crate::tensor::Normalisation;
     use crate::tensor::rng::{Philox, Purpose};
 
@@ -320,7 +322,7 @@ mod tests {
         let other = Clip::new(config(20));
         let weights = other.init(backend.as_ref(), 3).unwrap();
         let teacher = Teacher::new(other, weights, backend.as_ref()).unwrap();
-        let recipe = setup::recipe(&crate::settings::config::Config::new(), 10);
+        let recipe = meaning::recipe(&Config::new()).over(10);
         let trainer = crate::train::step::Trainer::new(
             backend.clone(),
             clip.clone(),

@@ -1,5 +1,6 @@
 //! Which patches of its images a student sees in masked feature distillation.
 
+use crate::loss::Objective;
 use crate::model::ClipConfig;
 use crate::settings::error::{Result, usage};
 use crate::tensor::rng::{Philox, Purpose};
@@ -15,6 +16,17 @@ pub(crate) struct Masking {
 }
 
 impl Masking {
+    /// How `objective` wants the images of `model` masked, if it does.
+    ///
+    /// # Errors
+    /// As [`Masking::new`].
+    pub(crate) fn of(objective: &Objective, model: &ClipConfig) -> Result<Option<Self>> {
+        match objective.weights.mfd {
+            0.0 => Ok(None),
+            _ => Self::new(model, objective.mask_ratio).map(Some),
+        }
+    }
+
     /// Leaves `ratio` of the patches of `model` out: ⌊patches · (1 − ratio)⌋ stay.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! [`step::Trainer`] is a student in training. What a run makes of it is in [`crate::run`].
 
 pub mod anchors;
+pub mod batch;
 pub mod feature_cache;
 pub mod gates;
 mod gradients;

@@ -1,4 +1,4 @@
-//! A step that the device may still be at, and what the step tells when it is over.
+//! An unfinished step, and its numbers when it is finished.
 //!
 //! The host asks for a step's numbers and goes on to the next step; they are read when they have come. So the
 //! device has no need to wait for the host in a step (but for the gates of automatic inheritance, which learn on
@@ -42,7 +42,7 @@ pub(super) struct LossScale<'a> {
 }
 
 /// What a step leaves on the device.
-pub(super) struct Left<'a> {
+pub(super) struct StepTensors<'a> {
     /// Each loss without its weight, `[1]`, by name.
     pub(super) terms: &'a [(&'static str, Tensor)],
     pub(super) total: &'a Tensor,
@@ -54,7 +54,7 @@ pub(super) struct Left<'a> {
 
 /// A step whose numbers are under way.
 #[derive(Debug)]
-pub struct Flight {
+pub struct PendingStep {
     /// The step's 1-based number.
     number: u64,
     lr: f64,
@@ -67,14 +67,14 @@ pub struct Flight {
     values: Fetch,
 }
 
-impl Flight {
+impl PendingStep {
     /// Sends what step `number` left to the host.
     pub(super) fn begin(
         backend: &dyn Backend,
         number: u64,
         lr: f64,
         gates: GateReport,
-        left: &Left,
+        left: &StepTensors,
     ) -> Result<Self> {
         let mut tensors: Vec<&Tensor> = left.terms.iter().map(|(_, t)| t).collect();
         tensors.extend([left.total, left.scale, left.grad_norm]);
@@ -95,7 +95,7 @@ impl Flight {
         })
     }
 
-    /// Whether [`Flight::wait`] returns at once.
+    /// Whether [`PendingStep::wait`] returns at once.
     pub fn is_over(&self) -> bool {
         self.values.is_here()
     }
@@ -174,12 +174,13 @@ mod tests {
     use crate::io;
     use crate::loss::{Method, Objective};
     use crate::model::{Clip, ClipConfig};
-    use crate::run::setup;
     use crate::settings::config::Config;
+    use crate::settings::meaning;
     use crate::tensor::Normalisation;
     use crate::tensor::rng::{Philox, Purpose};
+    use crate::train::batch::StepBatch;
     use crate::train::pending_step::StepReport;
-    use crate::train::step::{StepBatch, Trainer};
+    use crate::train::step::Trainer;
     use crate::train::teacher::Teacher;
     use std::collections::HashMap;
     use std::sync::Arc;
@@ -214,7 +215,7 @@ mod tests {
             parameters,
             Objective::from(Method::IntraKd),
             Some(teacher),
-            setup::recipe(&config, 10),
+            meaning::recipe(&config).over(10),
             3,
         )
         .unwrap()
@@ -253,13 +254,13 @@ mod tests {
                 epoch: 0,
                 first,
             };
-            let flight = trainer.step(batch).unwrap();
+            let pending = trainer.step(batch).unwrap();
             match at_once {
-                true => done.push(flight.wait()),
-                false => under_way.push(flight),
+                true => done.push(pending.wait()),
+                false => under_way.push(pending),
             }
         }
-        done.extend(under_way.into_iter().map(|flight| flight.wait()));
+        done.extend(under_way.into_iter().map(|pending| pending.wait()));
         done
     }
 

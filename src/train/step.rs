@@ -1,51 +1,22 @@
 //! One step: batch, teacher, student, losses, backward, optimiser.
 
+use super::batch::StepBatch;
 use super::gates::{GateReport, Gates};
 use super::gradients::{Gradients, Student};
 use super::heads::LossHeads;
 use super::masking::Masking;
-use super::pending_step::{Flight, Left, LossScale};
+use super::pending_step::{LossScale, PendingStep, StepTensors};
 use super::teacher::Teacher;
 use crate::backend::Backend;
 use crate::eval::Model;
 use crate::io::{Data, Entry, Pending};
 use crate::loss::Objective;
 use crate::model::{Clip, Parameters};
-use crate::optim::{AdamW, AdamWConfig, Schedule};
+use crate::optim::{AdamW, Recipe};
 use crate::settings::error::{Result, failed, usage};
-use crate::tensor::{Normalisation, Tensor};
+use crate::tensor::Tensor;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// Learning rate, clipping and AdamW's constants.
-#[derive(Clone, Copy, Debug)]
-pub struct Recipe {
-    /// AdamW's constants.
-    pub adamw: AdamWConfig,
-    /// Learning rate by step.
-    pub schedule: Schedule,
-    /// Clips the gradient to this norm.
-    pub max_norm: Option<f64>,
-    /// Parts of a batch that go through the towers one after another; see `gradients.rs`.
-    pub accum_freq: usize,
-}
-
-/// What a step reads.
-#[derive(Clone, Copy, Debug)]
-pub struct StepBatch<'a> {
-    /// `[B, S, S, 3]`.
-    pub images: &'a [u8],
-    /// What the images are normalised by.
-    pub normalisation: Normalisation,
-    /// Tokens for the student.
-    pub texts: &'a [Vec<i32>],
-    /// Tokens for the teacher, which may have another vocabulary or context.
-    pub teacher_texts: &'a [Vec<i32>],
-    /// Whose pairs these are: with the position, what names a pair's random draws.
-    pub epoch: u32,
-    /// Position of the first pair in its epoch.
-    pub first: u64,
-}
 
 /// A student in training: everything that a step changes, and what it needs to do so.
 #[derive(Debug)]
@@ -97,10 +68,7 @@ impl Trainer {
             }
             teacher_width = other.embed_dim;
         }
-        let masking = match objective.weights.mfd {
-            0.0 => None,
-            _ => Some(Masking::new(student, objective.mask_ratio)?),
-        };
+        let masking = Masking::of(&objective, student)?;
         let heads = LossHeads::new(&objective, student.embed_dim, teacher_width);
         heads.add(backend.as_ref(), &mut parameters, seed)?;
         let optimiser = AdamW::new(recipe.adamw, backend.as_ref(), &parameters).map_err(failed)?;
@@ -193,15 +161,15 @@ impl Trainer {
     ///
     /// # Errors
     /// If the batch does not fit the models, or the device fails. That the loss or its gradient is no number
-    /// shows in [`Flight::wait`]: then the parameters are not fit to be kept.
-    pub fn step(&mut self, batch: StepBatch) -> Result<Flight> {
+    /// shows in [`PendingStep::wait`]: then the parameters are not fit to be kept.
+    pub fn step(&mut self, batch: StepBatch) -> Result<PendingStep> {
         self.backend.begin_step().map_err(failed)?;
-        let flight = self.ask(batch);
+        let pending = self.ask(batch);
         let ended = self.backend.end_step().map_err(failed);
-        flight.and_then(|flight| ended.map(|()| flight))
+        pending.and_then(|pending| ended.map(|()| pending))
     }
 
-    fn ask(&mut self, batch: StepBatch) -> Result<Flight> {
+    fn ask(&mut self, batch: StepBatch) -> Result<PendingStep> {
         let number = self.optimiser.steps + 1;
         let backend = self.backend.clone();
         let drawn = match &self.gates {
@@ -257,7 +225,7 @@ impl Trainer {
             )
             .map_err(failed)?;
         self.hold_scale()?;
-        let left = Left {
+        let left = StepTensors {
             terms: &terms,
             total: &total,
             scale: &scale,
@@ -265,7 +233,7 @@ impl Trainer {
             loss_scales: self.loss_scales(),
             anchors: &anchors,
         };
-        Flight::begin(self.backend.as_ref(), number, lr, gates, &left)
+        PendingStep::begin(self.backend.as_ref(), number, lr, gates, &left)
     }
 
     /// The learned scales of the losses' own.

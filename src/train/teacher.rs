@@ -70,11 +70,6 @@ impl Teacher {
         &self.parameters
     }
 
-    /// α_T, `[1]`.
-    pub(super) fn scale(&self) -> &Tensor {
-        &self.scale
-    }
-
     /// 1/α_T, `[1]`.
     pub(super) fn inverse_scale(&self) -> &Tensor {
         &self.inverse_scale
@@ -91,20 +86,29 @@ impl Teacher {
         images: &Tensor,
         texts: &[Vec<i32>],
     ) -> Result<TeacherFeatures> {
-        match &self.cache {
-            Some(cache) => cache.features(self, backend, (pixels, images), texts),
-            None => self.compute(backend, images, texts),
-        }
+        let compute = || self.compute(backend, images, texts);
+        let [image, text] = match &self.cache {
+            Some(cache) => {
+                let width = self.clip.config().embed_dim;
+                cache.features(backend.as_ref(), (pixels, texts), width, compute)?
+            }
+            None => compute()?,
+        };
+        Ok(TeacherFeatures {
+            image,
+            text,
+            scale: self.scale.clone(),
+        })
     }
 
-    /// Unit features of a batch, on a tape that records nothing. Images go through the tower by
+    /// Unit features of images and texts, on a tape that records nothing. Images go through the tower by
     /// [`Backend::frozen_batch`], which changes no bit of them: every image is for itself.
     pub(super) fn compute(
         &self,
         backend: &Arc<dyn Backend>,
         images: &Tensor,
         texts: &[Vec<i32>],
-    ) -> Result<TeacherFeatures> {
+    ) -> Result<[Tensor; 2]> {
         let tape = Tape::frozen(backend.clone());
         let bound = self.parameters.bind(&tape);
         let unit = |features: crate::model::Result<Var>| -> Result<Tensor> {
@@ -125,11 +129,8 @@ impl Teacher {
             }
             _ => unit(self.clip.encode_image(&tape, &bound, images))?,
         };
-        Ok(TeacherFeatures {
-            image,
-            text: unit(self.clip.encode_text(&tape, &bound, texts))?,
-            scale: self.scale.clone(),
-        })
+        let text = unit(self.clip.encode_text(&tape, &bound, texts))?;
+        Ok([image, text])
     }
 }
 
@@ -171,7 +172,7 @@ pub(super) mod tests {
         let mut rng = Philox::new(0, Purpose::Test, 0, 0);
         let pixels: Vec<f32> = (0..n * 8 * 8 * 3).map(|_| rng.normal()).collect();
         let images = backend.upload(&[n, 8, 8, 3], &pixels).unwrap();
-        let found = teacher
+        let [found, _] = teacher
             .compute(&backend, &images, &vec![vec![18, 1, 19]; n])
             .unwrap();
         let tape = Tape::frozen(backend.clone());
@@ -179,6 +180,6 @@ pub(super) mod tests {
         let whole = teacher.clip.encode_image(&tape, &bound, &images).unwrap();
         let whole = ops::l2_normalize(&tape, &whole).unwrap();
         let values = |t: &Tensor| backend.download(t).unwrap();
-        assert_eq!(values(&found.image), values(whole.value()));
+        assert_eq!(values(&found), values(whole.value()));
     }
 }

@@ -14,15 +14,17 @@ pub use plan::Plan;
 use crate::eval::{self, Model};
 use crate::notices::{notice, warning};
 use crate::run::checkpoint;
+use crate::run::device;
 use crate::run::evaluation;
 use crate::run::interrupt;
 use crate::run::log::span;
-use crate::run::setup;
+use crate::run::models;
 use crate::run::stages;
+use crate::run::training::FeatureCache;
 use crate::settings::config::Call;
 use crate::settings::error::{Error, Result, file, usage};
 use crate::settings::files;
-use crate::train::feature_cache::FeatureCache;
+use crate::settings::meaning::Settings;
 use plan::Run;
 use record::Record;
 use std::path::Path;
@@ -124,10 +126,11 @@ fn stopped(plan: &Plan) -> Error {
 /// Trains and evaluates one run, from its last checkpoint if it has one.
 fn carry_out(run: &Run, label: &str, teacher_features: &Arc<FeatureCache>) -> Result<Record> {
     let config = &run.config;
+    let settings = Settings::resolve(config)?;
     let outcomes = match run.seed {
         None => {
-            let (backend, _) = setup::device(config)?;
-            let Some(teacher) = setup::teacher(config, backend.as_ref())? else {
+            let (backend, _) = device::open(&settings.device)?;
+            let Some(teacher) = models::teacher(&settings, backend.as_ref())? else {
                 return usage("a row of the teacher needs losses that read one");
             };
             notice(format_args!("{label}: evaluating"));
@@ -140,17 +143,17 @@ fn carry_out(run: &Run, label: &str, teacher_features: &Arc<FeatureCache>) -> Re
         }
         Some(_) => {
             let checkpoints = run.folder().join("checkpoints");
-            let begun = stages::several(config) || checkpoint::latest(&checkpoints)?.is_some();
+            let begun =
+                config.inherit.several_parts() || checkpoint::latest(&checkpoints)?.is_some();
             let resume = begun.then(|| "latest".to_string());
             if resume.is_none() {
                 clear(&run.folder())?;
             }
             let call = Call {
                 resume,
-                teacher_features: Some(teacher_features.clone()),
                 ..Call::default()
             };
-            let done = stages::train(config, &call, label)?;
+            let done = stages::train_with(&settings, &call, label, Some(teacher_features))?;
             match done.outcomes {
                 Some(outcomes) => outcomes,
                 None => evaluation::outcomes(config, done.trainer.model())?,

@@ -1,9 +1,10 @@
 //! What an ablation compares.
 
 use crate::data::demo::DEMO;
-use crate::programs::command_line::{canonical, toml_line};
 use crate::settings::config::Config;
 use crate::settings::error::{Error, Result, unreadable, usage};
+use crate::settings::keys::{canonical, toml_line};
+use crate::settings::meaning::{Settings, objective};
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -172,13 +173,11 @@ impl Plan {
             }
             let mut config = Config::over([base.clone(), flags, given.clone()])?;
             // One [base] serves rows with and without distillation.
-            if !config.distils() {
+            if !objective(&config).weights.need_teacher() {
                 config.teacher = None;
                 config.teacher_checkpoint = None;
             }
-            config
-                .check()
-                .map_err(|e| Error::Usage(format!("row `{row}`: {e}")))?;
+            Settings::resolve(&config).map_err(|e| Error::Usage(format!("row `{row}`: {e}")))?;
             if config.eval.is_empty() && config.train_data.as_deref() != Some(DEMO) {
                 return usage("nothing to evaluate on: say val-data, imagenet-val, ... in [base]");
             }

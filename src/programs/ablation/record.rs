@@ -1,7 +1,7 @@
 //! The result of one run, in its folder.
 
 use super::plan::Run;
-use crate::run::setup;
+use crate::run::folder::{changes, decisive};
 use crate::settings::config::Config;
 use crate::settings::error::{Error, Result, failed, usage};
 use crate::settings::files;
@@ -23,7 +23,7 @@ pub(super) struct Record {
 
 impl Record {
     pub(super) fn new(config: &Config, metrics: BTreeMap<String, f64>) -> Result<Self> {
-        let config = setup::decisive(config)?;
+        let config = decisive(config)?;
         Ok(Self { config, metrics })
     }
 
@@ -34,19 +34,19 @@ impl Record {
     pub(super) fn of(run: &Run) -> Result<Option<Self>> {
         let folder = run.folder();
         let path = folder.join(NAME);
-        let wanted = setup::decisive(&run.config)?;
+        let wanted = decisive(&run.config)?;
         if let Some(text) = files::read(&path)? {
             let record: Self = serde_json::from_str(&text)
                 .map_err(|e| Error::Usage(format!("{}: {e}; remove it", path.display())))?;
             // A flag that is newer than the record had its default.
             let config = Config::over([record.config.clone()])?;
-            compare(&setup::decisive(&config)?, &wanted, &folder)?;
+            compare(&decisive(&config)?, &wanted, &folder)?;
             return Ok(Some(record));
         }
         let path = folder.join("config.toml");
         if let Some(text) = files::read(&path)? {
             let config = Config::from_toml(&text)?;
-            compare(&setup::decisive(&config)?, &wanted, &folder)?;
+            compare(&decisive(&config)?, &wanted, &folder)?;
         }
         Ok(None)
     }
@@ -59,13 +59,13 @@ impl Record {
 }
 
 fn compare(found: &toml::Table, wanted: &toml::Table, folder: &Path) -> Result<()> {
-    let changes = setup::changes(found, wanted);
-    if changes.is_empty() {
+    let differences = changes(found, wanted);
+    if differences.is_empty() {
         return Ok(());
     }
     usage(format!(
         "{} holds a run of other settings ({}): take another --name",
         folder.display(),
-        changes.join(", ")
+        differences.join(", ")
     ))
 }

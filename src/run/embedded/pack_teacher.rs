@@ -2,7 +2,7 @@
 //! `cargo run --release --example pack_demo_teacher -- CHECKPOINT src/run/embedded/teacher.safetensors`.
 
 use clip_distill::backend::cpu::Cpu;
-use clip_distill::programs::demo;
+use clip_distill::run::embedded;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -12,7 +12,7 @@ fn main() -> ExitCode {
         eprintln!("usage: pack_demo_teacher CHECKPOINT OUT.safetensors");
         return ExitCode::from(2);
     };
-    match demo::pack_teacher(Path::new(checkpoint), Path::new(out), &Cpu::new()) {
+    match embedded::pack_teacher(Path::new(checkpoint), Path::new(out), &Cpu::new()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("pack_demo_teacher: {e}");
