@@ -1,17 +1,17 @@
-//! Values on their way from the device to the host.
+//! Asynchronous downloads.
 
 use super::Result;
 
 /// Values that [`Backend::fetch`](super::Backend::fetch) was asked for.
 pub enum Fetch {
-    /// They are here.
-    Here(Vec<f32>),
-    /// They come as soon as the device has done what was asked of it before.
-    Coming(Box<dyn Coming>),
+    /// They have arrived.
+    Ready(Vec<f32>),
+    /// They arrive as soon as the device has done what was asked before.
+    Pending(Box<dyn PendingFetch>),
 }
 
-/// The other end of a [`Fetch`] that takes time.
-pub trait Coming: Send {
+/// A download under way.
+pub trait PendingFetch: Send {
     /// Waits for the values.
     ///
     /// # Errors
@@ -21,18 +21,18 @@ pub trait Coming: Send {
 
 impl Fetch {
     /// Whether [`Fetch::wait`] returns at once.
-    pub fn is_here(&self) -> bool {
-        matches!(self, Self::Here(_))
+    pub fn is_ready(&self) -> bool {
+        matches!(self, Self::Ready(_))
     }
 
-    /// The values of all tensors, one behind the other.
+    /// The values of all tensors, one after another.
     ///
     /// # Errors
     /// What failed on the device meanwhile.
     pub fn wait(self) -> Result<Vec<f32>> {
         match self {
-            Self::Here(values) => Ok(values),
-            Self::Coming(values) => values.wait(),
+            Self::Ready(values) => Ok(values),
+            Self::Pending(values) => values.wait(),
         }
     }
 }
@@ -40,8 +40,8 @@ impl Fetch {
 impl std::fmt::Debug for Fetch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Here(values) => f.debug_tuple("Here").field(values).finish(),
-            Self::Coming(_) => f.write_str("Coming"),
+            Self::Ready(values) => f.debug_tuple("Ready").field(values).finish(),
+            Self::Pending(_) => f.write_str("Pending"),
         }
     }
 }

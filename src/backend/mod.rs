@@ -13,7 +13,7 @@ mod segments;
 
 pub use contract::*;
 pub use error::{Error, Result, device_error, shape_error};
-pub use fetch::{Coming, Fetch};
+pub use fetch::{Fetch, PendingFetch};
 pub use segments::Segments;
 
 use operations::{lacking, unsupported};

@@ -97,7 +97,7 @@ impl PendingStep {
 
     /// Whether [`PendingStep::wait`] returns at once.
     pub fn is_over(&self) -> bool {
-        self.values.is_here()
+        self.values.is_ready()
     }
 
     /// Waits for the step's end.

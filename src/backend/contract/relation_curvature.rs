@@ -20,7 +20,7 @@ pub struct HessianProduct<'a> {
 /// A product of the Hessian with a vector.
 pub trait RelationCurvature: Info {
     /// Gradient of φ = ⟨u, ∂ℓ/∂x⟩ + ⟨z, ∂ℓ/∂y⟩ with respect to the logits' x, y and scale, where
-    /// ℓ = coef Σ_i CE(a_i:, i) and (u, z) is the tangent: ℓ's second derivative applied to it. Tiles are made again.
+    /// ℓ = coef Σ_i CE(a_i:, i) and (u, z) is the tangent: ℓ's second derivative applied to it. Tiles are recomputed.
     ///
     /// With E_ij = P_ij − [i=j], w_ij = u_i·y_j + x_i·z_j, r_i = Σ_j P_ij w_ij and
     /// D_ij = coef α P_ij (w_ij − r_i): dx_i += α Σ_j (D_ij y_j + coef E_ij z_j),

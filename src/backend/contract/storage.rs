@@ -18,7 +18,7 @@ pub trait Storage: Info {
     /// Sends the values of f32 tensors, one after another, to the host, which goes on meanwhile.
     fn fetch(&self, tensors: &[&Tensor]) -> Result<Fetch> {
         let values: Result<Vec<_>> = tensors.iter().map(|t| self.download(t)).collect();
-        Ok(Fetch::Here(values?.concat()))
+        Ok(Fetch::Ready(values?.concat()))
     }
 
     /// A tensor of zeros (f32).

@@ -1,4 +1,4 @@
-//! Batch normalisation over all but the last dimension, with the ReLU and the residual behind it.
+//! Batch normalisation over all but the last dimension, with the residual and the ReLU that follow it.
 
 use super::Cpu;
 use super::memory::Memory;

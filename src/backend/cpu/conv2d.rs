@@ -67,14 +67,14 @@ impl Fields<'_> {
         }
     }
 
-    /// Where in a source side of `len` the `step`-th of a field's pixels lies.
+    /// Where in a source side of `len` the `step`-th of a field's pixels is.
     fn place(&self, at: usize, step: usize, len: usize) -> Option<usize> {
         let spread = (at * self.stride + step).checked_sub(self.padding)?;
         let place = spread / self.spread;
         (spread.is_multiple_of(self.spread) && place < len).then_some(place)
     }
 
-    /// One line of a field without spread: the pixels lie side by side, so they move together.
+    /// One line of a field without spread: the pixels are contiguous, so they move together.
     fn neighbours(&self, line: &[f32], x: usize, part: &mut [f32]) {
         let channels = self.sides[2];
         let first =

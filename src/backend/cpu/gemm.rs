@@ -2,7 +2,7 @@
 //!
 //! As in BLIS (Van Zee and van de Geijn, *ACM TOMS* 41(3), 2015): B is packed once into panels as wide
 //! as the kernel's registers, all tasks share it, and k goes by in blocks so that a panel's part stays
-//! in the second-level cache. A is read where it lies unless it is transposed.
+//! in the second-level cache. A is read in place unless it is transposed.
 //!
 //! An element of C is a sum of blocks of [`DEPTH`] products, each block summed in order: neither the
 //! number of threads nor the size of C has a say. So packed and padded batches, or a row alone and
@@ -78,7 +78,7 @@ impl<'a> View<'a> {
 }
 
 impl<E> View<'_, E> {
-    /// Whether elements of a column, not of a row, lie side by side.
+    /// Whether elements of a column, not of a row, are contiguous.
     fn is_transposed(&self) -> bool {
         self.col_stride != 1
     }
@@ -161,7 +161,7 @@ impl<E: Element> WithSimd for Task<'_, E> {
                 let cols = nr.min(self.cols - p * nr);
                 let ahead = panel.as_ptr().wrapping_add(nr * (a.cols + from));
                 for (group, first) in rows.clone().step_by(ROWS).enumerate() {
-                    // The part of the next panel that comes next, and the rows that no panel has met yet.
+                    // The part of the next panel that comes next, and the rows that no panel has read yet.
                     let share = k.len() * nr / groups;
                     let ahead = ahead.wrapping_add(group * share);
                     prefetch(Cache::Second, ahead, share * size_of::<E>());

@@ -81,7 +81,7 @@ impl Drop for Memory {
 }
 
 /// The capacity for `len` elements: a multiple of an eighth of the power of two below it, so that
-/// nearly equal sizes share blocks and at most an eighth lies idle.
+/// nearly equal sizes share blocks and at most an eighth is idle.
 fn class(len: usize) -> usize {
     len.next_multiple_of((len / 2 + 1).next_power_of_two() / 8)
 }

@@ -101,7 +101,7 @@ pub(super) fn segments(i: usize, cols: &Range<usize>, skip_diagonal: bool) -> [R
     }
 }
 
-/// ln Σ exp under way: `sum` is relative to the largest logit so far. Within a tile sums are f32 (at
+/// A running ln Σ exp: `sum` is relative to the largest logit so far. Within a tile sums are f32 (at
 /// most 32 terms a lane); across tiles f64.
 #[derive(Clone, Copy)]
 struct LogSum {
@@ -139,7 +139,7 @@ impl LogSum {
 struct Row {
     student: LogSum,
     teacher: LogSum,
-    /// Σ e^{b − max b} ((b − max b) − (a − max a)): around the maxima, where the weight lies, these
+    /// Σ e^{b − max b} ((b − max b) − (a − max a)): around the maxima, where the weight is, these
     /// differences are small and lose nothing.
     cross: f64,
     /// a_ii.

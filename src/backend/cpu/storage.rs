@@ -69,7 +69,7 @@ pub(super) fn i32s<'a>(op: &'static str, t: &'a Tensor) -> Result<&'a [i32]> {
     }
 }
 
-/// The elements of an f32 tensor that nobody shares, for writing.
+/// The elements of an unshared f32 tensor, for writing.
 pub(super) fn f32s_mut<'a>(op: &'static str, t: &'a mut Tensor) -> Result<&'a mut [f32]> {
     let (len, dtype) = (t.len(), t.dtype());
     let storage = t.storage_mut().ok_or(Error::Shared { op })?;

@@ -10,7 +10,7 @@ use crate::tensor::Tensor;
 
 const OP: &str = "submatrix";
 
-/// The two indices, known to lie within x.
+/// The two indices, known to be within x.
 fn indices<'a>(
     x: &Tensor,
     rows: &'a Tensor,

@@ -57,7 +57,7 @@ pub(super) fn file(
             false => std::fs::rename(made, &path).map_err(say),
         }
     });
-    // What is left behind does no harm.
+    // A leftover file does no harm.
     let _ = std::fs::remove_dir_all(&making);
     made.map(|()| path)
 }

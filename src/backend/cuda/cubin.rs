@@ -1,7 +1,7 @@
 //! Reading a cubin, the ELF file that holds a module's machine code: what a launch must know about a kernel,
 //! and which units its instructions use.
 //!
-//! The layout is ELF64's; the code of kernel `k` is section `.text.k`, and what is told of it `.nv.info.k`.
+//! The layout is ELF64's; the code of kernel `k` is section `.text.k`, and its metadata `.nv.info.k`.
 //! NVIDIA does not describe that section: its entries start with a format and an attribute byte, and the
 //! size of the arguments is the 16-bit value of attribute 0x19, as `cuobjdump -elf` shows (EIATTR_CBANK_PARAM_SIZE).
 

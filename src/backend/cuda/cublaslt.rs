@@ -289,7 +289,7 @@ impl CublasLt {
     /// Puts D = A B + β C on the stream.
     ///
     /// # Safety
-    /// The operands must lie at their addresses as the layouts describe them.
+    /// The operands' memory must be as the layouts describe it.
     pub unsafe fn run(
         &self,
         handle: &Owned,

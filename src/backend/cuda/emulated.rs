@@ -1,4 +1,4 @@
-//! A CUDA device that is none: the kernels of `cuda/*.cu`, compiled by a C++ compiler and run on the processor.
+//! A software CUDA device: the kernels of `cuda/*.cu`, compiled by a C++ compiler and run on the processor.
 //!
 //! It sits below [`Device`], so that the backend's Rust code (arguments, grids, buffer sizes, order) and the
 //! kernels themselves run in `cargo test` on a machine without a GPU. It is slow, and strict: what a GPU would
@@ -9,7 +9,7 @@
 //! - Collectives that not all threads of a warp or block reach, barriers with exited threads and deadlocks end the
 //!   launch with [`Error::Fault`], which names kernel, block, warp and thread.
 //! - Fresh, freed and shared memory holds a pattern that is NaN as f32 and bf16 and absurd as an integer. Every
-//!   buffer lies between two zones of it, looked at after each launch.
+//!   buffer is between two zones of it, checked after each launch.
 //! - An asynchronous copy lands at the wait for its group and no sooner, and an `ldmatrix` reads a lane's row when
 //!   that lane comes: what other lanes still have to write or to wait for is not in it.
 //!
@@ -20,7 +20,7 @@
 //! | `CLIP_DISTILL_EMULATOR_SEED` | another order of threads (a number; 0 if unset) |
 //! | `CLIP_DISTILL_EMULATOR_WATCH` | `1`: look at the zones around buffers after each step of each thread, which names the thread that wrote out of bounds, slowly |
 //! | `CXX` | the compiler, `g++` if unset |
-//! | `XDG_CACHE_HOME` | compiled kernels lie in `clip-distill/emulated` below it (else below `~/.cache`) |
+//! | `XDG_CACHE_HOME` | compiled kernels are in `clip-distill/emulated` below it (else below `~/.cache`) |
 
 mod library;
 mod memory;
@@ -130,7 +130,7 @@ impl Emulated {
         })
     }
 
-    /// The state, whose every change leaves it whole even if its maker panicked.
+    /// The state, whose every change leaves it whole even if a holder panicked.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -28,7 +28,7 @@ const CANDIDATES: usize = 8;
 const SPAN: f32 = 1e-3;
 /// How many runs these are at least and at most.
 const RUNS: (f32, f32) = (3.0, 50.0);
-/// Times that so many runs are timed; the shortest counts.
+/// Repetitions of a timing; the shortest counts.
 const TIMES: usize = 3;
 /// Part of the time of cuBLASLt's own choice by which another must be faster: less is noise.
 const GAIN: f32 = 0.03;
@@ -148,7 +148,7 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     fn run(&self, parts: &Parts, candidate: &Candidate, operands: Operands) -> Result<()> {
-        // SAFETY: the matrices lie where `Product` says, which is its maker's word; the layouts are made from it.
+        // SAFETY: the matrices are where `Product` says, guaranteed by the caller; the layouts are made from it.
         unsafe {
             self.library.run(
                 self.handle,
@@ -293,7 +293,7 @@ impl Bench<'_> {
         };
         let times: Vec<Result<f32>> = candidates.iter().map(time).collect();
         let first = times.first().and_then(|t| t.as_ref().ok().copied());
-        // A candidate that fails is none.
+        // A candidate that fails is dropped.
         let of = |i: usize| times[i].as_ref().copied().unwrap_or(f32::INFINITY);
         let best = (0..times.len()).min_by(|&i, &j| of(i).total_cmp(&of(j)));
         match (best, first) {
@@ -363,7 +363,7 @@ impl Kind {
             m, n, k, strides, ..
         } = *self;
         // An r × c matrix that is stored row-major is, column-major, c × r; one of which the transpose is stored is
-        // r × c as it lies, and to be read across.
+        // r × c as stored, and transposed.
         let view = |rows, columns, stride, across| match across {
             false => View {
                 rows: columns,

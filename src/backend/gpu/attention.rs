@@ -9,7 +9,7 @@ use bytemuck::{Pod, Zeroable};
 
 const OP: &str = "attention";
 
-/// The kernels for heads of up to so many columns, as `cuda/attention_{f32,bf16}.cuh` lay out their tiles.
+/// The kernels for heads of up to 32, 64 and 128 columns, as `cuda/attention_{f32,bf16}.cuh` lay out their tiles.
 struct Instance {
     forward: &'static str,
     queries: &'static str,

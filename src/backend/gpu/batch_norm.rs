@@ -1,4 +1,4 @@
-//! Batch normalisation with the residual and the ReLU behind it.
+//! Batch normalisation with the residual and the ReLU that follow it.
 
 use super::device::{Address, Kernel, Launch};
 use super::operand::{done, optional, target_add, target_address};
@@ -34,7 +34,7 @@ impl Split {
         let lanes = units.next_power_of_two().clamp(1, 32);
         let lines = THREADS / lanes;
         let chunks = (BLOCKS / units.div_ceil(lanes).max(1)).max(1);
-        // Whole lines, and four of them under way at a time.
+        // Whole lines, and four of them in flight at a time.
         let chunk = rows.div_ceil(chunks).next_multiple_of(lines).max(4 * lines);
         Self {
             rows: rows as i64,

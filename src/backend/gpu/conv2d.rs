@@ -40,7 +40,7 @@ fn padded(channels: usize, dtype: DType) -> usize {
     channels.next_multiple_of(16 / dtype.size())
 }
 
-/// The rows of `width` channels of `t`, with zeros behind them where they are no whole units.
+/// The rows of `width` channels of `t`, padded with zeros to whole units.
 fn units<'a>(gpu: &Gpu, t: &'a Tensor, width: usize, dtype: DType) -> Result<Units<'a>> {
     #[repr(C)]
     #[derive(Clone, Copy, Pod, Zeroable)]
@@ -183,7 +183,7 @@ impl Conv2d for Gpu {
     }
 }
 
-/// For `pixels` of each of so many kinds of pixels, and `channels` of the result.
+/// For `pixels` of each of `kinds` kinds of pixels, and `channels` of the result.
 fn launch(pixels: usize, channels: usize, kinds: usize) -> Launch {
     let blocks = pixels.div_ceil(TILE[0]) * channels.div_ceil(TILE[1]);
     Launch {

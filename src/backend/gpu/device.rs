@@ -1,8 +1,8 @@
-//! What a CUDA device does for this backend: memory, launches, matrix products.
+//! What a device does for this backend: memory, launches, matrix products.
 //!
 //! Two devices do it: a real GPU (`driver`), and one that runs the same kernels on the processor
 //! (`emulated`), so that everything above this trait, and the kernels themselves, run in `cargo test` on any
-//! machine. A third one (`recorder`) stands before either of them and replays steps that recur. All calls are in
+//! machine. A third one (`recorder`) wraps either of them and replays steps that recur. All calls are in
 //! the order of one stream; only [`Device::download`], [`Device::collect`] and [`Device::synchronise`] wait.
 
 use crate::backend::Result;
@@ -31,7 +31,7 @@ pub(in crate::backend) struct Launch {
     pub shared: u32,
 }
 
-/// A row-major matrix, as it lies in memory or read across.
+/// A row-major matrix, as stored or transposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::backend) struct Matrix {
     /// First element.
@@ -66,7 +66,7 @@ pub(in crate::backend) struct Product {
     pub bias: Option<Address>,
 }
 
-/// What a device can do again.
+/// A call that can be recorded and run again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::backend) enum Call {
     Launch(Kernel, Launch, Box<[u8]>),
@@ -111,11 +111,11 @@ pub(in crate::backend) trait Device: Send + Sync + std::fmt::Debug {
     /// Copies to the host, waiting for everything before it.
     fn download(&self, from: Address, to: &mut [u8]) -> Result<()>;
 
-    /// Sends so many bytes from each address to the host behind everything before it, and goes on. Returns what
+    /// Starts to copy these bytes at each address to the host, after everything before it. Returns what
     /// [`Device::collect`] knows them by.
     fn fetch(&self, parts: &[(Address, usize)]) -> Result<u64>;
 
-    /// The bytes of a [`Device::fetch`], one part behind the other, as soon as they are there; once.
+    /// The bytes of a [`Device::fetch`], one part after another, waiting until they have arrived; once.
     fn collect(&self, ticket: u64) -> Result<Vec<u8>>;
 
     /// Sets `bytes` bytes to zero.
@@ -157,7 +157,7 @@ pub(in crate::backend) trait Replay: Device {
     /// Makes one piece of `calls`, each of which has run before. Returns what [`Replay::replay`] knows it by.
     fn capture(&self, calls: &[Call]) -> Result<u64>;
 
-    /// Runs a piece, behind everything before it. The memory that its calls name must be theirs to use.
+    /// Runs a piece, after everything before it. The memory that its calls name must be allocated to them.
     fn replay(&self, piece: u64) -> Result<()>;
 
     /// Forgets a piece.

@@ -123,7 +123,7 @@ pub(super) fn scatter(
         add: u32,
     }
     let places = gpu.scatter(kernel.module, index, rows)?;
-    // Rows that nobody names are zero.
+    // Rows without an index are zero.
     if !target.add() {
         gpu.device.clear(target.at(), rows * width * dtype.size())?;
     }

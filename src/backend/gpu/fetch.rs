@@ -3,18 +3,18 @@
 use super::Gpu;
 use super::device::Device;
 use super::operand::Operand;
-use crate::backend::{Coming, Fetch, Result};
+use crate::backend::{Fetch, PendingFetch, Result};
 use crate::tensor::{DType, Tensor};
 use std::sync::Arc;
 
-/// Values on their way to the host. Dropped before they are there, it waits for them: their memory is used again.
-struct Arrival {
+/// Values being copied to the host. Dropped early, it waits for them: their memory is reused.
+struct Ticket {
     device: Arc<dyn Device>,
     ticket: u64,
     collected: bool,
 }
 
-impl Coming for Arrival {
+impl PendingFetch for Ticket {
     fn wait(mut self: Box<Self>) -> Result<Vec<f32>> {
         self.collected = true;
         Ok(bytemuck::pod_collect_to_vec(
@@ -23,7 +23,7 @@ impl Coming for Arrival {
     }
 }
 
-impl Drop for Arrival {
+impl Drop for Ticket {
     fn drop(&mut self) {
         if !self.collected {
             // A failure here is an earlier kernel's, which the next call that can fail reports.
@@ -38,7 +38,7 @@ pub(super) fn fetch(gpu: &Gpu, tensors: &[&Tensor]) -> Result<Fetch> {
     let operands = operands.collect::<Result<Vec<_>>>()?;
     let sizes = tensors.iter().map(|t| 4 * t.len());
     let parts: Vec<_> = operands.iter().map(Operand::at).zip(sizes).collect();
-    Ok(Fetch::Coming(Box::new(Arrival {
+    Ok(Fetch::Pending(Box::new(Ticket {
         ticket: gpu.device.fetch(&parts)?,
         collected: false,
         device: gpu.device.clone(),
@@ -68,7 +68,7 @@ mod tests {
             }
             let before = gpu.waits();
             for (want, values) in coming.into_iter().rev() {
-                assert!(!values.is_here());
+                assert!(!values.is_ready());
                 assert_eq!(values.wait().unwrap(), want);
             }
             assert_eq!(gpu.waits(), before);

@@ -40,7 +40,7 @@ pub(super) fn spread(n: usize, each: usize) -> [u32; 3] {
     [n.div_ceil(each).min(4096) as u32, 1, 1]
 }
 
-/// Text is padded to multiples of so many tokens at least.
+/// The smallest multiple, in tokens, that text is padded to.
 const LEAST_TEXT_BUCKET: usize = 64;
 
 impl Gpu {

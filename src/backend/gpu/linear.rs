@@ -1,6 +1,6 @@
 //! y = act(x Wᵀ + b) + residual, and y = x P: products of the device, activations of our own.
 //!
-//! cuBLASLt could apply a GELU and its gradient behind a product, but only the tanh approximation, which is off by up to
+//! cuBLASLt could apply a GELU and its gradient after a product, but only the tanh approximation, which is off by up to
 //! 5e-4, and no QuickGELU. So bias and residual are fused into products, and activations are passes of their own, which
 //! in the backward pass make the bias's gradient as well. Where there is no activation, a pass over dy makes it: the
 //! epilogue that could (BGRADB, on the product of the weight's gradient) overwrites where we add, and has been seen to

@@ -32,7 +32,7 @@ impl Drop for Memory {
 #[derive(Debug)]
 pub(super) struct Buffer {
     pub(super) memory: Memory,
-    /// f32 elements rounded to bf16, made at first use; whoever writes the elements renews or drops it.
+    /// f32 elements rounded to bf16, made at first use; a write to the elements renews or drops it.
     pub(super) low: OnceLock<Memory>,
     /// What the host knows of i32 elements.
     pub(super) index: Option<Index>,
@@ -50,7 +50,7 @@ impl Storage for Buffer {
     }
 }
 
-/// Row numbers, which come from the host and stay known there: they are checked against their table without
+/// Row numbers, which come from the host and are kept there: they are checked against their table without
 /// waiting for the device.
 #[derive(Debug)]
 pub(super) struct Index {
@@ -137,7 +137,7 @@ impl Gpu {
         Ok(memory)
     }
 
-    /// A tensor of any content, and where its elements lie.
+    /// A tensor of any content, and the address of its elements.
     pub(super) fn empty(&self, shape: &[usize], dtype: DType) -> Result<(Tensor, Address)> {
         let memory = self.allocate(shape.iter().product::<usize>() * dtype.size())?;
         let at = memory.at;

@@ -173,7 +173,7 @@ impl Gpu {
         buffer.ok_or(Error::Foreign { op, backend })
     }
 
-    /// The elements of an f32 tensor that nobody shares, for writing; a bf16 copy is dropped.
+    /// The elements of an unshared f32 tensor, for writing; a bf16 copy is dropped.
     pub(super) fn write(&self, op: &'static str, t: &mut Tensor) -> Result<Address> {
         if t.dtype() != DType::F32 {
             return Err(self.unsupported_type(op, t));

@@ -6,9 +6,9 @@
 use super::device::Address;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Blocks begin and end at multiples of so many bytes within their segment.
+/// Blocks begin and end at multiples of this many bytes within their segment.
 const ALIGNMENT: usize = 256;
-/// Segments are of so many bytes at least.
+/// Bytes of the smallest segment.
 const SEGMENT: usize = 8 << 20;
 
 /// Segments of memory, and which of their bytes are free.
@@ -37,7 +37,7 @@ impl Pool {
         self.insert(at, bytes);
     }
 
-    /// Whether `at` lies in one of the segments.
+    /// Whether `at` is in one of the segments.
     pub fn owns(&self, at: Address) -> bool {
         let segment = self.segments.range(..=at).next_back();
         segment.is_some_and(|(&start, &bytes)| at - start < bytes as u64)

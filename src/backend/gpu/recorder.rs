@@ -1,14 +1,14 @@
-//! Steps that are replayed: what a step asks of the device is written down, and a step that asks for the same again is
-//! given to the device in one piece (a CUDA graph), which spares a launch for every kernel.
+//! Replayed steps: what a step asks of the device is recorded, and a step that asks for the same again is run in one
+//! piece (a CUDA graph), which spares a launch for every kernel.
 //!
 //! Within a step, calls are held back as long as they are those of a step before, call for call and byte for byte. A
-//! step that goes on as one before it to its end is run as a piece, made at its second time. At the first call that is
-//! another one, what was held back is made up for, and the rest of the step is run as it comes. So nothing has to
+//! step that goes on as one before it to its end is run as a piece, made at its second time. At the first call that
+//! differs, what was held back is run, and the rest of the step as it comes. So nothing has to
 //! promise that it recurs; whatever differs (another shape, say) costs the time in which the device had nothing to do,
 //! if the host is not a step ahead of it anyway.
 //!
 //! For calls to be the same, their addresses must be: memory comes from a [`Pool`], whose answers depend on nothing but
-//! what is free. What the host sends within a step is sent at once, before what is held back: it lies in memory of its
+//! what is free. What the host sends within a step is sent at once, before what is held back: it is in memory of its
 //! own, which is not used again before the step is over. What comes to the host comes after it; where the host waits in
 //! the middle of a step, nothing is held back any more.
 
@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// multiple that their texts were filled up to.
 const MOST: usize = 32;
 
-/// A device before which steps are recorded.
+/// A device whose steps are recorded and replayed.
 #[derive(Debug)]
 pub(in crate::backend) struct Recorder {
     inner: Arc<dyn Replay>,
@@ -57,7 +57,7 @@ struct Step {
     calls: Vec<Call>,
     /// Those of the known steps that began alike; while there is one, nothing of `calls` has been run.
     alike: Vec<usize>,
-    /// What is to be fetched behind `calls`, by the ticket given out.
+    /// What is to be fetched after `calls`, by the ticket given out.
     fetches: Vec<(u64, Vec<(Address, usize)>)>,
     /// Whether something has been fetched.
     fetched: bool,
@@ -83,7 +83,7 @@ impl Recorder {
         }
     }
 
-    /// The state, whose every change leaves it whole even if its maker panicked.
+    /// The state, whose every change leaves it whole even if a holder panicked.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -19,7 +19,7 @@ pub(super) const THREADS: u32 = 256;
 /// have the same order.
 const BLOCKS: usize = 512;
 
-/// A [`Relation`] as kernels take it; all zero is none.
+/// [`Logits`] as kernels take them; all zero if there are none.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 pub(super) struct Argument {

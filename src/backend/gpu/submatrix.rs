@@ -119,7 +119,7 @@ impl Submatrix for Gpu {
         };
         let dx = self.target(OP, dx, x.shape(), DType::F32)?;
         if let Some(dx) = &dx {
-            // Entries that nobody names are zero.
+            // Entries not selected are zero.
             if !dx.add() {
                 self.device.clear(dx.at(), x.len() * DType::F32.size())?;
             }

@@ -1,4 +1,4 @@
-//! Sums of all elements, in two stages of fixed order, and scaling by a number that lies on the device.
+//! Sums of all elements, in two stages of fixed order, and scaling by a number on the device.
 
 use super::device::{Address, Kernel, Launch};
 use super::memory::Memory;

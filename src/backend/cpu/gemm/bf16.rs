@@ -237,7 +237,7 @@ mod x86 {
                     *sum = _mm512_dpbf16_ps(*sum, x, y);
                 }
             }
-            // SAFETY: at most one element behind the last step.
+            // SAFETY: at most one element after the last step.
             unsafe {
                 a = a.add(step);
                 b = b.add(64);

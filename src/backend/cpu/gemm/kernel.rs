@@ -23,7 +23,7 @@ pub(super) const fn columns<S: Simd>() -> usize {
 /// A few rows of A in memory, from their first element on.
 #[derive(Clone, Copy)]
 pub(super) enum Left<E> {
-    /// Rows this far apart; a row's steps of k lie side by side.
+    /// Rows this far apart; a row's steps of k are contiguous.
     Rows(*const E, usize),
     /// [`ROWS`] rows side by side, step by step of k.
     Packed(*const E),
@@ -122,7 +122,7 @@ pub(super) enum Cache {
     Second,
 }
 
-/// Asks for a cache line at each 64 bytes from `at` on, `bytes` bytes in all, which may lie outside any object.
+/// Asks for a cache line at each 64 bytes from `at` on, `bytes` bytes in all, which may be outside any object.
 #[inline(always)]
 pub(super) fn prefetch<E>(cache: Cache, at: *const E, bytes: usize) {
     #[cfg(target_arch = "x86_64")]
@@ -141,7 +141,7 @@ pub(super) fn prefetch<E>(cache: Cache, at: *const E, bytes: usize) {
     let _ = (cache, at, bytes);
 }
 
-/// Asks for the cache line at `at`, which may lie outside any object.
+/// Asks for the cache line at `at`, which may be outside any object.
 #[inline(always)]
 fn prefetch_for_writing(at: *const f32) {
     #[cfg(target_arch = "x86_64")]

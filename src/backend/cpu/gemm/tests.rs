@@ -132,7 +132,7 @@ fn strided_parts_and_factors() {
     let mut c = vec![1.0; m * wide];
     let va = View::strided(&a[5..], m, k, wide);
     let vb = View::strided(&b[3..], n, k, wide).t();
-    // SAFETY: `c` has m rows of `wide`, and columns 4 to 4 + n lie within.
+    // SAFETY: `c` has m rows of `wide`, and columns 4 to 4 + n are among them.
     unsafe { gemm_raw(c[4..].as_mut_ptr(), wide, true, -0.5, va, vb) };
     for i in 0..m {
         for j in 0..wide {

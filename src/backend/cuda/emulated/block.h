@@ -53,7 +53,7 @@ struct Run {
   unsigned block[3];
   unsigned dynamic_bytes;
   uint64_t seed;
-  uint64_t* next;  // the first block that nobody took
+  uint64_t* next;  // the first block not yet taken
   unsigned* stopped;
   char* stacks;  // one of `stack_bytes` for each thread of a block
   size_t stack_bytes;
@@ -107,7 +107,7 @@ struct Thread {
   unsigned mask;
   unsigned count;      // matrices of an ldmatrix; the lane that a shuffle reads
   uint64_t value;      // given to the collective, and its result
-  void* operand[3];    // registers, which lie on the thread's stack
+  void* operand[3];    // registers, which are on the thread's stack
   unsigned short row[8];  // of an ldmatrix
   uint3 index;
   unsigned linear;
@@ -196,7 +196,7 @@ inline bool complete_warp(Block& b, unsigned first, unsigned end);
 inline bool complete_block(Block& b);
 
 inline void begin_block(Block& b) {
-  Block* const keep = current;  // lies in the memory that is poisoned
+  Block* const keep = current;  // is in the memory that is poisoned
   poison(b.tls, b.tls_bytes);
   current = keep;
   poison(b.run->dynamic_shared - SHARED_GUARD, b.run->dynamic_bytes + 2 * SHARED_GUARD);

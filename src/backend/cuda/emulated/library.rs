@@ -206,7 +206,7 @@ impl Worker {
     }
 }
 
-/// The bytes of a struct where any struct may lie.
+/// The bytes of a struct, aligned for any struct.
 pub(super) fn aligned(bytes: &[u8]) -> Vec<u128> {
     let mut words = vec![0u128; bytes.len().div_ceil(16)];
     bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);

@@ -6,7 +6,7 @@ use crate::backend::gpu::device::Address;
 use std::alloc::Layout;
 use std::collections::{BTreeMap, VecDeque};
 
-/// Bytes of pattern before and behind each buffer.
+/// Bytes of pattern before and after each buffer.
 const ZONE: usize = 4096;
 /// How much of the zones of buffers that a launch did not name is looked at after it.
 const NEAR: usize = 64;
@@ -178,7 +178,7 @@ impl Memory {
         let at = at as usize;
         let (_, buffer) = self.live.range(..=at.saturating_add(ZONE)).next_back()?;
         let near = |b: &&Buffer| at + ZONE >= b.start() && at < b.start() + b.bytes + ZONE;
-        // The zone before the next buffer may begin where the one behind this ends.
+        // The zone before the next buffer may begin where the one after this ends.
         let before = || self.live.range(..=at).next_back().map(|(_, b)| b);
         Some(buffer).filter(near).or_else(|| before().filter(near))
     }

@@ -27,7 +27,7 @@ struct Memory {
     log: Vec<String>,
     /// The same calls.
     ran: Vec<Call>,
-    /// Copies of so many bytes fail.
+    /// Copies of this many bytes fail.
     broken: usize,
 }
 
