@@ -15,7 +15,7 @@
 //! - [`data`]: tokenizer, image decoding and transforms, webdataset shards, loader, demo corpus.
 //! - [`optim`]: AdamW, learning-rate schedules, gradient clipping.
 //! - [`eval`]: zero-shot classification and retrieval of a trained model, the test sets, the report.
-//! - [`settings`]: what flags and configuration files say, and what it means.
+//! - [`settings`]: what flags and configuration files say, resolved once into what it means.
 //! - [`train`]: one step: batch, teacher, student, losses, backward, optimiser.
 //! - [`report`]: a run in one page.
 //! - [`run`]: a run and its folder: the loop, checkpoints, logs, evaluation.

@@ -28,10 +28,10 @@ fn work() -> Result<(), Error> {
         Request::Report(run, others) => {
             format!("report: {}", report::write(&run, &others)?.display())
         }
-        Request::Run(config, call) if call.dry_run => dry_run::dry_run(&config)?,
-        Request::Run(config, call) => {
+        Request::Run(settings, call) if call.dry_run => dry_run::dry_run(&settings)?,
+        Request::Run(settings, call) => {
             interrupt::install();
-            let done = stages::train(&config, &call, "train")?;
+            let done = stages::train(&settings, &call, "train")?;
             format!(
                 "{} steps; checkpoint: {}; report: {}",
                 done.steps,

@@ -8,6 +8,7 @@ pub mod cost;
 pub mod device;
 pub mod dry_run;
 pub mod embedded;
+pub mod epochs;
 pub(crate) mod evaluation;
 pub(crate) mod folder;
 pub mod inheritance;

@@ -6,11 +6,12 @@
 //! that `--resume latest` goes on where the whole run stopped.
 
 use super::checkpoint::{MODEL, MODEL_CONFIG, description};
+use super::epochs::Summary;
 use super::folder::run_name;
 use super::inheritance::bigger_config;
 use super::models::{model_config, student};
 use super::source::Source;
-use super::training::{self, Summary};
+use super::training;
 use crate::eval::flags::EvalFlags;
 use crate::io;
 use crate::model::{ClipConfig, Layers};

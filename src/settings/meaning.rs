@@ -15,12 +15,12 @@ use std::path::{Path, PathBuf};
 /// A run's configuration, and what it means.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// What flags and file say. The other fields do not follow a change of it: only what names the run's folder may
-    /// change.
+    /// What flags and file say. The other fields were resolved from it and do not follow its changes.
     pub config: Config,
     /// The losses, and how they mask images.
     pub objective: Objective,
-    /// Optimiser and schedule, of as many steps as `--steps` says: see [`Recipe::over`].
+    /// Optimiser and schedule; its steps are those of `--steps`, or set by [`Recipe::over`] when the data's length is
+    /// known.
     pub recipe: Recipe,
     /// Training pairs, and how they are loaded.
     pub data: DataSettings,
@@ -120,7 +120,7 @@ pub(crate) fn objective(config: &Config) -> Objective {
     objective
 }
 
-/// Optimiser and schedule; of no step without `--steps`, until the data's length is known.
+/// Optimiser and schedule. Without `--steps` the schedule has no steps until [`Recipe::over`] sets them.
 pub(crate) fn recipe(config: &Config) -> Recipe {
     Recipe {
         adamw: AdamWConfig {

@@ -1,4 +1,4 @@
-//! What flags and configuration files say, and what it means. Nothing is opened, read or computed here.
+//! What flags and configuration files say, and what it means. No data, model or device is opened here.
 //!
 //! [`config::Config`] is what flags and files say; [`meaning::Settings`] is what it means, resolved once, and what a
 //! run is given.

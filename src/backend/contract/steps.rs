@@ -20,4 +20,9 @@ pub trait Steps: Info {
     fn replays(&self) -> u64 {
         0
     }
+
+    /// What there is to say of that at the end of a run.
+    fn account(&self) -> Option<String> {
+        None
+    }
 }

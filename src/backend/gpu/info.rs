@@ -162,4 +162,10 @@ impl Steps for Gpu {
     fn replays(&self) -> u64 {
         self.device.replays()
     }
+
+    fn account(&self) -> Option<String> {
+        let replays = self.replays();
+        let line = || format!("replayed as CUDA graphs: {replays} steps or parts of steps");
+        (replays > 0).then(line)
+    }
 }
