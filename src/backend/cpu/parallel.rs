@@ -58,6 +58,20 @@ pub(super) fn over_rows2(
     });
 }
 
+/// sum += factor · x.
+pub(super) fn add_scaled(sum: &mut [f32], x: &[f32], factor: f32) {
+    over_rows(
+        sum,
+        1,
+        #[inline(always)]
+        |first, sum| {
+            for (s, x) in sum.iter_mut().zip(&x[first..]) {
+                *s += factor * x;
+            }
+        },
+    );
+}
+
 /// out_c += Σ_r term(r)_c over `rows` rows, where `add(r, partial)` adds row r's terms. Rows are
 /// grouped by fixed size and the groups' partial sums added in order.
 pub(super) fn column_sums(rows: usize, out: &mut [f32], add: impl Fn(usize, &mut [f32]) + Sync) {

@@ -2,7 +2,7 @@
 
 use super::Cpu;
 use super::memory::Memory;
-use super::weighted_sum::add_scaled;
+use super::parallel::add_scaled;
 use crate::backend::{self, Error, Grad, Result, shape_error, unsupported};
 use crate::tensor::{DType, Storage, Tensor};
 use std::any::Any;

@@ -2,26 +2,12 @@
 
 use super::Cpu;
 use super::memory::Memory;
-use super::parallel::over_rows;
+use super::parallel::add_scaled;
 use super::storage::{accumulator, f32s, f32s_mut, tensor};
 use crate::backend::{Result, Slot, WeightedSum, shape_error};
 use crate::tensor::Tensor;
 
 const OP: &str = "weighted_sum";
-
-/// sum += factor · x.
-pub(super) fn add_scaled(sum: &mut [f32], x: &[f32], factor: f32) {
-    over_rows(
-        sum,
-        1,
-        #[inline(always)]
-        |first, sum| {
-            for (s, x) in sum.iter_mut().zip(&x[first..]) {
-                *s += factor * x;
-            }
-        },
-    );
-}
 
 impl WeightedSum for Cpu {
     fn weighted_sum(&self, terms: &[(&Tensor, f32)]) -> Result<Tensor> {
