@@ -170,7 +170,16 @@ pub mod gpu {
     mod weighted_sum;
 
     pub use info::Gpu;
-    use info::{instance, spread};
+    use info::{Limit, instance, spread};
+
+    /// The operations whose kernels do not take every size.
+    const LIMITS: &[(super::Op, Limit)] = &[
+        (super::Op::LayerNorm, layer_norm::limit),
+        (super::Op::Attention, attention::limit),
+        (super::Op::AttentionPool, attention_pool::limit),
+        (super::Op::Conv2d, conv2d::limit),
+        (super::Op::AvgPool, avg_pool::limit),
+    ];
 }
 
 pub mod cuda;

@@ -5,8 +5,8 @@
 //! features and losses are f32. A kernel takes its operands in the one type that it is compiled for
 //! (`Gpu::activations`), and an operand of the other type is cast first.
 
+use super::LIMITS;
 use super::device::{Device, Kernel, Launch, Product};
-use super::{attention, attention_pool, avg_pool, conv2d, layer_norm};
 use crate::backend::{Info, Op, Result, Steps, unsupported};
 use crate::tensor::DType;
 use bytemuck::Pod;
@@ -104,17 +104,14 @@ impl Gpu {
     }
 }
 
+/// Whether kernels take operands of a shape, and which they take.
+pub(super) type Limit = fn(&[usize]) -> (bool, &'static str);
+
 /// What the kernels of `op` can take, if `shape` is beyond it.
 fn limit(op: Op, shape: &[usize]) -> Option<&'static str> {
-    let (fits, limit) = match op {
-        Op::LayerNorm => layer_norm::limit(shape),
-        Op::Attention => attention::limit(shape),
-        Op::AttentionPool => attention_pool::limit(shape),
-        Op::Conv2d => conv2d::limit(shape),
-        Op::AvgPool => avg_pool::limit(shape),
-        _ => (true, ""),
-    };
-    (!fits).then_some(limit)
+    let (_, limit) = LIMITS.iter().find(|(limited, _)| *limited == op)?;
+    let (fits, words) = limit(shape);
+    (!fits).then_some(words)
 }
 
 impl Info for Gpu {
