@@ -60,18 +60,24 @@ impl Embedding for Cpu {
         dtable: Slot,
         dpositions: Slot,
     ) -> Result<()> {
-        scatter(of.dy, of.ids, of.vocab, dtable)?;
-        scatter(of.dy, of.pos, of.context, dpositions)
+        scatter(OP, of.dy, of.ids, of.vocab, dtable)?;
+        scatter(OP, of.dy, of.pos, of.context, dpositions)
     }
 }
 
 /// d[index_r] += dy_r for all r in order, into a table of `rows` rows.
-pub(super) fn scatter(dy: &Tensor, index: &Tensor, rows: usize, slot: Slot) -> Result<()> {
+pub(super) fn scatter(
+    op: &'static str,
+    dy: &Tensor,
+    index: &Tensor,
+    rows: usize,
+    slot: Slot,
+) -> Result<()> {
     let Some(slot) = slot else { return Ok(()) };
     let width = dy.width();
-    let (dy, index) = (f32s(OP, dy)?, i32s(OP, index)?);
-    check_indices(OP, index, rows)?;
-    let table = accumulator(OP, slot, &[rows, width])?;
+    let (dy, index) = (f32s(op, dy)?, i32s(op, index)?);
+    check_indices(op, index, rows)?;
+    let table = accumulator(op, slot, &[rows, width])?;
     for (dy, &i) in dy.chunks_exact(width).zip(index) {
         for (t, d) in table[i as usize * width..][..width].iter_mut().zip(dy) {
             *t += d;

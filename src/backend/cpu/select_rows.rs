@@ -28,6 +28,6 @@ impl SelectRows for Cpu {
         rows: usize,
         dx: Slot,
     ) -> Result<()> {
-        scatter(dy, index, rows, dx)
+        scatter(OP, dy, index, rows, dx)
     }
 }
