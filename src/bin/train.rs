@@ -17,9 +17,9 @@ fn main() -> ExitCode {
 fn work() -> Result<(), Error> {
     let answer = match parse(std::env::args_os())? {
         Request::Print(text) => return print(&text),
-        Request::Demo => {
+        Request::Demo(config) => {
             interrupt::install();
-            demo::run()?
+            demo::run(&config)?
         }
         Request::Ablation(plan) => {
             interrupt::install();

@@ -1,6 +1,7 @@
 //! Reading a command line, and the file of its `--config`.
 
 use super::ablation::Plan;
+use super::demo;
 use crate::settings::config::{Call, Config};
 use crate::settings::error::{Error, Result, failed, unreadable, usage};
 use crate::settings::keys::{canonical, toml_line};
@@ -10,7 +11,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Distils CLIP models. Without flags: a demonstration, in about three minutes.
+/// Distils CLIP models. Without data: a demonstration, in about three minutes on two CPU cores.
 #[derive(Debug, Parser)]
 #[command(name = "train", version, args_override_self = true)]
 struct CommandLine {
@@ -23,8 +24,8 @@ struct CommandLine {
 /// What a command line asks for.
 #[derive(Debug)]
 pub enum Request {
-    /// No flags: the demonstration.
-    Demo,
+    /// No data: the demonstration, with flags that say where and how it runs.
+    Demo(Box<Config>),
     /// Text to print on stdout: help or version.
     Print(String),
     /// The report of a run again, with others in its charts.
@@ -40,10 +41,7 @@ pub enum Request {
 /// # Errors
 /// [`Error::Usage`] with one line.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
-    let args: Vec<OsString> = args.into_iter().map(dashes).collect();
-    if args.len() <= 1 {
-        return Ok(Request::Demo);
-    }
+    let args = args.into_iter().map(dashes);
     let matches = match CommandLine::command().try_get_matches_from(args) {
         Ok(matches) => matches,
         Err(e) if !e.use_stderr() => return Ok(Request::Print(e.render().to_string())),
@@ -58,12 +56,48 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
     if let [run, others @ ..] = line.call.report.as_slice() {
         return Ok(Request::Report(run.clone(), others.to_vec()));
     }
-    let config = match &line.call.config {
-        Some(path) => overlay(&line.config, &matches, path)?,
-        None => line.config,
+    let flags = given(&line.config, &matches)?;
+    let (keys, config) = match &line.call.config {
+        Some(path) => overlay(flags, path)?,
+        None => (flags, line.config),
     };
+    if config.train_data.is_none() {
+        return demonstration(keys, &line.call).map(|config| Request::Demo(Box::new(config)));
+    }
     let settings = Settings::resolve(&config)?;
     Ok(Request::Run(Box::new(settings), line.call))
+}
+
+/// Flags that say where and how something runs. A command line of these alone is the demonstration.
+const WHERE_AND_HOW: [&str; 7] = [
+    "backend",
+    "device",
+    "precision",
+    "threads",
+    "seed",
+    "logs",
+    "name",
+];
+
+/// The demonstration's configuration under `keys`, which the command line and its file have.
+///
+/// # Errors
+/// If these or the call ask for something that needs data.
+fn demonstration(keys: toml::Table, call: &Call) -> Result<Config> {
+    let others = keys.keys().map(String::as_str);
+    let others = others.filter(|key| !WHERE_AND_HOW.contains(key)).chain(
+        [("resume", call.resume.is_some()), ("dry-run", call.dry_run)]
+            .into_iter()
+            .filter_map(|(flag, there)| there.then_some(flag)),
+    );
+    let others: Vec<String> = others.map(|flag| format!("--{flag}")).collect();
+    if !others.is_empty() {
+        return usage(format!(
+            "--train-data is missing: shards, a CSV file, or `demo` (only without {} would this be the demonstration)",
+            others.join(", ")
+        ));
+    }
+    demo::config(keys)
 }
 
 /// open_clip and CLIP-KD mix `--train_data` and `--train-data`: both are taken, here and by the other
@@ -95,12 +129,15 @@ pub fn clap_line(message: &str) -> String {
     lines.join("; ").replace(":; ", ": ")
 }
 
-/// The file's keys over the defaults, under the flags that were given.
-fn overlay(flags: &Config, matches: &ArgMatches, path: &Path) -> Result<Config> {
+/// The file's keys under the flags that were given, and what both make of the defaults.
+fn overlay(flags: toml::Table, path: &Path) -> Result<(toml::Table, Config)> {
     let text = std::fs::read_to_string(path).map_err(|e| unreadable(path, &e))?;
     let file = text.parse().map_err(|e| Error::Usage(toml_line(&e)));
     file.and_then(canonical)
-        .and_then(|file| Config::over([file, given(flags, matches)?]))
+        .and_then(|mut keys| {
+            keys.extend(flags);
+            Ok((keys.clone(), Config::over([keys])?))
+        })
         .map_err(|e| Error::Usage(format!("{}: {}", path.display(), clap_line(&e.to_string()))))
 }
 

@@ -1,4 +1,4 @@
-//! The demonstration: what `train` does without flags, on what lies inside the program.
+//! The demonstration: what `train` does without data of yours, on what is inside the program.
 //!
 //! A small teacher, trained by this program (`run/embedded/teacher.toml`) on emoji artwork with its names, a
 //! smaller student that imitates it, and the same student alone.
@@ -14,7 +14,7 @@ use crate::run::log::{span, timestamp};
 use crate::run::training;
 use crate::run::{device, embedded};
 use crate::settings::config::{Call, Config};
-use crate::settings::error::Result;
+use crate::settings::error::{Result, failed, usage};
 use crate::settings::meaning::Settings;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -23,39 +23,54 @@ use std::time::Instant;
 /// The held-out splits' names on the screen, in the order of [`eval::demo_sets`].
 const SPLITS: [&str; 3] = ["new style", "sketches", "new concepts"];
 
-/// The configuration of the demonstration's distillation.
-pub fn config() -> Result<Config> {
-    Config::from_toml(embedded::STUDENT_RUN)
+/// The configuration of the demonstration's distillation, under `keys` that the user gave.
+///
+/// # Errors
+/// If a key's value cannot be used.
+pub fn config(keys: toml::Table) -> Result<Config> {
+    let own = embedded::STUDENT_RUN.parse().map_err(failed)?;
+    let config = Config::over([own, keys])?;
+    Settings::resolve(&config)?;
+    Ok(config)
 }
 
-/// Distils the student, trains it alone, and compares both with the teacher in one table.
+/// Distils the student as `config` says, trains it alone, and compares both with the teacher in one table. The runs'
+/// folders are NAME-intra-kd and NAME-alone, and NAME is the date if there is none.
 ///
 /// # Errors
 /// As [`training::train`].
-pub fn run() -> Result<String> {
-    run_with(config()?)
-}
-
-/// As [`run`] with another configuration of the distillation.
-pub fn run_with(distilled: Config) -> Result<String> {
+pub fn run(config: &Config) -> Result<String> {
     let started = Instant::now();
     let call = Call::default();
-    let stamp = timestamp();
+    let name = match &config.name {
+        Some(name) => name.clone(),
+        None => format!("demo-{}", timestamp()),
+    };
     let distilled = Config {
-        name: Some(format!("demo-{stamp}-intra-kd")),
-        ..distilled
+        name: Some(format!("{name}-intra-kd")),
+        ..config.clone()
     };
     let alone = Config {
-        name: Some(format!("demo-{stamp}-alone")),
+        name: Some(format!("{name}-alone")),
         method: Method::Clip,
         teacher: None,
         ..distilled.clone()
     };
+    for run in ["alone", "intra-kd"] {
+        let folder = config.logs.join(format!("{name}-{run}"));
+        if folder.exists() {
+            return usage(format!(
+                "{} exists already: take another --name",
+                folder.display()
+            ));
+        }
+    }
+    let (backend, _) = device::open(&distilled.device)?;
     notice(
         "demonstration: emoji and their names; a student alone, the same student distilled with \
-         intra-kd from the teacher inside this program, and a table, in about three minutes",
+         intra-kd from the teacher inside this program, and a table, in about three minutes on two \
+         CPU cores",
     );
-    let (backend, _) = device::open(&distilled.device)?;
     let teacher = embedded::teacher(backend.as_ref())?;
     let of_teacher = Model {
         backend: &backend,
@@ -187,9 +202,10 @@ mod tests {
             logs: dir.path().to_path_buf(),
             steps: Some(2),
             batch_size: 16,
-            ..config().unwrap()
+            name: Some("short".into()),
+            ..config(toml::Table::new()).unwrap()
         };
-        let table = run_with(short).unwrap();
+        let table = run(&short).unwrap();
         for word in [
             "teacher",
             "student alone",
@@ -198,6 +214,11 @@ mod tests {
         ] {
             assert!(table.contains(word), "no {word} in:\n{table}");
         }
+        for run in ["short-alone", "short-intra-kd"] {
+            assert!(dir.path().join(run).join("checkpoints/step_2").is_dir());
+        }
+        let again = run(&short).unwrap_err().to_string();
+        assert!(again.contains("short-alone exists already"), "{again}");
         let path = table.lines().find_map(|l| l.strip_prefix("report: "));
         let page = std::fs::read_to_string(path.unwrap()).unwrap();
         // Eight images, and their five nearest under three models.
