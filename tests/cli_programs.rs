@@ -7,7 +7,7 @@ use std::ffi::OsString;
 #[path = "common/program.rs"]
 mod program;
 
-use program::{Folder, refuses};
+use program::{Folder, expect, refuses};
 
 /// The demonstration that the arguments in `args` ask for.
 fn demonstration(args: &str) -> Config {
@@ -101,4 +101,41 @@ fn a_demonstration_on_a_gpu_says_what_is_missing_for_one() {
         .env_remove("CLIP_DISTILL_CUDA_PATH");
     refuses(run, &["--backend cuda", "NVIDIA"]);
     assert!(!folder.path("logs").exists());
+}
+
+/// What the program `name` prints on stdout.
+fn said(name: &str, args: &str) -> String {
+    let program = match name {
+        "train" => env!("CARGO_BIN_EXE_train"),
+        "eval" => env!("CARGO_BIN_EXE_eval"),
+        _ => env!("CARGO_BIN_EXE_embed"),
+    };
+    let folder = Folder::new(&[]);
+    String::from_utf8(expect(folder.run(program, args), 0).stdout).unwrap()
+}
+
+#[test]
+fn the_short_help_is_a_screen_and_the_long_one_has_everything() {
+    for name in ["train", "eval", "embed"] {
+        let (short, long) = (said(name, "-h"), said(name, "--help"));
+        assert!(short.lines().count() <= 40, "{name}:\n{short}");
+        for line in short.lines() {
+            assert!(line.chars().count() <= 80, "{name}: {line}");
+        }
+        for help in [&short, &long] {
+            for unable in ["wgpu", "fp16"] {
+                assert!(!help.contains(unable), "{name}: {unable} in\n{help}");
+            }
+            for word in ["--backend", "cuda", "--precision", "amp_bf16", "Usage: "] {
+                assert!(help.contains(word), "{name}: {word}");
+            }
+        }
+        let flags = short.lines().filter_map(|line| {
+            let flag = line.strip_prefix("  --")?;
+            flag.split(' ').next()
+        });
+        for flag in flags {
+            assert!(long.contains(&format!("--{flag}")), "{name}: {flag}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! `embed`: unit features of images and texts, as safetensors. Parses, calls the library, prints.
 
-use clip_distill::programs::{self, Request, embed, parse, print};
+use clip_distill::programs::{self, Request, embed, print};
 use clip_distill::settings::error::Error;
 use std::process::ExitCode;
 
@@ -12,7 +12,7 @@ fn main() -> ExitCode {
 }
 
 fn work() -> Result<(), Error> {
-    match parse::<embed::Flags>(std::env::args_os())? {
+    match embed::parse(std::env::args_os())? {
         Request::Print(text) => print(&text),
         Request::Run(flags) => print(&embed::embed(&flags)?),
     }

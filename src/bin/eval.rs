@@ -1,6 +1,6 @@
 //! `eval`: zero-shot accuracy and retrieval of a CLIP model. Parses, calls the library, prints.
 
-use clip_distill::programs::{self, Request, eval, parse, print};
+use clip_distill::programs::{self, Request, eval, print};
 use clip_distill::settings::error::Error;
 use std::process::ExitCode;
 
@@ -12,7 +12,7 @@ fn main() -> ExitCode {
 }
 
 fn work() -> Result<(), Error> {
-    match parse::<eval::Flags>(std::env::args_os())? {
+    match eval::parse(std::env::args_os())? {
         Request::Print(text) => print(&text),
         Request::Run(flags) => {
             let report = eval::evaluate(&flags)?;

@@ -10,40 +10,48 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Default, PartialEq, Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct EvalFlags {
-    /// Retrieval: webdataset shards (several captions as `captions` in the JSON, or a line each in
-    /// the .txt), a CSV file, or `demo` for the demonstration's held-out splits.
+    /// Retrieval: shards, a CSV file, or `demo`.
+    ///
+    /// webdataset shards (several captions as `captions` in the JSON, or one per line of the .txt), a CSV file, or
+    /// `demo` for the demonstration's held-out splits.
     #[arg(long, value_name = "DATA", help_heading = "Evaluation")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_data: Option<String>,
-    /// Zero-shot classification: webdataset shards with a .cls, or `class` in the JSON.
+    /// Zero-shot classification: shards with classes.
+    ///
+    /// webdataset shards whose samples have a .cls file, or `class` in the JSON.
     #[arg(long, value_name = "SHARDS", help_heading = "Evaluation")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zeroshot_data: Option<String>,
-    /// Class names of --zeroshot-data, one a line in the order of their indices.
+    /// Class names of --zeroshot-data, one per line in the order of their indices.
     #[arg(long, value_name = "FILE", help_heading = "Evaluation")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classnames: Option<PathBuf>,
-    /// Prompts of --zeroshot-data, one a line, {c} for the name (default: `a photo of a {c}.`).
+    /// Prompts of --zeroshot-data, one per line, {c} for the name (default: `a photo of a {c}.`).
     #[arg(long, value_name = "FILE", help_heading = "Evaluation")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub templates: Option<PathBuf>,
-    /// ImageNet's validation images in a folder a class, named by WordNet id.
+    /// ImageNet's validation images.
+    ///
+    /// One folder per class, named by WordNet id.
     #[arg(long, value_name = "DIR", help_heading = "Evaluation")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub imagenet_val: Option<PathBuf>,
-    /// ImageNet-V2: a folder a class, named by class index.
+    /// ImageNet-V2: one folder per class, named by class index.
     #[arg(long, value_name = "DIR", help_heading = "Evaluation")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub imagenet_v2: Option<PathBuf>,
-    /// ImageNet-R: a folder a class, named by WordNet id.
+    /// ImageNet-R: one folder per class, named by WordNet id.
     #[arg(long, value_name = "DIR", help_heading = "Evaluation")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub imagenet_r: Option<PathBuf>,
-    /// ImageNet-Sketch: a folder a class, named by WordNet id.
+    /// ImageNet-Sketch: one folder per class, named by WordNet id.
     #[arg(long, value_name = "DIR", help_heading = "Evaluation")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub imagenet_sketch: Option<PathBuf>,
-    /// MSCOCO's images: the folder itself, or the one that holds val2014.
+    /// MSCOCO's images.
+    ///
+    /// The folder val2014, or the one that holds it.
     #[arg(long, value_name = "DIR", help_heading = "Evaluation")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub coco: Option<PathBuf>,

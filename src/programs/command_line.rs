@@ -2,6 +2,7 @@
 
 use super::ablation::Plan;
 use super::demo;
+use super::help::Screen;
 use crate::settings::config::{Call, Config};
 use crate::settings::error::{Error, Result, failed, unreadable, usage};
 use crate::settings::keys::{canonical, toml_line};
@@ -16,10 +17,43 @@ use std::path::{Path, PathBuf};
 #[command(name = "train", version, args_override_self = true)]
 struct CommandLine {
     #[command(flatten)]
-    call: Call,
-    #[command(flatten)]
     config: Config,
+    #[command(flatten)]
+    call: Call,
 }
+
+/// All flags of `train`.
+pub(super) fn command() -> clap::Command {
+    CommandLine::command()
+}
+
+const SCREEN: Screen = Screen {
+    flags: &[
+        "train-data",
+        "model",
+        "teacher",
+        "teacher-checkpoint",
+        "method",
+        "batch-size",
+        "epochs",
+        "lr",
+        "warmup",
+        "imagenet-val",
+        "backend",
+        "precision",
+        "name",
+        "config",
+        "resume",
+        "dry-run",
+        "list-devices",
+    ],
+    end: "\
+A demonstration, on an NVIDIA GPU:
+  train --backend cuda
+A run on your own data:
+  train --train-data 'shards/{00000..00331}.tar' --model ViT-T-16 \\
+        --teacher ViT-B-16 --teacher-checkpoint teacher.safetensors",
+};
 
 /// What a command line asks for.
 #[derive(Debug)]
@@ -41,8 +75,9 @@ pub enum Request {
 /// # Errors
 /// [`Error::Usage`] with one line.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
-    let args = args.into_iter().map(dashes);
-    let matches = match CommandLine::command().try_get_matches_from(args) {
+    let args: Vec<OsString> = args.into_iter().map(dashes).collect();
+    let command = SCREEN.apply(command(), &args);
+    let matches = match command.try_get_matches_from(args) {
         Ok(matches) => matches,
         Err(e) if !e.use_stderr() => return Ok(Request::Print(e.render().to_string())),
         Err(e) => return usage(clap_line(&e.render().to_string())),

@@ -6,15 +6,17 @@
 //! of `text_features` is `texts[i]`, which is line i + 1 of the file. Images that cannot be read have
 //! no row; they are counted under `skipped`.
 
-use super::{ModelFlags, check_output, write_json};
+use super::help::Screen;
+use super::{ModelFlags, Request, check_output, write_json};
 use crate::data::{Dataset, DatasetOptions, Skips};
 use crate::eval::{Loading, Model, classes, folders};
 use crate::io::{self, Entry};
 use crate::notices::notice;
 use crate::settings::error::{Result, input, unwritten, usage};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,15 +31,44 @@ pub struct Flags {
     /// The model.
     #[command(flatten)]
     pub model: ModelFlags,
-    /// A folder of JPEG, PNG and WebP files, or webdataset shards.
+    /// A folder of images (JPEG, PNG, WebP), or shards.
     #[arg(long, value_name = "DIR|SHARDS", help_heading = "Data")]
     pub images: Option<String>,
-    /// Texts, one a line.
+    /// Texts, one per line.
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub texts: Option<PathBuf>,
-    /// Where the features go; FILE.json beside it names their rows.
+    /// The features; FILE.json beside it names the rows.
     #[arg(long, value_name = "FILE.safetensors", help_heading = "Data")]
     pub out: PathBuf,
+}
+
+/// All flags of the program.
+pub(super) fn command() -> clap::Command {
+    Flags::command()
+}
+
+const SCREEN: Screen = Screen {
+    flags: &[
+        "images",
+        "texts",
+        "out",
+        "model",
+        "backend",
+        "precision",
+        "batch-size",
+        "workers",
+    ],
+    end: "\
+A run's newest checkpoint:
+  embed logs/first --images photos --out features.safetensors",
+};
+
+/// Reads a command line, the program's name first. Flags may have underscores for dashes.
+///
+/// # Errors
+/// [`Error::Usage`](crate::settings::error::Error::Usage) with one line.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request<Flags>> {
+    super::parse(args, &SCREEN)
 }
 
 /// Embeds as `flags` say, writes both files, and returns what to print.

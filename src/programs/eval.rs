@@ -1,12 +1,14 @@
 //! `eval CHECKPOINT`: zero-shot accuracy and retrieval of a trained model.
 
-use super::{ModelFlags, check_output, write_json};
+use super::help::Screen;
+use super::{ModelFlags, Request, check_output, write_json};
 use crate::eval::flags::{CsvFlags, EvalFlags};
 use crate::eval::{Evaluator, report};
 use crate::notices::notice;
 use crate::settings::error::{Result, usage};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use serde_json::{Map, Value, json};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Evaluates a CLIP model: zero-shot classification, and retrieval under both protocols.
@@ -22,7 +24,9 @@ pub struct Flags {
     /// How CSV files are read.
     #[command(flatten)]
     pub csv: CsvFlags,
-    /// File of the results (default: results.json beside the weights).
+    /// File of the results.
+    ///
+    /// Default: results.json beside the weights.
     #[arg(long, value_name = "FILE", help_heading = "Evaluation")]
     pub out: Option<PathBuf>,
 }
@@ -46,6 +50,40 @@ impl Report {
     pub fn write(&self) -> Result<()> {
         write_json(&self.path, &self.results)
     }
+}
+
+/// All flags of the program.
+pub(super) fn command() -> clap::Command {
+    Flags::command()
+}
+
+const SCREEN: Screen = Screen {
+    flags: &[
+        "model",
+        "val-data",
+        "zeroshot-data",
+        "classnames",
+        "imagenet-val",
+        "coco",
+        "flickr",
+        "backend",
+        "precision",
+        "batch-size",
+        "out",
+    ],
+    end: "\
+The teacher inside the program, on its held-out images:
+  eval demo --val-data demo
+A run's newest checkpoint:
+  eval logs/first --imagenet-val imagenet/val",
+};
+
+/// Reads a command line, the program's name first. Flags may have underscores for dashes.
+///
+/// # Errors
+/// [`Error::Usage`](crate::settings::error::Error::Usage) with one line.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request<Flags>> {
+    super::parse(args, &SCREEN)
 }
 
 /// Evaluates as `flags` say.

@@ -6,12 +6,15 @@ pub mod command_line;
 pub mod demo;
 pub mod embed;
 pub mod eval;
+pub mod flags_page;
+mod help;
 pub mod terminal;
 
 use crate::backend::Backend;
 use crate::eval::Loading;
 use crate::notices::notice;
 use crate::programs::command_line::{clap_line, dashes};
+use crate::programs::help::Screen;
 use crate::run::device;
 use crate::settings::device::DeviceFlags;
 use crate::settings::error::{Error, Result, file, usage};
@@ -25,17 +28,21 @@ use std::sync::Arc;
 /// Flags about the model and how it runs, which both programs have.
 #[derive(Clone, Debug, Args)]
 pub struct ModelFlags {
-    /// A checkpoint folder, a run's folder (its newest checkpoint), a .safetensors file in
-    /// open_clip's names, or `demo` for the teacher inside this program.
+    /// A run's or checkpoint's folder, a .safetensors file, or `demo`.
+    ///
+    /// A run's folder stands for its newest checkpoint; a file has open_clip's names; `demo` is the teacher inside
+    /// this program.
     pub checkpoint: String,
-    /// A model name (ViT-T-16, ...) or an open_clip model_config JSON file (default: the
-    /// open_clip_config.json beside the weights).
+    /// A name or JSON file, if none is beside the weights.
+    ///
+    /// A model name (ViT-T-16, ...) or an open_clip model_config JSON file (default: the open_clip_config.json
+    /// beside the weights).
     #[arg(long, help_heading = "Model")]
     pub model: Option<String>,
     /// The device.
     #[command(flatten)]
     pub device: DeviceFlags,
-    /// Images in one pass: more need more memory.
+    /// Images in a batch.
     #[arg(long, default_value_t = 64, value_name = "N", help_heading = "Device")]
     pub batch_size: usize,
     /// Threads that read and decode images.
@@ -95,11 +102,13 @@ pub enum Request<T> {
 }
 
 /// Reads a command line, the program's name first. Flags may have underscores for dashes.
-///
-/// # Errors
-/// [`Error::Usage`] with one line.
-pub fn parse<T: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<Request<T>> {
-    match T::try_parse_from(args.into_iter().map(dashes)) {
+fn parse<T: Parser>(
+    args: impl IntoIterator<Item = OsString>,
+    screen: &Screen,
+) -> Result<Request<T>> {
+    let args: Vec<OsString> = args.into_iter().map(dashes).collect();
+    let matches = screen.apply(T::command(), &args).try_get_matches_from(args);
+    match matches.and_then(|m| T::from_arg_matches(&m)) {
         Ok(flags) => Ok(Request::Run(Box::new(flags))),
         Err(e) if !e.use_stderr() => Ok(Request::Print(e.render().to_string())),
         Err(e) => usage(clap_line(&e.render().to_string())),

@@ -16,10 +16,14 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Config {
-    /// Student: a model name (ViT-T-16, ...), an open_clip model_config JSON file, or `demo`.
+    /// Student: name, JSON file, or `demo`.
+    ///
+    /// A model name (ViT-T-16, ...), an open_clip model_config JSON file, or `demo` for the demonstration's student.
     #[arg(long, default_value = "ViT-T-16", help_heading = "Models")]
     pub model: String,
-    /// Teacher: a model name or JSON file, or `demo` for the one inside this program.
+    /// Teacher: name, JSON file, or `demo`.
+    ///
+    /// As --model; `demo` is the teacher inside this program and has its own weights.
     #[arg(long, aliases = ["t-model", "distillation-teacher"], help_heading = "Models")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher: Option<String>,
@@ -41,7 +45,9 @@ pub struct Config {
     #[serde(flatten)]
     pub inherit: InheritFlags,
 
-    /// Preset of loss weights; every weight can be set by hand on top.
+    /// Losses and their weights.
+    ///
+    /// Each weight can also be set by its own flag.
     #[arg(long, value_enum, default_value_t, help_heading = "Losses")]
     pub method: Method,
     /// Weight of the contrastive loss.
@@ -142,11 +148,14 @@ pub struct Config {
     #[arg(long, default_value_t, help_heading = "Losses")]
     pub intra_scale: IntraScale,
 
-    /// Training pairs: webdataset shards ('a/{00000..00331}.tar::b/*.tar'), a CSV file, or `demo`.
+    /// Training pairs: shards, a CSV file, or `demo`.
+    ///
+    /// webdataset shards ('a/{00000..00331}.tar::b/*.tar'), a CSV file of image paths and captions, or `demo` for
+    /// the emoji inside this program.
     #[arg(long, value_name = "DATA", help_heading = "Data")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train_data: Option<String>,
-    /// Pairs of an epoch, when the shards' own counts are not to be read.
+    /// Pairs in an epoch; without it they are counted, which reads every shard.
     #[arg(long, value_name = "N", help_heading = "Data")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train_num_samples: Option<u64>,
@@ -158,7 +167,7 @@ pub struct Config {
     #[command(flatten)]
     #[serde(flatten)]
     pub csv: CsvFlags,
-    /// What happens to a training image.
+    /// Augmentation of training images.
     #[arg(long, value_enum, default_value_t, help_heading = "Data")]
     pub augment: Augment,
     /// Range of the crop's area, or of the affine transform's scale.
@@ -169,13 +178,13 @@ pub struct Config {
     #[arg(long, num_args = 4, value_names = ["B", "C", "S", "H"], help_heading = "Data")]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aug_color_jitter: Vec<f64>,
-    /// Share of images whose colours change so.
+    /// Share of images to which --aug-color-jitter is applied.
     #[arg(long, default_value_t = 0.8, value_name = "P", help_heading = "Data")]
     pub aug_color_jitter_prob: f64,
     /// Share of images that become grey (open_clip's `gray_scale_prob`).
     #[arg(long, default_value_t = 0.0, value_name = "P", help_heading = "Data")]
     pub aug_gray_scale_prob: f64,
-    /// Samples among which the shuffle buffer draws; 0 keeps the data's order.
+    /// Samples in the shuffle buffer; 0 keeps the order of the data.
     #[arg(long, default_value_t = 5000, value_name = "N", help_heading = "Data")]
     pub shuffle_buffer: usize,
     /// Threads that read and decode.
@@ -185,11 +194,11 @@ pub struct Config {
     /// Passes over the data.
     #[arg(long, default_value_t = 32, help_heading = "Optimisation")]
     pub epochs: u32,
-    /// Stops after N steps instead of --epochs; the schedule spans them.
+    /// Stops after N steps instead of after --epochs; the learning rate's schedule spans them.
     #[arg(long, value_name = "N", help_heading = "Optimisation")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,
-    /// Pairs in a step.
+    /// Pairs in a batch.
     #[arg(
         long,
         default_value_t = 1024,
@@ -197,8 +206,7 @@ pub struct Config {
         help_heading = "Optimisation"
     )]
     pub batch_size: usize,
-    /// Batches that make a step together: every loss sees all of them, at the memory of one. A step
-    /// then has --batch-size times this many pairs.
+    /// Batches in a step: every loss sees all their pairs, in the memory of one batch.
     #[arg(
         long,
         default_value_t = 1,
@@ -206,7 +214,7 @@ pub struct Config {
         help_heading = "Optimisation"
     )]
     pub accum_freq: usize,
-    /// Computes each block's activations again on the way back instead of keeping them.
+    /// Recomputes each block's activations during backward instead of keeping them.
     #[arg(long, help_heading = "Optimisation")]
     pub grad_checkpointing: bool,
     /// Peak learning rate.
@@ -257,7 +265,9 @@ pub struct Config {
     /// Folder of all runs.
     #[arg(long, default_value = "logs", value_name = "DIR", help_heading = "Run")]
     pub logs: PathBuf,
-    /// Name of this run, a folder in --logs (default: date, model and method).
+    /// Name of this run, a folder in --logs.
+    ///
+    /// Default: date, model and method.
     #[arg(long, help_heading = "Run")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
@@ -290,7 +300,7 @@ pub struct Config {
         help_heading = "Evaluation"
     )]
     pub zeroshot_frequency: u32,
-    /// The same for retrieval.
+    /// Epochs between two retrieval evaluations, 0 for none; the last epoch has one, too.
     #[arg(
         long,
         default_value_t = 1,
@@ -298,8 +308,8 @@ pub struct Config {
         help_heading = "Evaluation"
     )]
     pub val_frequency: u32,
-    /// Also evaluates every N steps, and at the end. Without evaluation data of its own, --train-data
-    /// demo has its held-out splits.
+    /// Also evaluates every N steps, and at the end. --train-data demo is evaluated on its held-out splits unless
+    /// other evaluation data are given.
     #[arg(long, value_name = "N", help_heading = "Evaluation")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_every: Option<u64>,
@@ -308,27 +318,29 @@ pub struct Config {
 /// Flags that speak about one call of the program rather than about the run.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Call {
-    /// A file of the same keys as the flags; a flag wins over it.
-    #[arg(long, value_name = "FILE.toml", help_heading = "Run")]
+    /// A TOML file with the flags as keys; flags given override it.
+    #[arg(long, value_name = "FILE.toml", help_heading = "Command")]
     pub config: Option<PathBuf>,
-    /// Goes on from a checkpoint folder, or from the newest one of this run.
-    #[arg(long, value_name = "DIR|latest", help_heading = "Run")]
+    /// Continues from a checkpoint.
+    ///
+    /// A checkpoint folder (step_N), or `latest` for the newest one of the run of --name or --config.
+    #[arg(long, value_name = "DIR|latest", help_heading = "Command")]
     pub resume: Option<String>,
-    /// Prints parameters, steps and memory needed, and exits.
-    #[arg(long, help_heading = "Run")]
+    /// Prints parameters, steps and memory, and exits.
+    #[arg(long, help_heading = "Command")]
     pub dry_run: bool,
-    /// Runs every row of a file with every seed and writes one table; what is done is not done again.
-    /// `poster` and `baselines` are inside this program. Flags beside it hold for all rows.
+    /// Trains every variant in a file with every seed, and writes one table; finished runs are not repeated.
+    /// `poster` and `baselines` are inside this program. Other flags apply to all variants.
     #[arg(
         long,
         value_name = "FILE.toml|poster|baselines",
         conflicts_with_all = ["config", "resume", "dry_run", "report"],
-        help_heading = "Run"
+        help_heading = "Command"
     )]
     pub ablation: Option<String>,
-    /// Writes the report.html of a run's folder again, also of a run that broke off, and exits. Given more
-    /// than once, the first run's report shows the others in the same charts.
-    #[arg(long, value_name = "DIR", help_heading = "Run")]
+    /// Writes the report.html of a run's folder again, also of an unfinished run, and exits. Given more than once,
+    /// the first run's report shows the others in the same charts.
+    #[arg(long, value_name = "DIR", help_heading = "Command")]
     pub report: Vec<PathBuf>,
 }
 

@@ -17,7 +17,7 @@ pub struct DeviceFlags {
     /// Precision of matrix products.
     #[arg(long, value_enum, default_value_t, help_heading = "Device")]
     pub precision: Precision,
-    /// Threads of the CPU backend (default: one a core).
+    /// Threads of the CPU backend (default: one per core).
     #[arg(long, value_name = "N", help_heading = "Device")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,

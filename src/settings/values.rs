@@ -7,14 +7,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Device {
-    /// The best device there is.
+    /// The best device that has passed the checks of this program; the log says which and why.
     #[default]
     Auto,
     /// The processor.
     Cpu,
     /// An NVIDIA GPU.
     Cuda,
-    /// A GPU through Vulkan, Metal or DirectX.
+    /// A GPU through Vulkan, Metal or DirectX: not in this build.
+    #[value(hide = true)]
     Wgpu,
 }
 
@@ -25,11 +26,11 @@ pub enum Precision {
     /// Single precision.
     #[default]
     Fp32,
-    /// bfloat16 products.
+    /// Matrix products in bfloat16, sums in single precision.
     #[value(name = "amp_bf16", alias = "amp-bf16")]
     AmpBf16,
-    /// Half-precision products with loss scaling.
-    #[value(name = "amp_fp16", alias = "amp-fp16", alias = "amp")]
+    /// Matrix products in half precision, with loss scaling: not in this build.
+    #[value(name = "amp_fp16", alias = "amp-fp16", alias = "amp", hide = true)]
     AmpFp16,
 }
 
