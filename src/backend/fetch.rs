@@ -2,7 +2,7 @@
 
 use super::Result;
 
-/// Values that [`Backend::fetch`](super::Backend::fetch) was asked for.
+/// Values that [`Storage::fetch`](super::Storage::fetch) was asked for.
 pub enum Fetch {
     /// They have arrived.
     Ready(Vec<f32>),

@@ -155,7 +155,7 @@ pub struct Config {
     #[arg(long, value_name = "DATA", help_heading = "Data")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train_data: Option<String>,
-    /// Pairs in an epoch; without it they are counted, which reads every shard.
+    /// Pairs in an epoch (default: counted in the data).
     #[arg(long, value_name = "N", help_heading = "Data")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train_num_samples: Option<u64>,

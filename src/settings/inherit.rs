@@ -16,7 +16,7 @@ pub struct InheritFlags {
     #[arg(long, value_name = "CHECKPOINT", help_heading = "Weight inheritance")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inherit_from: Option<String>,
-    /// The same for the image tower alone.
+    /// As --inherit-from, for the image tower alone.
     #[arg(
         long,
         alias = "pretrained-image-file",
@@ -25,7 +25,7 @@ pub struct InheritFlags {
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inherit_image: Option<String>,
-    /// The same for the text tower alone.
+    /// As --inherit-from, for the text tower alone.
     #[arg(
         long,
         alias = "pretrained-text-file",
@@ -38,14 +38,13 @@ pub struct InheritFlags {
     #[arg(long, value_name = "MODEL", help_heading = "Weight inheritance")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inherit_model: Option<String>,
-    /// Learns which heads, channels and layers of the image tower to keep, and goes on with the smaller model.
+    /// Learns which heads, channels and layers of the image tower to keep, and continues with the smaller model.
     #[arg(long, help_heading = "Weight inheritance")]
     pub prune_image: bool,
-    /// The same for the text tower.
+    /// As --prune-image, for the text tower.
     #[arg(long, help_heading = "Weight inheritance")]
     pub prune_text: bool,
-    /// Steps in which that is learned, and the learning rate rises; the run's other steps train the smaller
-    /// model.
+    /// Steps of pruning, which are also the warm-up; the run's other steps train the smaller model.
     #[arg(
         long,
         default_value_t = 3000,
@@ -53,7 +52,7 @@ pub struct InheritFlags {
         help_heading = "Weight inheritance"
     )]
     pub prune_step: u64,
-    /// Share of the blocks' weights that is to go.
+    /// Share of the blocks' weights to remove.
     #[arg(
         long,
         default_value_t = 0.25,
@@ -61,7 +60,7 @@ pub struct InheritFlags {
         help_heading = "Weight inheritance"
     )]
     pub target_sparsity: f64,
-    /// Share that is to go at the first step.
+    /// Share to remove at the first step.
     #[arg(
         long,
         default_value_t = 0.0,
@@ -77,7 +76,7 @@ pub struct InheritFlags {
         help_heading = "Weight inheritance"
     )]
     pub sparsity_warmup: u64,
-    /// The share is that of both towers together, not of each.
+    /// Counts the share over both towers together instead of in each.
     #[arg(long, help_heading = "Weight inheritance")]
     pub total_loss_flag: bool,
     /// Learning rate of the gates.
@@ -88,7 +87,7 @@ pub struct InheritFlags {
         help_heading = "Weight inheritance"
     )]
     pub gate_lr: f64,
-    /// Rate at which the constraint's multipliers climb; its sign says nothing.
+    /// Learning rate of the sparsity constraint's multipliers; its sign is ignored.
     #[arg(
         long,
         default_value_t = 0.02,

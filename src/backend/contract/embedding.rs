@@ -21,7 +21,7 @@ pub struct EmbeddingBackward<'a> {
 
 /// Rows of two tables, added.
 pub trait Embedding: Info {
-    /// out_r = table[ids_r] + positions[pos_r]. table `[vocab, width]`, positions `[context, width]`; ids, pos
+    /// `out_r = table[ids_r] + positions[pos_r]`. table `[vocab, width]`, positions `[context, width]`; ids, pos
     /// `[rows]` i32.
     fn embedding(
         &self,

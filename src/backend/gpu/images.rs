@@ -7,7 +7,7 @@ use crate::tensor::{Normalisation, Tensor};
 use bytemuck::{Pod, Zeroable};
 
 impl Images for Gpu {
-    /// See [`crate::backend::Backend::images`]: bytes are uploaded, a quarter of what the values would be.
+    /// See [`crate::backend::Images::images`]: bytes are uploaded, a quarter of what the values would be.
     fn images(&self, shape: &[usize], pixels: &[u8], by: &Normalisation) -> Result<Tensor> {
         #[repr(C)]
         #[derive(Clone, Copy, Pod, Zeroable)]
