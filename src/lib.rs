@@ -43,3 +43,7 @@ pub mod run;
 pub mod settings;
 pub mod tensor;
 pub mod train;
+
+#[cfg(test)]
+#[path = "../tests/common/require.rs"]
+mod require;

@@ -1,14 +1,14 @@
 //! Every CUDA kernel compiled for real GPUs, which needs none: registers, memory, spills, tensor cores.
 //!
 //! NVRTC does it, the compiler that a run uses as well; where it is missing (CLIP_DISTILL_CUDA_PATH may point to
-//! it) the test says so and passes, unless CLIP_DISTILL_REQUIRE contains `nvrtc`.
+//! it) the tests say so and pass, unless CLIP_DISTILL_REQUIRE contains `nvrtc`.
 
 use clip_distill::backend::cuda::{KernelReport, compile_report};
 
-fn required() -> bool {
-    let required = std::env::var("CLIP_DISTILL_REQUIRE").unwrap_or_default();
-    required.split(',').any(|name| name == "nvrtc")
-}
+#[path = "common/require.rs"]
+mod require;
+
+use require::{Part, require};
 
 fn print(architecture: &str, kernels: &[KernelReport]) {
     println!(
@@ -32,13 +32,9 @@ fn print(architecture: &str, kernels: &[KernelReport]) {
 #[test]
 fn every_kernel_compiles_without_spills() {
     for architecture in ["sm_75", "sm_80", "sm_90a"] {
-        let kernels = match compile_report(architecture) {
-            Ok(kernels) => kernels,
-            Err(e) if e.to_string().contains("NVRTC is missing") && !required() => {
-                println!("skipped: {e}");
-                return;
-            }
-            Err(e) => panic!("{architecture}: {e}"),
+        let checked = format!("kernels compiled for {architecture}");
+        let Some(kernels) = require(Part::Nvrtc, &checked, compile_report(architecture)) else {
+            return;
         };
         print(architecture, &kernels);
         assert!(!kernels.is_empty(), "{architecture}: no kernel");
@@ -74,6 +70,10 @@ fn on_tensor_cores(entry: &str) -> bool {
 fn an_unknown_architecture_is_an_error_and_no_crash() {
     for architecture in ["sm_7", "compute", "", "sm_80 -x"] {
         let error = compile_report(architecture).unwrap_err().to_string();
+        let refused = Part::Nvrtc.unless_missing(error);
+        let Some(error) = require(Part::Nvrtc, "unknown architectures", refused) else {
+            return;
+        };
         assert!(
             error.contains("NVRTC") && !error.contains('\n'),
             "{architecture}: {error}"

@@ -7,15 +7,17 @@
 use clip_distill::backend::cuda::{compile_report, emulated_libraries};
 use serde_json::Value;
 use std::collections::HashMap;
-use std::fmt::Display;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 #[path = "common/program.rs"]
 mod program;
+#[path = "common/require.rs"]
+mod require;
 
 use program::{Folder, RESNET, STUDENT, expect, refuses};
+use require::{Part, require};
 
 /// Its weights fill several blocks of what is uploaded through.
 const WORDY: &str = r#"{"embed_dim": 16,
@@ -39,14 +41,6 @@ const OPTIONS: &[&str] = &[
     "-Wl,-soname,libcuda.so.1",
 ];
 
-/// What is missing: a reason to pass, unless `name` is required.
-fn missing<T>(name: &str, why: impl Display) -> Option<T> {
-    let required = std::env::var("CLIP_DISTILL_REQUIRE").unwrap_or_default();
-    assert!(!required.split(',').any(|r| r == name), "{why}");
-    println!("skipped: {why}");
-    None
-}
-
 /// A folder with the stand-in and models to train.
 struct StandIn {
     folder: Folder,
@@ -56,15 +50,10 @@ struct StandIn {
 
 impl StandIn {
     fn new() -> Option<Self> {
-        let libraries = match emulated_libraries() {
-            Ok(libraries) => libraries,
-            Err(e) => return missing("emulated", e),
-        };
-        if let Err(e) = compile_report("sm_none").map(drop)
-            && e.to_string().contains("NVRTC is missing")
-        {
-            return missing("nvrtc", e);
-        }
+        let checked = "the driver's calls";
+        let libraries = require(Part::Emulated, checked, emulated_libraries())?;
+        let refused = compile_report("sm_none").unwrap_err().to_string();
+        require(Part::Nvrtc, checked, Part::Nvrtc.unless_missing(refused))?;
         let folder = Folder::new(&[
             ("student.json", STUDENT),
             ("resnet.json", RESNET),

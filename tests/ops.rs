@@ -1,6 +1,6 @@
 //! Every operation, forward and every gradient, against the f64 oracle at drawn shapes.
 
-use check::{check, check_on, check_shape, coarse};
+use check::{check, check_on, check_shape, coarse, cpu_bf16};
 use clip_distill::autodiff::{Grads, Tape, Var};
 use clip_distill::backend::Op;
 use clip_distill::backend::{Activation, Backend, Convolution, Moments, Segments, cpu::Cpu};
@@ -337,11 +337,9 @@ proptest! {
 /// rounding of the sums. With an activation the backward pass multiplies numbers that are not bf16.
 #[test]
 fn linear_in_bf16() {
-    let Some(cpu) = Cpu::bf16() else {
-        println!("no AVX512-BF16 here: mixed precision is not checked");
+    let Some(backend) = cpu_bf16("linear layers in bf16") else {
         return;
     };
-    let backend: Arc<dyn Backend> = Arc::new(cpu);
     for (rows, inner, out) in [(1, 1, 1), (7, 33, 5), (20, 64, 31), (3, 129, 70)] {
         let inputs = [
             coarse(&normal(&[rows, inner], 1)),
@@ -371,11 +369,9 @@ fn linear_in_bf16() {
 /// As above, for a convolution.
 #[test]
 fn conv2d_in_bf16() {
-    let Some(cpu) = Cpu::bf16() else {
-        println!("no AVX512-BF16 here: mixed precision is not checked");
+    let Some(backend) = cpu_bf16("convolutions in bf16") else {
         return;
     };
-    let backend: Arc<dyn Backend> = Arc::new(cpu);
     for (side, channels, outputs, stride) in [(1, 1, 1, 1), (5, 3, 4, 2), (6, 5, 3, 1)] {
         let inputs = [
             coarse(&normal(&[2, side, side, channels], 1)),

@@ -323,8 +323,7 @@ fn resnets_are_written_as_they_were_read() {
 /// checkpoints know.
 #[test]
 fn towers_in_bf16_point_the_same_way() {
-    let Some(cpu) = Cpu::bf16() else {
-        println!("no AVX512-BF16 here: mixed precision is not checked");
+    let Some(backend) = check::cpu_bf16("towers in bf16") else {
         return;
     };
     let Case {
@@ -333,7 +332,6 @@ fn towers_in_bf16_point_the_same_way() {
         parameters,
         ..
     } = case("vit_gelu");
-    let backend: Arc<dyn Backend> = Arc::new(cpu);
     let tape = Tape::frozen(backend.clone());
     let bound = parameters.bind(&tape);
     let texts = texts(file.get("input.text").expect("texts"));

@@ -255,7 +255,6 @@ fn on_white(rgba: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     fn encode(image: DynamicImage, format: ImageFormat) -> Vec<u8> {
         let mut bytes = Cursor::new(Vec::new());
@@ -290,26 +289,5 @@ mod tests {
         png[29..33].copy_from_slice(&crc.to_be_bytes());
         let error = decode(&png).unwrap_err();
         assert!(matches!(error, DecodeError::TooLarge { .. }), "{error}");
-    }
-
-    /// Development aid: every file below the folder in this variable must decode or give a
-    /// reason. The tests of the repository use fixtures only.
-    #[test]
-    fn a_folder_of_odd_images_never_panics() {
-        let Some(root) = std::env::var_os("CLIP_DISTILL_ODD_IMAGES") else {
-            return;
-        };
-        fn walk(folder: &Path) {
-            for entry in std::fs::read_dir(folder).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() {
-                    walk(&path);
-                } else {
-                    let answer = decode(&std::fs::read(&path).unwrap());
-                    println!("{}: {answer:?}", path.display());
-                }
-            }
-        }
-        walk(Path::new(&root));
     }
 }

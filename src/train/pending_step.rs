@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn a_step_waits_for_nothing() {
         for (vision, bf16, parts) in [(VIT, false, 1), (VIT, true, 2), (RN, false, 1)] {
-            for [cuda, other] in cuda::both_ways(bf16) {
+            for [cuda, other] in cuda::both_ways(bf16, "replayed steps") {
                 waits_for_nothing(Arc::new(cuda), Arc::new(other), vision, parts);
             }
         }

@@ -7,7 +7,11 @@ use crate::tolerance;
 use clip_distill::autodiff::{self, Grads, Result, Tape, Var};
 use clip_distill::backend::{Backend, Error, Op, cpu::Cpu, cuda};
 use clip_distill::tensor::DType;
+use require::{NO_BF16, Part, require};
 use std::sync::{Arc, OnceLock};
+
+#[path = "require.rs"]
+pub mod require;
 
 /// A backend at hand.
 #[derive(Clone)]
@@ -43,24 +47,30 @@ impl Tenant {
     }
 }
 
+/// The CPU with mixed precision, for a test of `checked`.
+pub fn cpu_bf16(checked: &str) -> Option<Arc<dyn Backend>> {
+    let cpu = require(Part::CpuBf16, checked, Cpu::bf16().ok_or(NO_BF16))?;
+    Some(Arc::new(cpu))
+}
+
 /// All that run here, found and printed once, with the kernels that each lacks.
-/// `CLIP_DISTILL_REQUIRE=cpu,emulated,…` makes a missing one a failure.
 pub fn tenants() -> &'static [Tenant] {
     static FOUND: OnceLock<Vec<Tenant>> = OnceLock::new();
     FOUND.get_or_init(|| {
         let mut found = vec![Tenant::new(Cpu::new(), false)];
         for bf16 in [false, true] {
-            match cuda::emulated(bf16) {
-                Ok(cuda) => found.push(Tenant::new(cuda, bf16)),
-                Err(e) => println!("not checked: {e}"),
-            }
-            // Where this variable is set, it is the emulated device again.
-            if std::env::var_os("CLIP_DISTILL_CUDA_DEVICE").is_none() {
-                match cuda::open(0, bf16) {
-                    Ok(cuda) => found.push(Tenant::new(cuda, bf16)),
-                    Err(e) => println!("not checked: {e}"),
-                }
-            }
+            let (checked, gpu) = match bf16 {
+                false => ("operations in f32", Part::Cuda),
+                true => ("operations in bf16", Part::CudaBf16),
+            };
+            let emulated = require(Part::Emulated, checked, cuda::emulated(bf16));
+            let real = require(gpu, checked, cuda::open(0, bf16));
+            found.extend(
+                [emulated, real]
+                    .into_iter()
+                    .flatten()
+                    .map(|d| Tenant::new(d, bf16)),
+            );
         }
         for tenant in &found {
             let lacking = Op::ALL.iter().filter(|op| !tenant.has(**op));
@@ -71,15 +81,6 @@ pub fn tenants() -> &'static [Tenant] {
             };
             let describe = tenant.backend.describe();
             println!("checking backend {}: {describe}{lacking}", tenant.name());
-        }
-        let required = std::env::var("CLIP_DISTILL_REQUIRE").unwrap_or_default();
-        // `nvrtc` is no backend but the compiler: tests/cuda_compile.rs asks for it.
-        let backends = required.split(',').filter(|n| !["", "nvrtc"].contains(n));
-        for name in backends {
-            assert!(
-                found.iter().any(|t| t.backend.name() == name),
-                "required backend {name} is missing"
-            );
         }
         found
     })

@@ -358,17 +358,15 @@ impl CublasLt {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::require::{Part, require};
 
     /// Where the library is (it needs no GPU for this): it takes every description that a product makes.
     #[test]
     fn descriptions_are_what_the_library_takes() {
         use sys::cublasLtMatmulDescAttributes_t as D;
-        let library = match CublasLt::open(13_000) {
-            Ok(library) => library,
-            Err(e) => {
-                println!("skipped: {e}");
-                return;
-            }
+        let found = CublasLt::open(13_000);
+        let Some(library) = require(Part::CublasLt, "descriptions of products", found) else {
+            return;
         };
         assert!(library.version() >= 120_000, "{}", library.version());
         let product = library.product().unwrap();

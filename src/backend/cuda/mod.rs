@@ -46,26 +46,22 @@ pub fn emulated(bf16: bool) -> Result<Gpu> {
     Ok(Gpu::on(emulated::emulated()?, "emulated", bf16))
 }
 
-/// The devices at hand, emulated and real, each twice: with steps that are replayed, and without.
+/// The devices at hand, emulated and real, each twice: with steps that are replayed, and without. `checked` is what the
+/// test checks on them.
 #[cfg(test)]
-pub(crate) fn both_ways(bf16: bool) -> Vec<[Gpu; 2]> {
+pub(crate) fn both_ways(bf16: bool, checked: &str) -> Vec<[Gpu; 2]> {
     use super::gpu::recorder::Recorder;
+    use crate::require::{Part, require};
     use std::sync::Arc;
 
-    let twice = |name, open: &dyn Fn() -> Result<Arc<dyn device::Replay>>| {
+    let twice = |part, name, open: &dyn Fn() -> Result<Arc<dyn device::Replay>>| {
         let devices = open().and_then(|one| Ok((one, open()?)));
-        let devices = devices.inspect_err(|e| println!("not checked: {e}")).ok()?;
-        let one = Arc::new(Recorder::new(devices.0));
-        Some([Gpu::on(one, name, bf16), Gpu::on(devices.1, name, bf16)])
+        let (one, other) = require(part, checked, devices)?;
+        let one = Arc::new(Recorder::new(one));
+        Some([Gpu::on(one, name, bf16), Gpu::on(other, name, bf16)])
     };
-    let required = std::env::var("CLIP_DISTILL_REQUIRE").unwrap_or_default();
-    let emulated = twice("emulated", &emulated::emulated);
-    assert!(
-        emulated.is_some() || !required.contains("emulated"),
-        "the emulated device is required"
-    );
-    emulated
-        .into_iter()
-        .chain(twice(NAME, &|| open::bare(0, bf16)))
-        .collect()
+    let real = if bf16 { Part::CudaBf16 } else { Part::Cuda };
+    let emulated = twice(Part::Emulated, "emulated", &emulated::emulated);
+    let real = twice(real, NAME, &|| open::bare(0, bf16));
+    emulated.into_iter().chain(real).collect()
 }

@@ -52,7 +52,8 @@ mod tests {
     /// In any order, some never read, as they were when they were asked for.
     #[test]
     fn values_are_those_of_when_they_were_asked_for() {
-        for gpu in crate::backend::cuda::both_ways(false).into_iter().flatten() {
+        let devices = crate::backend::cuda::both_ways(false, "asynchronous downloads");
+        for gpu in devices.into_iter().flatten() {
             let mut coming = Vec::new();
             for n in 1..40usize {
                 let first: Vec<f32> = (0..n * n).map(|i| (i * n) as f32).collect();

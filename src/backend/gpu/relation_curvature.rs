@@ -301,6 +301,7 @@ mod tests {
     use super::super::relation_backward::tests::add_up;
     use super::*;
     use crate::backend::contract::*;
+    use crate::require::{Part, require};
     use crate::tensor::Tensor;
     use crate::tensor::rng::{Philox, Purpose};
 
@@ -329,8 +330,8 @@ mod tests {
 
     #[test]
     fn panels_add_up_to_the_whole() {
-        let Ok(gpu) = crate::backend::cuda::emulated(false) else {
-            println!("skipped: there is no C++ compiler");
+        let found = crate::backend::cuda::emulated(false);
+        let Some(gpu) = require(Part::Emulated, "gradients of curvature by panels", found) else {
             return;
         };
         let mut rng = Philox::new(2, Purpose::Test, 0, 0);

@@ -1,4 +1,5 @@
 use super::*;
+use crate::require::{NO_BF16, Part, require};
 
 fn values(n: usize, seed: u32) -> Vec<f32> {
     let mut x = seed;
@@ -17,11 +18,9 @@ fn coarse(n: usize, seed: u32) -> Vec<f32> {
 }
 
 fn all_products() -> Vec<Products> {
-    if bf16_available() {
-        return vec![Products::F32, Products::Bf16];
-    }
-    println!("no AVX512-BF16 here: products in bf16 are not checked");
-    vec![Products::F32]
+    let bf16 = bf16_available().then_some(Products::Bf16);
+    let bf16 = require(Part::CpuBf16, "products in bf16", bf16.ok_or(NO_BF16));
+    [Some(Products::F32), bf16].into_iter().flatten().collect()
 }
 
 /// Every way to read the operands, at sizes around the kernel's and the blocks' edges, against
