@@ -10,10 +10,8 @@
 //   bf16_bits(x), bf16_value(bits)               f32 → bf16 (to nearest, ties to even) and back
 //   bf16_pair(low, high)                         two of them in a register
 //   exp2_fast(x)                                 2ˣ by the GPU's own instruction
-//   tf32_bits(x)                                 f32 → TF32 (to nearest, ties away from zero), as a register
 //   mma_m16n8k16_bf16(d, a, b)                   D += A B on a warp's fragments, f32 accumulators
-//   mma_m16n8k8_tf32(d, a, b)
-//   ldmatrix_x1 … _x4, ldmatrix_x1_trans …       8×8 tiles of 16-bit elements from shared memory
+//   ldmatrix_x4(r, row), ldmatrix_x4_trans(…)    four 8×8 tiles of 16-bit elements from shared memory
 //   cp_async_16(to, from)                        16 bytes from global to shared memory, there after a wait;
 //   cp_async_16(to, from, valid)                 of these only `valid`, and zeros after them
 //   cp_async_commit(), cp_async_wait<N>()        close a group; wait until at most N groups are outstanding

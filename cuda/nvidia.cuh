@@ -86,36 +86,11 @@ __device__ __forceinline__ void cp_async_wait() {
 #endif
 }
 
-// Matrix j of 8 rows of 16 bytes lies where lanes 8j to 8j + 7 point; lane l gets the elements 2(l mod 4) and
+// The rows (16 bytes each) of 8 × 8 matrix j are where lanes 8j to 8j + 7 point; lane l gets the elements 2(l mod 4) and
 // 2(l mod 4) + 1 of row ⌊l/4⌋ of each (with `_trans`: of each transposed).
-__device__ __forceinline__ void ldmatrix_x1(unsigned& r0, const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];" : "=r"(r0) : "r"(shared_address(row)) : "memory");
-}
-
-__device__ __forceinline__ void ldmatrix_x2(unsigned (&r)[2], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
-               : "=r"(r[0]), "=r"(r[1])
-               : "r"(shared_address(row))
-               : "memory");
-}
-
 __device__ __forceinline__ void ldmatrix_x4(unsigned (&r)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row))
-               : "memory");
-}
-
-__device__ __forceinline__ void ldmatrix_x1_trans(unsigned& r0, const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];"
-               : "=r"(r0)
-               : "r"(shared_address(row))
-               : "memory");
-}
-
-__device__ __forceinline__ void ldmatrix_x2_trans(unsigned (&r)[2], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
-               : "=r"(r[0]), "=r"(r[1])
                : "r"(shared_address(row))
                : "memory");
 }
@@ -131,27 +106,12 @@ __device__ __forceinline__ void ldmatrix_x4_trans(unsigned (&r)[4], const void* 
 
 #if __CUDA_ARCH__ >= 800
 
-__device__ __forceinline__ unsigned tf32_bits(float x) {
-  unsigned bits;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
-  return bits;
-}
-
 // Fragments of lane l, with g = ⌊l/4⌋ and t = l mod 4: d = {D[g][2t], D[g][2t+1], D[g+8][2t], D[g+8][2t+1]};
 // a holds pairs of A (16 × 16): rows g, g+8, g, g+8 at columns 2t, 2t, 2t+8, 2t+8; b pairs of B (16 × 8): rows
 // 2t and 2t+8 of column g. The lower half of a register is the earlier element.
 __device__ __forceinline__ void mma_m16n8k16_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
-// d as above; a = {A[g][t], A[g+8][t], A[g][t+4], A[g+8][t+4]} (A 16 × 8), b = {B[t][g], B[t+4][g]} (B 8 × 8).
-__device__ __forceinline__ void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));

@@ -77,12 +77,11 @@ enum class Collective : unsigned char {
   ldmatrix,
   ldmatrix_trans,
   mma_bf16,
-  mma_tf32,
 };
 
 inline const char* name_of(Collective c) {
   static const char* const names[] = {"running", "exited",  "spinning", "__syncthreads", "__syncthreads_count", "__syncwarp",
-                                      "a shuffle", "a vote", "ldmatrix", "ldmatrix.trans", "mma m16n8k16", "mma m16n8k8"};
+                                      "a shuffle", "a vote", "ldmatrix", "ldmatrix.trans", "mma m16n8k16"};
   return names[static_cast<int>(c)];
 }
 
@@ -105,7 +104,7 @@ struct Thread {
   Collective waits;  // none: ready to run
   Place place;
   unsigned mask;
-  unsigned count;      // matrices of an ldmatrix; the lane that a shuffle reads
+  unsigned source;     // the lane that a shuffle reads
   uint64_t value;      // given to the collective, and its result
   void* operand[3];    // registers, which are on the thread's stack
   unsigned short row[8];  // of an ldmatrix

@@ -11,25 +11,16 @@ inline float bf16_of(unsigned pair, int half) {
   return value;
 }
 
-// What the tensor core takes of an f32 register: it drops the lower bits.
-inline float tf32_of(unsigned bits) {
-  bits &= 0xffffe000u;
-  float value;
-  memcpy(&value, &bits, 4);
-  return value;
-}
-
-// D += A B for A 16 × K (row-major) and B K × 8, on fragments in PTX's layout: lane l holds, with g = ⌊l/4⌋ and
+// D += A B for A 16 × 16 (row-major) and B 16 × 8, on fragments in PTX's layout: lane l holds, with g = ⌊l/4⌋ and
 // t = l mod 4, D at rows g and g + 8, columns 2t and 2t + 1.
-template <int K>
-inline void multiply(Thread* lanes, const float (&a)[16][K], const float (&b)[K][8]) {
+inline void multiply(Thread* lanes, const float (&a)[16][16], const float (&b)[16][8]) {
   float d[16][8];
   for (int l = 0; l < 32; l++) {
     const float* mine = static_cast<const float*>(lanes[l].operand[0]);
     for (int i = 0; i < 4; i++) d[l / 4 + 8 * (i / 2)][2 * (l % 4) + i % 2] = mine[i];
   }
   for (int r = 0; r < 16; r++) {
-    for (int k = 0; k < K; k++) {
+    for (int k = 0; k < 16; k++) {
       for (int c = 0; c < 8; c++) d[r][c] += a[r][k] * b[k][c];
     }
   }
@@ -52,23 +43,11 @@ inline void mma_bf16(Thread* lanes) {
       for (int h = 0; h < 2; h++) b[2 * t + 8 * i + h][g] = bf16_of(pb[i], h);
     }
   }
-  multiply<16>(lanes, a, b);
-}
-
-inline void mma_tf32(Thread* lanes) {
-  float a[16][8], b[8][8];
-  for (int l = 0; l < 32; l++) {
-    const int g = l / 4, t = l % 4;
-    const unsigned* pa = static_cast<const unsigned*>(lanes[l].operand[1]);
-    const unsigned* pb = static_cast<const unsigned*>(lanes[l].operand[2]);
-    for (int i = 0; i < 4; i++) a[g + 8 * (i % 2)][t + 4 * (i / 2)] = tf32_of(pa[i]);
-    for (int i = 0; i < 2; i++) b[t + 4 * i][g] = tf32_of(pb[i]);
-  }
-  multiply<8>(lanes, a, b);
+  multiply(lanes, a, b);
 }
 
 inline void ldmatrix(Thread* lanes, bool transposed) {
-  for (unsigned j = 0; j < lanes[0].count; j++) {
+  for (unsigned j = 0; j < 4; j++) {
     unsigned short m[8][8];
     for (int row = 0; row < 8; row++) memcpy(m[row], lanes[8 * j + row].row, 16);
     for (int l = 0; l < 32; l++) {
@@ -89,7 +68,7 @@ inline void perform(Thread* lanes, unsigned mask, Collective what) {
         if (mask >> l & 1) given[l] = lanes[l].value;
       }
       for (int l = 0; l < 32; l++) {
-        if (mask >> l & 1) lanes[l].value = given[lanes[l].count % 32];
+        if (mask >> l & 1) lanes[l].value = given[lanes[l].source % 32];
       }
       break;
     }
@@ -109,9 +88,6 @@ inline void perform(Thread* lanes, unsigned mask, Collective what) {
       break;
     case Collective::mma_bf16:
       mma_bf16(lanes);
-      break;
-    case Collective::mma_tf32:
-      mma_tf32(lanes);
       break;
     default:
       break;
@@ -211,7 +187,7 @@ inline T shuffle(unsigned mask, T value, unsigned from, Place place) {
   Thread& t = self();
   t.value = 0;
   memcpy(&t.value, &value, sizeof value);
-  t.count = from;
+  t.source = from;
   wait(Collective::shuffle, mask, place);
   memcpy(&value, &t.value, sizeof value);
   return value;
@@ -284,11 +260,4 @@ inline void mma_m16n8k16_bf16(float (&d)[4], const unsigned (&a)[4], const unsig
   t.operand[1] = const_cast<unsigned*>(a);
   t.operand[2] = const_cast<unsigned*>(b);
   emulator::wait(emulator::Collective::mma_bf16, ~0u, EMULATOR_PLACE);
-}
-inline void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], EMULATOR_CALLER) {
-  emulator::Thread& t = emulator::self();
-  t.operand[0] = d;
-  t.operand[1] = const_cast<unsigned*>(a);
-  t.operand[2] = const_cast<unsigned*>(b);
-  emulator::wait(emulator::Collective::mma_tf32, ~0u, EMULATOR_PLACE);
 }

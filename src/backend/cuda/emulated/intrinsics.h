@@ -53,10 +53,6 @@ inline float exp2_fast(float x) {
   const float y = exp2f(x);
   return y < 1.17549435e-38f ? 0.0f : y;
 }
-inline unsigned tf32_bits(float x) {
-  const unsigned u = __float_as_uint(x);
-  return (u & 0x7f800000u) == 0x7f800000u ? u : (u + 0x1000u) & 0xffffe000u;
-}
 
 inline float __expf(float x) { return expf(x); }
 inline float __logf(float x) { return logf(x); }

@@ -13,43 +13,28 @@ inline bool in_shared_memory(const Block& b, const void* at, size_t bytes) {
   return within(b.tls, b.tls_bytes) || within(b.run->dynamic_shared, b.run->dynamic_bytes);
 }
 
-inline void load_matrices(unsigned* r, unsigned count, const void* row, bool transposed, Place place) {
+inline void load_matrices(unsigned (&r)[4], const void* row, bool transposed, Place place) {
   Thread& t = self();
   t.operand[0] = r;
-  t.count = count;
   // A lane's row is read when the lane comes: what others have still to write or to wait for is not there yet,
   // whatever order the hardware happens to keep.
-  if (t.linear % 32 < 8 * count) {
-    if (reinterpret_cast<uintptr_t>(row) % 16 != 0) {
-      fail("ldmatrix at %s:%d from an address that is no multiple of 16", place.file, place.line);
-    }
-    if (!in_shared_memory(*current, row, 16)) {
-      fail("ldmatrix at %s:%d from an address outside shared memory", place.file, place.line);
-    }
-    memcpy(t.row, row, 16);
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0) {
+    fail("ldmatrix at %s:%d from an address that is no multiple of 16", place.file, place.line);
   }
+  if (!in_shared_memory(*current, row, 16)) {
+    fail("ldmatrix at %s:%d from an address outside shared memory", place.file, place.line);
+  }
+  memcpy(t.row, row, 16);
   wait(transposed ? Collective::ldmatrix_trans : Collective::ldmatrix, ~0u, place);
 }
 
 }  // namespace emulator
 
-inline void ldmatrix_x1(unsigned& r, const void* row, EMULATOR_CALLER) {
-  emulator::load_matrices(&r, 1, row, false, EMULATOR_PLACE);
-}
-inline void ldmatrix_x2(unsigned (&r)[2], const void* row, EMULATOR_CALLER) {
-  emulator::load_matrices(r, 2, row, false, EMULATOR_PLACE);
-}
 inline void ldmatrix_x4(unsigned (&r)[4], const void* row, EMULATOR_CALLER) {
-  emulator::load_matrices(r, 4, row, false, EMULATOR_PLACE);
-}
-inline void ldmatrix_x1_trans(unsigned& r, const void* row, EMULATOR_CALLER) {
-  emulator::load_matrices(&r, 1, row, true, EMULATOR_PLACE);
-}
-inline void ldmatrix_x2_trans(unsigned (&r)[2], const void* row, EMULATOR_CALLER) {
-  emulator::load_matrices(r, 2, row, true, EMULATOR_PLACE);
+  emulator::load_matrices(r, row, false, EMULATOR_PLACE);
 }
 inline void ldmatrix_x4_trans(unsigned (&r)[4], const void* row, EMULATOR_CALLER) {
-  emulator::load_matrices(r, 4, row, true, EMULATOR_PLACE);
+  emulator::load_matrices(r, row, true, EMULATOR_PLACE);
 }
 
 inline void cp_async_16(void* to, const void* from, int valid, EMULATOR_CALLER) {

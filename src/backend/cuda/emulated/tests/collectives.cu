@@ -31,21 +31,12 @@ KERNEL(ldmatrices, Arguments, 32) {
   __shared__ __align__(16) unsigned short tile[32][24];
   matrices(tile);
   const int l = threadIdx.x;
-  unsigned* out = a.out + 14 * l;
-  unsigned one, two[2], four[4];
-  // Only as many lanes as there are rows need point somewhere.
-  ldmatrix_x1(one, l < 8 ? tile[l] : nullptr);
-  out[0] = one;
-  ldmatrix_x2(two, l < 16 ? tile[l] : nullptr);
-  for (int i = 0; i < 2; i++) out[1 + i] = two[i];
-  ldmatrix_x4(four, tile[l]);
-  for (int i = 0; i < 4; i++) out[3 + i] = four[i];
-  ldmatrix_x1_trans(one, l < 8 ? tile[l] : nullptr);
-  out[7] = one;
-  ldmatrix_x2_trans(two, l < 16 ? tile[l] : nullptr);
-  for (int i = 0; i < 2; i++) out[8 + i] = two[i];
-  ldmatrix_x4_trans(four, tile[l]);
-  for (int i = 0; i < 4; i++) out[10 + i] = four[i];
+  unsigned* out = a.out + 8 * l;
+  unsigned r[4];
+  ldmatrix_x4(r, tile[l]);
+  for (int i = 0; i < 4; i++) out[i] = r[i];
+  ldmatrix_x4_trans(r, tile[l]);
+  for (int i = 0; i < 4; i++) out[4 + i] = r[i];
 }
 
 struct MmaArguments {
@@ -70,18 +61,6 @@ KERNEL(mma_bf16, MmaArguments, 32) {
   }
   for (int i = 0; i < 4; i++) fd[i] = a.d[(g + 8 * (i / 2)) * 8 + 2 * t + i % 2];
   mma_m16n8k16_bf16(fd, fa, fb);
-  for (int i = 0; i < 4; i++) a.d[(g + 8 * (i / 2)) * 8 + 2 * t + i % 2] = fd[i];
-}
-
-// d += a b for a 16 × 8 and b 8 × 8.
-KERNEL(mma_tf32, MmaArguments, 32) {
-  const int g = threadIdx.x / 4, t = threadIdx.x % 4;
-  unsigned fa[4], fb[2];
-  float fd[4];
-  for (int i = 0; i < 4; i++) fa[i] = tf32_bits(a.a[(g + (i % 2) * 8) * 8 + t + (i / 2) * 4]);
-  for (int i = 0; i < 2; i++) fb[i] = tf32_bits(a.b[(t + 4 * i) * 8 + g]);
-  for (int i = 0; i < 4; i++) fd[i] = a.d[(g + 8 * (i / 2)) * 8 + 2 * t + i % 2];
-  mma_m16n8k8_tf32(fd, fa, fb);
   for (int i = 0; i < 4; i++) a.d[(g + 8 * (i / 2)) * 8 + 2 * t + i % 2] = fd[i];
 }
 

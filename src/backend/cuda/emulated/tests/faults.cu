@@ -95,8 +95,8 @@ KERNEL(ldmatrix_unaligned, Arguments, 32) {
   __shared__ __align__(16) float tile[256];
   tile[threadIdx.x] = 0;
   __syncwarp();
-  unsigned r[2];
-  ldmatrix_x2(r, tile + (threadIdx.x == 9 ? 1 : 0));
+  unsigned r[4];
+  ldmatrix_x4(r, tile + (threadIdx.x == 9 ? 1 : 0));
   a.y[threadIdx.x] = r[0];
 }
 
