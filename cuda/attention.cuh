@@ -39,6 +39,7 @@ struct AttentionBackwardArguments {
   int causal;
   float scale;
   int add;
+  int padding;
 };
 
 // Where a row of a matrix begins. Only here may offsets pass 32 bits: within a tile's rows they do not.

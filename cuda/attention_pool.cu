@@ -152,6 +152,7 @@ struct AttentionPoolBackwardArguments {
   int add_dq;
   int add_dk;
   int add_dv;
+  int padding;
 };
 
 template <class T>

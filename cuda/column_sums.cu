@@ -8,6 +8,7 @@ struct ColumnSumsArguments {
   long long chunk;
   long long stride;
   int columns;
+  int padding;
 };
 
 template <class T>
@@ -30,6 +31,7 @@ struct FinishArguments {
   int count;
   int columns;
   int add;
+  int padding;
 };
 
 // A block sums 32 columns, eight lines of partials at a time.

@@ -9,6 +9,7 @@ struct EmbeddingArguments {
   void* y;
   long long rows;
   int width;
+  int padding;
 };
 
 // One warp per row.

@@ -23,6 +23,7 @@ struct ExpBackwardArguments {
   float* dx;
   long long n;
   int add;
+  int padding;
 };
 
 KERNEL(exp_backward_f32, ExpBackwardArguments, 256) {

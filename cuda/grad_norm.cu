@@ -14,6 +14,7 @@ struct GradNormArguments {
   const GradNormEntry* table;
   double* partials;
   int count;
+  int padding;
 };
 
 KERNEL(grad_norm_f32, GradNormArguments, 256) {

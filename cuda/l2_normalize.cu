@@ -9,6 +9,7 @@ struct L2NormalizeArguments {
   float* inverse;
   long long rows;
   int width;
+  int padding;
 };
 
 template <class T>

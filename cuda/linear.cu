@@ -28,6 +28,7 @@ struct ActivateArguments {
   void* y;
   long long n;
   unsigned activation;
+  int padding;
 };
 
 template <class T>

@@ -45,6 +45,7 @@ struct PrependClassBackwardArguments {
   int len;
   int width;
   int add;
+  int padding;
 };
 
 // One warp per row of patches.

@@ -58,6 +58,7 @@ struct PrependMeanBackwardArguments {
   int pixels;
   int width;
   int add;
+  int padding;
 };
 
 // One warp per pixel.

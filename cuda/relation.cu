@@ -84,7 +84,7 @@ __device__ __forceinline__ Partial row_part(const float (&a)[COLUMNS], const flo
 }
 
 struct RelationArguments {
-  Relation student, teacher;
+  LogitsArgument student, teacher;
   // [splits, n].
   Partial* partials;
   // a_ii of each row.

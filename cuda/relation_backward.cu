@@ -17,7 +17,7 @@
 #include "reduce.cuh"
 #include "similarity.cuh"
 
-struct Side {
+struct DirectionArgument {
   // [2, n]: each row's largest logit, and 1 / Σ exp(a − max).
   const float* softmax;
   const float* teacher_softmax;
@@ -29,9 +29,9 @@ struct Side {
 };
 
 struct RelationBackwardArguments {
-  Relation student, teacher;
+  LogitsArgument student, teacher;
   // Without a second direction, `column.coef` is null.
-  Side row, column;
+  DirectionArgument row, column;
   // α C of this panel, [rows, columns], where wanted.
   float* panel;
   // Of each block: its part of ∂L/∂α, where wanted.
@@ -54,7 +54,7 @@ struct Anchor {
 };
 
 template <bool TEACHER>
-__device__ __forceinline__ Anchor anchor(const Side& side, int i, bool there, float inverse) {
+__device__ __forceinline__ Anchor anchor(const DirectionArgument& side, int i, bool there, float inverse) {
   if (!there) return {};
   const float max = side.softmax[i];
   return {max,

@@ -19,7 +19,7 @@
 // The three relations whose products make a tile: a without α, and w in two parts.
 struct Products {
   // x and y, under α; u and y; x and z.
-  Relation features, left, right;
+  LogitsArgument features, left, right;
 };
 
 // A thread's cosines and w in the tile at (row, column).

@@ -7,6 +7,7 @@ struct SelectRowsArguments {
   void* y;
   long long rows;
   int width;
+  int padding;
 };
 
 // One warp per row.

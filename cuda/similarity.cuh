@@ -21,7 +21,7 @@ constexpr int TILE_THREADS = 256;
 // Of a thread: rows 8⌊t/16⌋ …, columns 4 (t mod 16) ….
 constexpr int ROWS = 8, COLUMNS = 4;
 
-struct Relation {
+struct LogitsArgument {
   // [n, width] and [m, width]; x is null for a relation that is absent.
   const float* x;
   const float* y;
@@ -44,7 +44,7 @@ struct Fetched {
   float y[4];
 };
 
-__device__ __forceinline__ void fetch(Fetched& f, const Relation& r, int row, int row_end, int column, int column_end,
+__device__ __forceinline__ void fetch(Fetched& f, const LogitsArgument& r, int row, int row_end, int column, int column_end,
                                       int depth) {
   const int line = threadIdx.x / 4, k = depth + threadIdx.x % 4 * 4;
   const bool wide = r.width % 4 == 0;
@@ -69,7 +69,7 @@ __device__ __forceinline__ void stage(Stages& s, int buffer, const Fetched& f) {
 // The cosines of a thread in the tile at (row, column), 0 beyond the ends; with ADD, added to what is there. `buffer`
 // goes on from tile to tile: the last barrier has freed the one that is filled first.
 template <bool ADD = false>
-__device__ __forceinline__ void cosines(float (&c)[ROWS][COLUMNS], const Relation& r, int row, int row_end, int column,
+__device__ __forceinline__ void cosines(float (&c)[ROWS][COLUMNS], const LogitsArgument& r, int row, int row_end, int column,
                                         int column_end, Stages& s, int& buffer) {
   const int i = threadIdx.x / 16 * ROWS, j = threadIdx.x % 16 * COLUMNS;
   if (!ADD) {

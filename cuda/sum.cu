@@ -46,6 +46,7 @@ struct ScaleByArguments {
   float* y;
   long long n;
   float factor;
+  int padding;
 };
 
 KERNEL(scale_by_f32, ScaleByArguments, 256) {

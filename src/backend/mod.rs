@@ -134,6 +134,7 @@ pub mod cpu {
 /// What the GPU backends share: the operations' launches, tensors in device memory, the pool, replayed steps.
 pub mod gpu {
     mod adamw;
+    pub(super) mod arguments;
     mod attention;
     mod attention_pool;
     mod avg_pool;
@@ -169,6 +170,7 @@ pub mod gpu {
     mod sum;
     mod weighted_sum;
 
+    use arguments::arguments;
     pub use info::Gpu;
     use info::{Limit, instance, spread};
 
@@ -179,6 +181,37 @@ pub mod gpu {
         (super::Op::AttentionPool, attention_pool::limit),
         (super::Op::Conv2d, conv2d::limit),
         (super::Op::AvgPool, avg_pool::limit),
+    ];
+
+    /// The structs that their kernels take, checked when the kernels are compiled.
+    const LAYOUTS: &[&[arguments::Layout]] = &[
+        adamw::LAYOUTS,
+        attention::LAYOUTS,
+        attention_pool::LAYOUTS,
+        avg_pool::LAYOUTS,
+        batch_norm::LAYOUTS,
+        column_sums::LAYOUTS,
+        conv2d::LAYOUTS,
+        embedding::LAYOUTS,
+        exp::LAYOUTS,
+        grad_norm::LAYOUTS,
+        images::LAYOUTS,
+        intra_weights::LAYOUTS,
+        l2_normalize::LAYOUTS,
+        layer_norm::LAYOUTS,
+        linear::LAYOUTS,
+        mse::LAYOUTS,
+        patchify::LAYOUTS,
+        prepend_class::LAYOUTS,
+        prepend_mean::LAYOUTS,
+        relation::LAYOUTS,
+        relation_backward::LAYOUTS,
+        relation_curvature::LAYOUTS,
+        select_rows::LAYOUTS,
+        storage::LAYOUTS,
+        submatrix::LAYOUTS,
+        sum::LAYOUTS,
+        weighted_sum::LAYOUTS,
     ];
 }
 

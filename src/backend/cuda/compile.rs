@@ -54,7 +54,7 @@ pub(super) fn architecture(nvrtc: &Nvrtc, (major, minor): (u32, u32)) -> Result<
 /// With NVRTC's messages.
 pub(super) fn compile(nvrtc: &Nvrtc, module: &Module, architecture: &str) -> Result<Compiled> {
     let file = format!("{}.cu", module.name);
-    nvrtc.compile(&file, module.source, HEADERS, &options(architecture))
+    nvrtc.compile(&file, &module.text(), HEADERS, &options(architecture))
 }
 
 /// As [`compile`], from the cache if it is there.
@@ -109,11 +109,11 @@ fn options(architecture: &str) -> Vec<String> {
 fn key(nvrtc: &Nvrtc, module: &Module, architecture: &str) -> String {
     let (major, minor) = nvrtc.version();
     let version = format!("NVRTC {major}.{minor}");
-    let options = options(architecture);
+    let (options, text) = (options(architecture), module.text());
     let headers = HEADERS.iter().flat_map(|(name, text)| [*name, *text]);
     let options = options.iter().map(String::as_str);
     cache::key(
-        [version.as_str(), module.source]
+        [version.as_str(), text.as_str()]
             .into_iter()
             .chain(options)
             .chain(headers),

@@ -130,6 +130,13 @@ impl Emulated {
         })
     }
 
+    fn module(&self, kernel: Kernel) -> Result<&'static Module> {
+        match self.modules.iter().find(|m| m.name == kernel.module) {
+            Some(module) => Ok(module),
+            None => error(format!("there is no module {}", kernel.module)),
+        }
+    }
+
     /// The state, whose every change leaves it whole even if a holder panicked.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -241,10 +248,7 @@ impl Device for Emulated {
     }
 
     fn launch(&self, kernel: Kernel, launch: Launch, arguments: &[u8]) -> Result<()> {
-        let Some(module) = self.modules.iter().find(|m| m.name == kernel.module) else {
-            return error(format!("there is no module {}", kernel.module));
-        };
-        let library = library::load(module)?;
+        let library = library::load(self.module(kernel)?)?;
         let entry = library.entry(kernel.entry)?;
         check_launch(kernel, launch, entry, arguments)?;
 
@@ -290,6 +294,11 @@ impl Device for Emulated {
             kernel: kernel.entry.to_owned(),
             fault,
         })
+    }
+
+    fn takes(&self, kernel: Kernel) -> Result<Option<String>> {
+        let library = library::load(self.module(kernel)?)?;
+        Ok(Some(library.entry(kernel.entry)?.takes()))
     }
 
     fn product(&self, product: &Product) -> Result<()> {

@@ -1,5 +1,7 @@
 //! The kernels' sources, embedded: what NVRTC compiles for a GPU and g++ for the emulated device.
 
+use crate::backend::gpu::arguments::checks;
+
 /// A file `cuda/<name>.cu`.
 #[derive(Debug)]
 pub(super) struct Module {
@@ -7,6 +9,13 @@ pub(super) struct Module {
     pub name: &'static str,
     /// Its text.
     pub source: &'static str,
+}
+
+impl Module {
+    /// What is compiled: the text, and the proof that its argument structs are those that are launched.
+    pub(super) fn text(&self) -> String {
+        [self.source, &checks(self.name)].concat()
+    }
 }
 
 // MODULES: every `cuda/*.cu`. HEADERS: name and text of every `cuda/*.cuh`, which the modules include.

@@ -3,7 +3,7 @@
 use super::NAME;
 use super::compile::compile;
 use super::cubin;
-use super::modules::{MODULES, Module};
+use super::modules::MODULES;
 use super::nvrtc::Nvrtc;
 use crate::backend::{Result, device_error};
 
@@ -30,8 +30,7 @@ pub struct KernelReport {
     pub tensor: usize,
 }
 
-/// Compiles every module for an architecture (`sm_80`, `sm_90a`) and tells what its kernels need. Before sm_80
-/// modules that use bf16 or TF32 products in every case are left out: such GPUs have none.
+/// Compiles every module for an architecture (`sm_80`, `sm_90a`) and reports what its kernels need.
 ///
 /// # Errors
 /// If NVRTC is missing, does not know the architecture, or rejects a module.
@@ -41,7 +40,7 @@ pub fn compile_report(architecture: &str) -> Result<Vec<KernelReport>> {
         .trim_start_matches("sm_")
         .trim_end_matches(char::is_alphabetic)
         .parse::<u32>();
-    let Some(number) = number.ok().filter(|n| nvrtc.architectures().contains(n)) else {
+    if !number.is_ok_and(|n| nvrtc.architectures().contains(&n)) {
         let (major, minor) = nvrtc.version();
         return device_error(
             NAME,
@@ -50,9 +49,9 @@ pub fn compile_report(architecture: &str) -> Result<Vec<KernelReport>> {
                 nvrtc.architectures()
             ),
         );
-    };
+    }
     let mut reports = Vec::new();
-    for module in MODULES.iter().filter(|m| number >= 80 || !needs_ampere(m)) {
+    for module in MODULES {
         let compiled = compile(&nvrtc, module, architecture)?;
         let Some(entries) = cubin::entries(&compiled.cubin) else {
             return device_error(NAME, format!("{}: NVRTC's output is no cubin", module.name));
@@ -75,11 +74,6 @@ pub fn compile_report(architecture: &str) -> Result<Vec<KernelReport>> {
     }
     reports.sort_by(|a, b| (a.module, &a.entry).cmp(&(b.module, &b.entry)));
     Ok(reports)
-}
-
-/// Whether a module calls the products that begin with sm_80 without asking for the architecture.
-fn needs_ampere(module: &Module) -> bool {
-    module.source.contains("mma_m16n8k") && !module.source.contains("__CUDA_ARCH__")
 }
 
 /// What the assembler's log tells of a kernel:

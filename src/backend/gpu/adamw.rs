@@ -2,13 +2,45 @@
 
 use super::device::{Address, Kernel, Launch};
 use super::operand::optional;
-use super::{Gpu, spread};
+use super::{Gpu, arguments, spread};
 use crate::backend::{AdamW, AdamWStep, AdamWTensor, Result, shape_error};
 use crate::tensor::{DType, Tensor};
-use bytemuck::{Pod, Zeroable};
 
 /// Elements of a block, as `cuda/table.cuh` has it.
 const CHUNK: usize = 4096;
+
+arguments! {
+    struct AdamWEntry in "adamw" {
+        param: Address,
+        grad: Address,
+        m: Address,
+        v: Address,
+        low: Address,
+        n: i64,
+        first: i64,
+        weight_decay: f32,
+        padding: i32,
+    }
+
+    struct AdamWArguments in "adamw" {
+        table: Address,
+        numbers: Address,
+        norm: Address,
+        count: i32,
+        beta1: f32,
+        beta2: f32,
+        eps: f32,
+        max_norm: f32,
+        padding: i32,
+    }
+
+    struct ClampArguments in "adamw" {
+        x: Address,
+        n: i64,
+        low: f32,
+        high: f32,
+    }
+}
 
 /// The chunks of the next tensor of `n` elements: its first, counting on from `total`.
 pub(super) fn chunks(total: &mut usize, n: usize) -> i64 {
@@ -24,34 +56,6 @@ pub(super) fn launch(chunks: usize) -> Launch {
         block: 256,
         shared: 0,
     }
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Entry {
-    param: Address,
-    grad: Address,
-    m: Address,
-    v: Address,
-    low: Address,
-    n: i64,
-    first: i64,
-    weight_decay: f32,
-    padding: u32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Arguments {
-    table: Address,
-    numbers: Address,
-    norm: Address,
-    count: i32,
-    beta1: f32,
-    beta2: f32,
-    eps: f32,
-    max_norm: f32,
-    padding: u32,
 }
 
 impl AdamW for Gpu {
@@ -76,7 +80,7 @@ impl AdamW for Gpu {
             }
             let grad = self.read(OP, tensor.grad, DType::F32)?;
             let (param, low) = self.write_both(OP, tensor.param)?;
-            entries.push(Entry {
+            entries.push(AdamWEntry {
                 param,
                 grad: grad.at(),
                 m: self.write(OP, tensor.m)?,
@@ -105,7 +109,7 @@ impl AdamW for Gpu {
         ];
         let numbers = self.input(bytemuck::cast_slice(&numbers))?;
         let table = self.input(bytemuck::cast_slice(&entries))?;
-        let arguments = Arguments {
+        let arguments = AdamWArguments {
             table: table.at(),
             numbers: numbers.at(),
             norm: optional(&norm),
@@ -124,16 +128,8 @@ impl AdamW for Gpu {
     }
 
     fn clamp(&self, x: &mut Tensor, low: f32, high: f32) -> Result<()> {
-        #[repr(C)]
-        #[derive(Clone, Copy, Pod, Zeroable)]
-        struct Clamp {
-            x: Address,
-            n: i64,
-            low: f32,
-            high: f32,
-        }
         let n = x.len();
-        let arguments = Clamp {
+        let arguments = ClampArguments {
             x: self.write("clamp", x)?,
             n: n as i64,
             low,

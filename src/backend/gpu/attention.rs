@@ -1,13 +1,45 @@
 //! Attention within packed segments.
 
-use super::Gpu;
 use super::device::{Address, Kernel, Launch};
 use super::operand::done;
+use super::{Gpu, arguments};
 use crate::backend::{Attention, AttentionBackward, Op, Result, Segments, Slot};
 use crate::tensor::{DType, Tensor};
-use bytemuck::{Pod, Zeroable};
 
 const OP: &str = "attention";
+
+arguments! {
+    struct AttentionArguments in "attention" {
+        qkv: Address,
+        offsets: Address,
+        out: Address,
+        lse: Address,
+        total: i32,
+        segments: i32,
+        heads: i32,
+        dim: i32,
+        causal: i32,
+        scale: f32,
+    }
+
+    struct AttentionBackwardArguments in "attention" {
+        dout: Address,
+        qkv: Address,
+        offsets: Address,
+        out: Address,
+        lse: Address,
+        delta: Address,
+        dqkv: Address,
+        total: i32,
+        segments: i32,
+        heads: i32,
+        dim: i32,
+        causal: i32,
+        scale: f32,
+        add: i32,
+        padding: i32,
+    }
+}
 
 /// The kernels for heads of up to 32, 64 and 128 columns, as `cuda/attention_{f32,bf16}.cuh` lay out their tiles.
 struct Instance {
@@ -81,41 +113,6 @@ fn kernel(entry: &'static str) -> Kernel {
     Kernel { module: OP, entry }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Forward {
-    qkv: Address,
-    offsets: Address,
-    out: Address,
-    lse: Address,
-    total: i32,
-    segments: i32,
-    heads: i32,
-    dim: i32,
-    causal: i32,
-    scale: f32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Backward {
-    dout: Address,
-    qkv: Address,
-    offsets: Address,
-    out: Address,
-    lse: Address,
-    delta: Address,
-    dqkv: Address,
-    total: i32,
-    segments: i32,
-    heads: i32,
-    dim: i32,
-    causal: i32,
-    scale: f32,
-    add: u32,
-    padding: u32,
-}
-
 impl Attention for Gpu {
     fn attention(
         &self,
@@ -132,7 +129,7 @@ impl Attention for Gpu {
         let offsets = self.read_index(OP, segments.device(), total + 1)?;
         let (out, out_at) = self.empty(&[total, width], dtype)?;
         let (lse, lse_at) = self.empty(&[heads, total], DType::F32)?;
-        let arguments = Forward {
+        let arguments = AttentionArguments {
             qkv: qkv.at(),
             offsets,
             out: out_at,
@@ -169,7 +166,7 @@ impl Attention for Gpu {
         let (dout, out) = (self.read(OP, dout, dtype)?, self.read(OP, out, dtype)?);
         let (qkv, lse) = (self.read(OP, qkv, dtype)?, self.read(OP, lse, DType::F32)?);
         let delta = self.allocate(heads * total * 4)?;
-        let arguments = Backward {
+        let arguments = AttentionBackwardArguments {
             dout: dout.at(),
             qkv: qkv.at(),
             offsets: self.read_index(OP, segments.device(), total + 1)?,

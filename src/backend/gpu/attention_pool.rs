@@ -2,15 +2,47 @@
 
 use super::device::{Address, Launch};
 use super::operand::{done, target_add, target_address};
-use super::{Gpu, instance};
+use super::{Gpu, arguments, instance};
 use crate::backend::{AttentionPool, AttentionPoolBackward, Op, Result, Slot};
 use crate::tensor::{DType, Tensor};
-use bytemuck::{Pod, Zeroable};
 
 const OP: &str = "attention_pool";
 
 /// Most tokens an image: a number for each must fit shared memory that any GPU gives without asking.
 const TOKENS: usize = 8192;
+
+arguments! {
+    struct AttentionPoolArguments in "attention_pool" {
+        q: Address,
+        k: Address,
+        v: Address,
+        out: Address,
+        probabilities: Address,
+        tokens: i32,
+        heads: i32,
+        dim: i32,
+        scale: f32,
+    }
+
+    struct AttentionPoolBackwardArguments in "attention_pool" {
+        dout: Address,
+        q: Address,
+        k: Address,
+        v: Address,
+        probabilities: Address,
+        dq: Address,
+        dk: Address,
+        dv: Address,
+        tokens: i32,
+        heads: i32,
+        dim: i32,
+        scale: f32,
+        add_dq: i32,
+        add_dk: i32,
+        add_dv: i32,
+        padding: i32,
+    }
+}
 
 /// Whether shared memory has room for the tokens, and for how many.
 pub(super) fn limit(shape: &[usize]) -> (bool, &'static str) {
@@ -25,20 +57,6 @@ fn launch(batch: usize, heads: usize, tokens: usize) -> Launch {
         block: 128,
         shared: 4 * tokens as u32,
     }
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Forward {
-    q: Address,
-    k: Address,
-    v: Address,
-    out: Address,
-    probabilities: Address,
-    tokens: i32,
-    heads: i32,
-    dim: i32,
-    scale: f32,
 }
 
 impl AttentionPool for Gpu {
@@ -57,7 +75,7 @@ impl AttentionPool for Gpu {
         let (k, v) = (self.read(OP, k, dtype)?, self.read(OP, v, dtype)?);
         let (out, out_at) = self.empty(&[batch, width], dtype)?;
         let (probabilities, probabilities_at) = self.empty(&[batch, heads, tokens], DType::F32)?;
-        let arguments = Forward {
+        let arguments = AttentionPoolArguments {
             q: q.at(),
             k: k.at(),
             v: v.at(),
@@ -98,7 +116,7 @@ impl AttentionPool for Gpu {
         let (dout, q) = (self.read(OP, dout, dtype)?, self.read(OP, q, dtype)?);
         let (k, v) = (self.read(OP, k, dtype)?, self.read(OP, v, dtype)?);
         let probabilities = self.read(OP, probabilities, DType::F32)?;
-        let arguments = Backward {
+        let arguments = AttentionPoolBackwardArguments {
             dout: dout.at(),
             q: q.at(),
             k: k.at(),
@@ -120,25 +138,4 @@ impl AttentionPool for Gpu {
         self.launch(kernel, launch, &arguments)?;
         done(self, [dq, dk, dv])
     }
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Backward {
-    dout: Address,
-    q: Address,
-    k: Address,
-    v: Address,
-    probabilities: Address,
-    dq: Address,
-    dk: Address,
-    dv: Address,
-    tokens: i32,
-    heads: i32,
-    dim: i32,
-    scale: f32,
-    add_dq: u32,
-    add_dk: u32,
-    add_dv: u32,
-    padding: u32,
 }

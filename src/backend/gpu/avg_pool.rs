@@ -2,24 +2,23 @@
 
 use super::device::{Address, Kernel, Launch};
 use super::operand::done;
-use super::{Gpu, instance, spread};
+use super::{Gpu, arguments, instance, spread};
 use crate::backend::{AvgPool, Op, Result, Slot, shape_error};
 use crate::tensor::{DType, Tensor};
-use bytemuck::{Pod, Zeroable};
 
 const OP: &str = "avg_pool";
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Arguments {
-    from: Address,
-    to: Address,
-    rows: i32,
-    width: i32,
-    channels: i32,
-    size: i32,
-    add: u32,
-    unused: u32,
+arguments! {
+    struct AvgPoolArguments in "avg_pool" {
+        from: Address,
+        to: Address,
+        rows: i32,
+        width: i32,
+        channels: i32,
+        size: i32,
+        add: i32,
+        unused: i32,
+    }
 }
 
 /// Of y `[batch, h, w, channels]`.
@@ -32,7 +31,7 @@ fn run(
     add: bool,
 ) -> Result<()> {
     let units = batch * height * width * channels.div_ceil(16 / gpu.activations().size());
-    let arguments = Arguments {
+    let arguments = AvgPoolArguments {
         from,
         to,
         rows: (batch * height) as i32,

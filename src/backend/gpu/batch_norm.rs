@@ -2,12 +2,11 @@
 
 use super::device::{Address, Kernel, Launch};
 use super::operand::{done, optional, target_add, target_address};
-use super::{Gpu, instance};
+use super::{Gpu, arguments, instance};
 use crate::backend::{
     BatchNorm, BatchNormBackward, BatchNormForward, Moments, Result, Slot, Storage,
 };
 use crate::tensor::{DType, Tensor};
-use bytemuck::{Pod, Zeroable};
 
 const OP: &str = "batch_norm";
 
@@ -18,14 +17,81 @@ const BLOCKS: usize = 1024;
 /// Columns of a block in the second stage of a sum.
 const FINISH_COLUMNS: usize = 8;
 
-/// How kernels divide a matrix, by its shape alone, so that the order of sums does not depend on the device.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Split {
-    rows: i64,
-    chunk: i64,
-    columns: i32,
-    lanes: i32,
+arguments! {
+    /// How kernels divide a matrix, by its shape alone, so that the order of sums does not depend on the device.
+    struct Split in "batch_norm" {
+        rows: i64,
+        chunk: i64,
+        columns: i32,
+        lanes: i32,
+    }
+
+    struct MomentsArguments in "batch_norm" {
+        split: Split,
+        x: Address,
+        partials: Address,
+    }
+
+    struct MomentsFinishArguments in "batch_norm" {
+        split: Split,
+        x: Address,
+        partials: Address,
+        mean: Address,
+        variance: Address,
+        chunks: i32,
+        unused: i32,
+    }
+
+    struct BatchNormArguments in "batch_norm" {
+        split: Split,
+        x: Address,
+        gamma: Address,
+        beta: Address,
+        mean: Address,
+        variance: Address,
+        residual: Address,
+        y: Address,
+        eps: f32,
+        relu: i32,
+    }
+
+    struct SumsArguments in "batch_norm" {
+        split: Split,
+        dy: Address,
+        x: Address,
+        y: Address,
+        mean: Address,
+        g: Address,
+        partials: Address,
+    }
+
+    struct SumsFinishArguments in "batch_norm" {
+        split: Split,
+        partials: Address,
+        gamma: Address,
+        variance: Address,
+        dgamma: Address,
+        dbeta: Address,
+        constants: Address,
+        chunks: i32,
+        eps: f32,
+        add_dgamma: i32,
+        add_dbeta: i32,
+        of_batch: i32,
+        unused: i32,
+    }
+
+    struct BatchNormBackwardArguments in "batch_norm" {
+        split: Split,
+        dy: Address,
+        x: Address,
+        y: Address,
+        mean: Address,
+        constants: Address,
+        dx: Address,
+        add: i32,
+        unused: i32,
+    }
 }
 
 impl Split {
@@ -81,29 +147,11 @@ impl Split {
 
 impl BatchNorm for Gpu {
     fn batch_moments(&self, x: &Tensor) -> Result<Moments> {
-        #[repr(C)]
-        #[derive(Clone, Copy, Pod, Zeroable)]
-        struct Sums {
-            split: Split,
-            x: Address,
-            partials: Address,
-        }
-        #[repr(C)]
-        #[derive(Clone, Copy, Pod, Zeroable)]
-        struct Finish {
-            split: Split,
-            x: Address,
-            partials: Address,
-            mean: Address,
-            variance: Address,
-            chunks: i32,
-            unused: u32,
-        }
         let (rows, width, dtype) = (x.rows(), x.width(), self.activations());
         let split = Split::new(rows, width, dtype);
         let x = self.read(OP, x, dtype)?;
         let partials = self.allocate(split.partials())?;
-        let arguments = Sums {
+        let arguments = MomentsArguments {
             split,
             x: x.at(),
             partials: partials.at(),
@@ -112,7 +160,7 @@ impl BatchNorm for Gpu {
         self.launch(kernel, split.launch(dtype), &arguments)?;
         let (mean, mean_at) = self.empty(&[width], DType::F32)?;
         let (variance, variance_at) = self.empty(&[width], DType::F32)?;
-        let arguments = Finish {
+        let arguments = MomentsFinishArguments {
             split,
             x: x.at(),
             partials: partials.at(),
@@ -136,20 +184,6 @@ impl BatchNorm for Gpu {
             residual,
             relu,
         } = of;
-        #[repr(C)]
-        #[derive(Clone, Copy, Pod, Zeroable)]
-        struct Arguments {
-            split: Split,
-            x: Address,
-            gamma: Address,
-            beta: Address,
-            mean: Address,
-            variance: Address,
-            residual: Address,
-            y: Address,
-            eps: f32,
-            relu: u32,
-        }
         let dtype = self.activations();
         let split = Split::new(x.rows(), x.width(), dtype);
         let residual = residual.map(|r| self.read(OP, r, dtype)).transpose()?;
@@ -158,7 +192,7 @@ impl BatchNorm for Gpu {
         let (gamma, beta) = (f32s(gamma)?, f32s(beta)?);
         let (mean, variance) = (f32s(&moments.mean)?, f32s(&moments.variance)?);
         let x = self.read(OP, x, dtype)?;
-        let arguments = Arguments {
+        let arguments = BatchNormArguments {
             split,
             x: x.at(),
             gamma: gamma.at(),
@@ -206,7 +240,7 @@ impl BatchNorm for Gpu {
         let (dy_in, x_in) = (self.read(OP, dy, dtype)?, self.read(OP, x, dtype)?);
         let y = y.map(|y| self.read(OP, y, dtype)).transpose()?;
         let partials = self.allocate(split.partials())?;
-        let arguments = Sums {
+        let arguments = SumsArguments {
             split,
             dy: dy_in.at(),
             x: x_in.at(),
@@ -221,7 +255,7 @@ impl BatchNorm for Gpu {
         let dgamma = self.target(OP, dgamma, gamma.shape(), DType::F32)?;
         let dbeta = self.target(OP, dbeta, gamma.shape(), DType::F32)?;
         let constants = self.allocate(3 * width * 4)?;
-        let arguments = SumsFinish {
+        let arguments = SumsFinishArguments {
             split,
             partials: partials.at(),
             gamma: gamma_in.at(),
@@ -248,7 +282,7 @@ impl BatchNorm for Gpu {
                 0 => (dy_in.at(), optional(&y)),
                 g => (g, 0),
             };
-            let arguments = Backward {
+            let arguments = BatchNormBackwardArguments {
                 split,
                 dy,
                 x: x_in.at(),
@@ -268,48 +302,4 @@ impl BatchNorm for Gpu {
         }
         done(self, [dx, dgamma, dbeta])
     }
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Sums {
-    split: Split,
-    dy: Address,
-    x: Address,
-    y: Address,
-    mean: Address,
-    g: Address,
-    partials: Address,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct SumsFinish {
-    split: Split,
-    partials: Address,
-    gamma: Address,
-    variance: Address,
-    dgamma: Address,
-    dbeta: Address,
-    constants: Address,
-    chunks: i32,
-    eps: f32,
-    add_dgamma: u32,
-    add_dbeta: u32,
-    of_batch: u32,
-    unused: u32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Backward {
-    split: Split,
-    dy: Address,
-    x: Address,
-    y: Address,
-    mean: Address,
-    constants: Address,
-    dx: Address,
-    add: u32,
-    unused: u32,
 }

@@ -3,10 +3,31 @@
 use super::device::{Address, Kernel, Launch};
 use super::memory::Memory;
 use super::operand::Target;
-use super::{Gpu, instance};
+use super::{Gpu, arguments, instance};
 use crate::backend::Result;
 use crate::tensor::DType;
-use bytemuck::{Pod, Zeroable};
+
+arguments! {
+    struct FinishArguments in "column_sums" {
+        partials: Address,
+        sums: Address,
+        stride: i64,
+        count: i32,
+        columns: i32,
+        add: i32,
+        padding: i32,
+    }
+
+    struct ColumnSumsArguments in "column_sums" {
+        x: Address,
+        partials: Address,
+        rows: i64,
+        chunk: i64,
+        stride: i64,
+        columns: i32,
+        padding: i32,
+    }
+}
 
 /// How a kernel that sums columns (`cuda/columns.cuh`) divides a matrix. Its shape alone decides, so that
 /// the order of the sums does not depend on the device.
@@ -54,17 +75,6 @@ pub(super) fn finish(
     columns: usize,
     target: &Target,
 ) -> Result<()> {
-    #[repr(C)]
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    struct Finish {
-        partials: Address,
-        sums: Address,
-        stride: i64,
-        count: i32,
-        columns: i32,
-        add: u32,
-        padding: u32,
-    }
     let kernel = Kernel {
         module: "column_sums",
         entry: "column_sums_finish",
@@ -74,7 +84,7 @@ pub(super) fn finish(
         block: 256,
         shared: 0,
     };
-    let arguments = Finish {
+    let arguments = FinishArguments {
         partials,
         sums: target.at(),
         stride: stride as i64,
@@ -95,20 +105,9 @@ pub(super) fn partials(
     stride: usize,
     columns: usize,
 ) -> Result<(Memory, usize)> {
-    #[repr(C)]
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    struct ColumnSums {
-        x: Address,
-        partials: Address,
-        rows: i64,
-        chunk: i64,
-        stride: i64,
-        columns: i32,
-        padding: u32,
-    }
     let chunks = Chunks::new(rows, columns, dtype);
     let partials = chunks.partials(gpu, columns)?;
-    let arguments = ColumnSums {
+    let arguments = ColumnSumsArguments {
         x,
         partials: partials.at(),
         rows: rows as i64,

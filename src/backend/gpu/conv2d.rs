@@ -3,12 +3,69 @@
 use super::device::{Address, Kernel, Launch};
 use super::memory::Memory;
 use super::operand::{Operand, Target, done};
-use super::{Gpu, instance, spread};
+use super::{Gpu, arguments, instance, spread};
 use crate::backend::{Conv2d, Convolution, Op, Result, Slot, shape_error};
 use crate::tensor::{DType, Tensor};
-use bytemuck::{Pod, Zeroable};
 
 const OP: &str = "conv2d";
+
+arguments! {
+    struct PadArguments in "conv2d" {
+        x: Address,
+        y: Address,
+        rows: i64,
+        width: i32,
+        padded: i32,
+    }
+
+    struct Conv2dArguments in "conv2d" {
+        source: Address,
+        filters: Address,
+        target: Address,
+        batch: i32,
+        source_height: i32,
+        source_width: i32,
+        source_channels: i32,
+        target_height: i32,
+        target_width: i32,
+        target_channels: i32,
+        filter_rows: i32,
+        filter_width: i32,
+        kernel: i32,
+        stride: i32,
+        padding: i32,
+        add: i32,
+        unused: i32,
+    }
+
+    struct Conv2dWeightsArguments in "conv2d" {
+        dy: Address,
+        x: Address,
+        partials: Address,
+        pixels: i32,
+        split: i32,
+        height: i32,
+        width: i32,
+        channels: i32,
+        y_height: i32,
+        y_width: i32,
+        rows: i32,
+        out: i32,
+        kernel: i32,
+        stride: i32,
+        padding: i32,
+    }
+
+    struct FinishArguments in "conv2d" {
+        partials: Address,
+        dw: Address,
+        rows: i64,
+        splits: i32,
+        width: i32,
+        padded: i32,
+        add: i32,
+    }
+}
 
 /// Tiles of `cuda/conv2d.cu`: rows and columns of a block, of y and dx, and of dw.
 const TILE: [usize; 2] = [128, 64];
@@ -42,15 +99,6 @@ fn padded(channels: usize, dtype: DType) -> usize {
 
 /// The rows of `width` channels of `t`, padded with zeros to whole units.
 fn units<'a>(gpu: &Gpu, t: &'a Tensor, width: usize, dtype: DType) -> Result<Units<'a>> {
-    #[repr(C)]
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    struct Pad {
-        x: Address,
-        y: Address,
-        rows: i64,
-        width: i32,
-        padded: i32,
-    }
     let padded = padded(width, dtype);
     if padded == width {
         return Ok(Units::Own(gpu.read(OP, t, dtype)?));
@@ -64,7 +112,7 @@ fn units<'a>(gpu: &Gpu, t: &'a Tensor, width: usize, dtype: DType) -> Result<Uni
     let rows = t.len() / width.max(1);
     let x = gpu.read(OP, t, from)?;
     let memory = gpu.allocate(rows * padded * dtype.size())?;
-    let arguments = Pad {
+    let arguments = PadArguments {
         x: x.at(),
         y: memory.at(),
         rows: rows as i64,
@@ -106,25 +154,6 @@ fn filters_of(w: &Tensor) -> Result<usize> {
     Ok(w.rows())
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Arguments {
-    source: Address,
-    filters: Address,
-    target: Address,
-    batch: i32,
-    /// Height, width and channels.
-    source_sides: [i32; 3],
-    target_sides: [i32; 3],
-    filter_rows: i32,
-    filter_width: i32,
-    kernel: i32,
-    stride: i32,
-    padding: i32,
-    add: u32,
-    unused: u32,
-}
-
 impl Conv2d for Gpu {
     fn conv2d(&self, x: &Tensor, w: &Tensor, shape: Convolution) -> Result<Tensor> {
         let dtype = self.activations();
@@ -137,13 +166,17 @@ impl Conv2d for Gpu {
         let filters = units(self, w, channels, dtype)?;
         let (y, y_at) = self.empty(&y_shape, dtype)?;
         let channels = padded(channels, dtype);
-        let arguments = Arguments {
+        let arguments = Conv2dArguments {
             source: source.at(),
             filters: filters.at(),
             target: y_at,
             batch: batch as i32,
-            source_sides: [height, width, channels].map(|s| s as i32),
-            target_sides: [y_shape[1], y_shape[2], out].map(|s| s as i32),
+            source_height: height as i32,
+            source_width: width as i32,
+            source_channels: channels as i32,
+            target_height: y_shape[1] as i32,
+            target_width: y_shape[2] as i32,
+            target_channels: out as i32,
             filter_rows: out as i32,
             filter_width: channels as i32,
             kernel: shape.kernel as i32,
@@ -206,13 +239,17 @@ fn input_gradient(
     let ([_, from_height, from_width, out], [batch, height, width, channels]) =
         (sides(dy_shape)?, sides(x_shape)?);
     let filters = units(gpu, w, channels, dtype)?;
-    let arguments = Arguments {
+    let arguments = Conv2dArguments {
         source: dy,
         filters: filters.at(),
         target: dx.at(),
         batch: batch as i32,
-        source_sides: [from_height, from_width, padded(out, dtype)].map(|s| s as i32),
-        target_sides: [height, width, channels].map(|s| s as i32),
+        source_height: from_height as i32,
+        source_width: from_width as i32,
+        source_channels: padded(out, dtype) as i32,
+        target_height: height as i32,
+        target_width: width as i32,
+        target_channels: channels as i32,
         filter_rows: out as i32,
         filter_width: padded(channels, dtype) as i32,
         kernel: shape.kernel as i32,
@@ -236,34 +273,6 @@ fn weight_gradient(
     shape: Convolution,
     dw: &Target,
 ) -> Result<()> {
-    #[repr(C)]
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    struct Weights {
-        dy: Address,
-        x: Address,
-        partials: Address,
-        pixels: i32,
-        split: i32,
-        /// Height, width and channels.
-        x_sides: [i32; 3],
-        y_sides: [i32; 2],
-        rows: i32,
-        out: i32,
-        kernel: i32,
-        stride: i32,
-        padding: i32,
-    }
-    #[repr(C)]
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    struct Finish {
-        partials: Address,
-        dw: Address,
-        rows: i64,
-        splits: i32,
-        width: i32,
-        padded: i32,
-        add: u32,
-    }
     let dtype = gpu.activations();
     let [batch, y_height, y_width, out] = sides(dy_shape)?;
     let [_, height, width, channels] = sides(x.shape())?;
@@ -280,14 +289,17 @@ fn weight_gradient(
     let split = split.next_multiple_of(32);
     let splits = pixels.div_ceil(split);
     let partials = gpu.allocate(splits * rows * wide * 4)?;
-    let arguments = Weights {
+    let arguments = Conv2dWeightsArguments {
         dy,
         x: source.at(),
         partials: partials.at(),
         pixels: pixels as i32,
         split: split as i32,
-        x_sides: [height, width, wide].map(|s| s as i32),
-        y_sides: [y_height, y_width].map(|s| s as i32),
+        height: height as i32,
+        width: width as i32,
+        channels: wide as i32,
+        y_height: y_height as i32,
+        y_width: y_width as i32,
         rows: padded(out, dtype) as i32,
         out: out as i32,
         kernel: shape.kernel as i32,
@@ -301,7 +313,7 @@ fn weight_gradient(
     };
     let kernel = instance!("conv2d", "conv2d_weights", dtype);
     gpu.launch(kernel, launch, &arguments)?;
-    let arguments = Finish {
+    let arguments = FinishArguments {
         partials: partials.at(),
         dw: dw.at(),
         rows: rows as i64,

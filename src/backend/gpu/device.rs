@@ -127,6 +127,11 @@ pub(in crate::backend) trait Device: Send + Sync + std::fmt::Debug {
     /// Runs a kernel. `arguments` are the bytes of the struct that it takes, laid out as C does.
     fn launch(&self, kernel: Kernel, launch: Launch, arguments: &[u8]) -> Result<()>;
 
+    /// The argument struct's name in C++, where the device knows it.
+    fn takes(&self, _kernel: Kernel) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// Runs a matrix product.
     fn product(&self, product: &Product) -> Result<()>;
 

@@ -2,15 +2,38 @@
 
 use super::device::{Address, Kernel, Launch};
 use super::operand::{Target, done};
-use super::{Gpu, instance, spread};
+use super::{Gpu, arguments, instance, spread};
 use crate::backend::{Embedding, EmbeddingBackward, Result, Slot};
 use crate::tensor::{DType, Tensor};
-use bytemuck::{Pod, Zeroable};
 
 const OP: &str = "embedding";
 
 /// Blocks that share the rows of a scatter: as many of 256 threads as a large GPU runs at a time.
 const SCATTER_BLOCKS: usize = 1024;
+
+arguments! {
+    struct EmbeddingArguments in "embedding" {
+        table: Address,
+        positions: Address,
+        ids: Address,
+        pos: Address,
+        y: Address,
+        rows: i64,
+        width: i32,
+        padding: i32,
+    }
+
+    struct ScatterArguments in "embedding", "select_rows" {
+        dy: Address,
+        table: Address,
+        distinct: Address,
+        rows: Address,
+        starts: Address,
+        order: Address,
+        width: i32,
+        add: i32,
+    }
+}
 
 impl Embedding for Gpu {
     fn embedding(
@@ -20,25 +43,13 @@ impl Embedding for Gpu {
         ids: &Tensor,
         pos: &Tensor,
     ) -> Result<Tensor> {
-        #[repr(C)]
-        #[derive(Clone, Copy, Pod, Zeroable)]
-        struct Arguments {
-            table: Address,
-            positions: Address,
-            ids: Address,
-            pos: Address,
-            y: Address,
-            rows: i64,
-            width: i32,
-            padding: u32,
-        }
         let (rows, width, dtype) = (ids.len(), table.width(), self.activations());
         let ids = self.read_index(OP, ids, table.rows())?;
         let pos = self.read_index(OP, pos, positions.rows())?;
         let table = self.read(OP, table, DType::F32)?;
         let positions = self.read(OP, positions, DType::F32)?;
         let (y, y_at) = self.empty(&[rows, width], dtype)?;
-        let arguments = Arguments {
+        let arguments = EmbeddingArguments {
             table: table.at(),
             positions: positions.at(),
             ids,
@@ -110,24 +121,12 @@ pub(super) fn scatter(
     target: &Target,
     dtype: DType,
 ) -> Result<()> {
-    #[repr(C)]
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    struct Arguments {
-        dy: Address,
-        table: Address,
-        distinct: Address,
-        rows: Address,
-        starts: Address,
-        order: Address,
-        width: i32,
-        add: u32,
-    }
     let places = gpu.scatter(kernel.module, index, rows)?;
     // Rows without an index are zero.
     if !target.add() {
         gpu.device.clear(target.at(), rows * width * dtype.size())?;
     }
-    let arguments = Arguments {
+    let arguments = ScatterArguments {
         dy,
         table: target.at(),
         distinct: places.distinct(),

@@ -2,12 +2,28 @@
 
 use super::device::{Address, Kernel, Launch};
 use super::operand::done;
-use super::{Gpu, spread};
+use super::{Gpu, arguments, spread};
 use crate::backend::{Exp, Result, Slot};
 use crate::tensor::{DType, Tensor};
-use bytemuck::{Pod, Zeroable};
 
 const OP: &str = "exp";
+
+arguments! {
+    struct ExpArguments in "exp" {
+        x: Address,
+        y: Address,
+        n: i64,
+    }
+
+    struct ExpBackwardArguments in "exp" {
+        dy: Address,
+        y: Address,
+        dx: Address,
+        n: i64,
+        add: i32,
+        padding: i32,
+    }
+}
 
 fn launch(n: usize) -> Launch {
     Launch {
@@ -19,13 +35,6 @@ fn launch(n: usize) -> Launch {
 
 impl Exp for Gpu {
     fn exp(&self, x: &Tensor) -> Result<Tensor> {
-        #[repr(C)]
-        #[derive(Clone, Copy, Pod, Zeroable)]
-        struct Arguments {
-            x: Address,
-            y: Address,
-            n: i64,
-        }
         let kernel = Kernel {
             module: OP,
             entry: "exp_f32",
@@ -33,7 +42,7 @@ impl Exp for Gpu {
         let (y, y_at) = self.empty(x.shape(), DType::F32)?;
         let n = x.len();
         let x = self.read(OP, x, DType::F32)?;
-        let arguments = Arguments {
+        let arguments = ExpArguments {
             x: x.at(),
             y: y_at,
             n: n as i64,
@@ -43,16 +52,6 @@ impl Exp for Gpu {
     }
 
     fn exp_backward(&self, dy: &Tensor, y: &Tensor, dx: Slot) -> Result<()> {
-        #[repr(C)]
-        #[derive(Clone, Copy, Pod, Zeroable)]
-        struct Backward {
-            dy: Address,
-            y: Address,
-            dx: Address,
-            n: i64,
-            add: u32,
-            padding: u32,
-        }
         let Some(dx) = self.target(OP, dx, y.shape(), DType::F32)? else {
             return Ok(());
         };
@@ -65,7 +64,7 @@ impl Exp for Gpu {
             self.read(OP, dy, DType::F32)?,
             self.read(OP, y, DType::F32)?,
         );
-        let arguments = Backward {
+        let arguments = ExpBackwardArguments {
             dy: dy.at(),
             y: y.at(),
             dx: dx.at(),

@@ -1,36 +1,35 @@
 //! The Euclidean norm of all gradients together.
 
-use super::Gpu;
 use super::adamw::{chunks, launch};
 use super::device::{Address, Kernel};
 use super::sum::Partials;
+use super::{Gpu, arguments};
 use crate::backend::{GradNorm, Result};
 use crate::tensor::{DType, Tensor};
-use bytemuck::{Pod, Zeroable};
 
 const OP: &str = "grad_norm";
 
+arguments! {
+    struct GradNormEntry in "grad_norm" {
+        grad: Address,
+        n: i64,
+        first: i64,
+    }
+
+    struct GradNormArguments in "grad_norm" {
+        table: Address,
+        partials: Address,
+        count: i32,
+        padding: i32,
+    }
+}
+
 impl GradNorm for Gpu {
     fn grad_norm(&self, grads: &[&Tensor]) -> Result<Tensor> {
-        #[repr(C)]
-        #[derive(Clone, Copy, Pod, Zeroable)]
-        struct Entry {
-            grad: Address,
-            n: i64,
-            first: i64,
-        }
-        #[repr(C)]
-        #[derive(Clone, Copy, Pod, Zeroable)]
-        struct Arguments {
-            table: Address,
-            partials: Address,
-            count: i32,
-            padding: u32,
-        }
         let (mut entries, mut operands, mut total) = (Vec::new(), Vec::new(), 0);
         for grad in grads.iter().filter(|grad| !grad.is_empty()) {
             let operand = self.read(OP, grad, DType::F32)?;
-            entries.push(Entry {
+            entries.push(GradNormEntry {
                 grad: operand.at(),
                 n: grad.len() as i64,
                 first: chunks(&mut total, grad.len()),
@@ -42,7 +41,7 @@ impl GradNorm for Gpu {
         }
         let partials = Partials::new(self, total)?;
         let table = self.input(bytemuck::cast_slice(&entries))?;
-        let arguments = Arguments {
+        let arguments = GradNormArguments {
             table: table.at(),
             partials: partials.at(),
             count: entries.len() as i32,

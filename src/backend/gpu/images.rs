@@ -1,23 +1,23 @@
 //! Pixels to normalised values.
 
 use super::device::{Address, Launch};
-use super::{Gpu, instance, spread};
+use super::{Gpu, arguments, instance, spread};
 use crate::backend::{Images, Result, shape_error};
 use crate::tensor::{Normalisation, Tensor};
-use bytemuck::{Pod, Zeroable};
+
+arguments! {
+    struct ImagesArguments in "images" {
+        pixels: Address,
+        y: Address,
+        n: i64,
+        mean: [f32; 3],
+        std: [f32; 3],
+    }
+}
 
 impl Images for Gpu {
     /// See [`crate::backend::Images::images`]: bytes are uploaded, a quarter of what the values would be.
     fn images(&self, shape: &[usize], pixels: &[u8], by: &Normalisation) -> Result<Tensor> {
-        #[repr(C)]
-        #[derive(Clone, Copy, Pod, Zeroable)]
-        struct Arguments {
-            pixels: Address,
-            y: Address,
-            n: i64,
-            mean: [f32; 3],
-            std: [f32; 3],
-        }
         if shape.last() != Some(&3) {
             return shape_error(
                 "images",
@@ -27,7 +27,7 @@ impl Images for Gpu {
         let dtype = self.activations();
         let bytes = self.input(pixels)?;
         let (y, y_at) = self.empty(shape, dtype)?;
-        let arguments = Arguments {
+        let arguments = ImagesArguments {
             pixels: bytes.at(),
             y: y_at,
             n: pixels.len() as i64,

@@ -6,10 +6,10 @@
 //! (`Gpu::activations`), and an operand of the other type is cast first.
 
 use super::LIMITS;
+use super::arguments::Arguments;
 use super::device::{Device, Kernel, Launch, Product};
-use crate::backend::{Info, Op, Result, Steps, unsupported};
+use crate::backend::{Info, Op, Result, Steps, device_error, unsupported};
 use crate::tensor::DType;
-use bytemuck::Pod;
 use std::sync::Arc;
 
 /// A backend whose kernels run on one device: a GPU, or the emulated one.
@@ -81,15 +81,26 @@ impl Gpu {
         }
     }
 
-    /// Runs a kernel on `arguments`, the struct that it takes; an empty grid is no launch.
-    pub(super) fn launch(
+    /// Runs a kernel on `arguments`, the struct that it takes; does nothing for an empty grid.
+    ///
+    /// # Errors
+    /// What the device reports; on the emulated one also if the kernel takes another struct.
+    pub(super) fn launch<A: Arguments>(
         &self,
         kernel: Kernel,
         launch: Launch,
-        arguments: &impl Pod,
+        arguments: &A,
     ) -> Result<()> {
+        const { assert!(A::LAYOUT.is_listed(), "a struct that gpu::LAYOUTS lacks") };
         if launch.grid.contains(&0) {
             return Ok(());
+        }
+        if let Some(takes) = self.device.takes(kernel)?
+            && takes != A::LAYOUT.name
+        {
+            let (entry, given) = (kernel.entry, A::LAYOUT.name);
+            let detail = format!("{entry} takes {takes} and was launched with {given}");
+            return device_error(self.name, detail);
         }
         self.device
             .launch(kernel, launch, bytemuck::bytes_of(arguments))

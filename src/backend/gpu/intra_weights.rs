@@ -1,24 +1,23 @@
 //! The weighted mean of per-anchor divergences and its derivatives.
 
-use super::Gpu;
 use super::device::{Address, Kernel, Launch};
+use super::{Gpu, arguments};
 use crate::backend::{IntraWeighting, IntraWeights, Result, shape_error};
 use crate::tensor::{DType, Tensor};
-use bytemuck::{Pod, Zeroable};
 
 const OP: &str = "intra_weights";
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Arguments {
-    d: Address,
-    l: Address,
-    loss: Address,
-    g: Address,
-    h: Address,
-    n: i64,
-    weights: u32,
-    padding: u32,
+arguments! {
+    struct IntraWeightsArguments in "intra_weights" {
+        d: Address,
+        l: Address,
+        loss: Address,
+        g: Address,
+        h: Address,
+        n: i64,
+        weights: i32,
+        padding: i32,
+    }
 }
 
 impl IntraWeighting for Gpu {
@@ -49,7 +48,7 @@ impl IntraWeighting for Gpu {
             }
             _ => (None, 0),
         };
-        let arguments = Arguments {
+        let arguments = IntraWeightsArguments {
             d: d.at(),
             l: l.at(),
             loss: loss_at,

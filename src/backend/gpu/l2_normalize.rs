@@ -2,12 +2,32 @@
 
 use super::device::{Address, Launch};
 use super::operand::done;
-use super::{Gpu, instance};
+use super::{Gpu, arguments, instance};
 use crate::backend::{L2Normalize, Result, Slot};
 use crate::tensor::{DType, Tensor};
-use bytemuck::{Pod, Zeroable};
 
 const OP: &str = "l2_normalize";
+
+arguments! {
+    struct L2NormalizeArguments in "l2_normalize" {
+        x: Address,
+        y: Address,
+        inverse: Address,
+        rows: i64,
+        width: i32,
+        padding: i32,
+    }
+
+    struct L2NormalizeBackwardArguments in "l2_normalize" {
+        dy: Address,
+        y: Address,
+        inverse: Address,
+        dx: Address,
+        rows: i64,
+        width: i32,
+        add: i32,
+    }
+}
 
 /// A warp a row.
 fn launch(rows: usize) -> Launch {
@@ -20,20 +40,10 @@ fn launch(rows: usize) -> Launch {
 
 impl L2Normalize for Gpu {
     fn l2_normalize(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
-        #[repr(C)]
-        #[derive(Clone, Copy, Pod, Zeroable)]
-        struct Arguments {
-            x: Address,
-            y: Address,
-            inverse: Address,
-            rows: i64,
-            width: i32,
-            padding: u32,
-        }
         let (rows, dtype) = (x.rows(), x.dtype());
         let (y, y_at) = self.empty(x.shape(), DType::F32)?;
         let (inverse, inverse_at) = self.empty(&[rows], DType::F32)?;
-        let arguments = Arguments {
+        let arguments = L2NormalizeArguments {
             x: self.read(OP, x, dtype)?.at(),
             y: y_at,
             inverse: inverse_at,
@@ -53,17 +63,6 @@ impl L2Normalize for Gpu {
         inverse: &Tensor,
         dx: Slot,
     ) -> Result<()> {
-        #[repr(C)]
-        #[derive(Clone, Copy, Pod, Zeroable)]
-        struct Backward {
-            dy: Address,
-            y: Address,
-            inverse: Address,
-            dx: Address,
-            rows: i64,
-            width: i32,
-            add: u32,
-        }
         // The gradient of what a tower gave, unless another loss has begun one in f32.
         let dtype = match &dx {
             Some(Some(sum)) => sum.dtype(),
@@ -78,7 +77,7 @@ impl L2Normalize for Gpu {
             self.read(OP, y, DType::F32)?,
         );
         let inverse = self.read(OP, inverse, DType::F32)?;
-        let arguments = Backward {
+        let arguments = L2NormalizeBackwardArguments {
             dy: dy.at(),
             y: y.at(),
             inverse: inverse.at(),

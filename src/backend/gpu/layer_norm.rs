@@ -2,15 +2,41 @@
 
 use super::device::{Address, Kernel, Launch};
 use super::operand::{done, target_add, target_address};
-use super::{Gpu, column_sums};
+use super::{Gpu, arguments, column_sums};
 use crate::backend::{LayerNorm, LayerNormBackward, LayerNormOutput, Op, Result, Slot};
 use crate::tensor::{DType, Tensor};
-use bytemuck::{Pod, Zeroable};
 
 const OP: &str = "layer_norm";
 
 /// Most blocks of the backward kernel: its partial sums stay small beside its operands.
 const BACKWARD_BLOCKS: usize = 528;
+
+arguments! {
+    struct LayerNormArguments in "layer_norm" {
+        x: Address,
+        gamma: Address,
+        beta: Address,
+        y: Address,
+        mean: Address,
+        rstd: Address,
+        rows: i64,
+        width: i32,
+        eps: f32,
+    }
+
+    struct LayerNormBackwardArguments in "layer_norm" {
+        dy: Address,
+        x: Address,
+        gamma: Address,
+        mean: Address,
+        rstd: Address,
+        dx: Address,
+        partials: Address,
+        rows: i64,
+        width: i32,
+        add: i32,
+    }
+}
 
 /// The instances for rows of up to 512, 1024 and 8192 elements, and how many rows a block takes at a time.
 struct Instance {
@@ -46,20 +72,6 @@ fn instance(width: usize, dtype: DType) -> Instance {
     }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Forward {
-    x: Address,
-    gamma: Address,
-    beta: Address,
-    y: Address,
-    mean: Address,
-    rstd: Address,
-    rows: i64,
-    width: i32,
-    eps: f32,
-}
-
 impl LayerNorm for Gpu {
     fn layer_norm(
         &self,
@@ -84,7 +96,7 @@ impl LayerNorm for Gpu {
             block: 256,
             shared: 0,
         };
-        let arguments = Forward {
+        let arguments = LayerNormArguments {
             x: x_in.at(),
             gamma: gamma.at(),
             beta: beta.at(),
@@ -135,7 +147,7 @@ impl LayerNorm for Gpu {
             block: 256,
             shared: 0,
         };
-        let arguments = Backward {
+        let arguments = LayerNormBackwardArguments {
             dy: dy.at(),
             x: xs.at(),
             gamma: gamma_in.at(),
@@ -158,19 +170,4 @@ impl LayerNorm for Gpu {
         }
         done(self, [dx, dgamma, dbeta])
     }
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Backward {
-    dy: Address,
-    x: Address,
-    gamma: Address,
-    mean: Address,
-    rstd: Address,
-    dx: Address,
-    partials: Address,
-    rows: i64,
-    width: i32,
-    add: u32,
 }

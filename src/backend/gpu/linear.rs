@@ -9,12 +9,33 @@
 use super::column_sums::{self, Chunks};
 use super::device::{Address, Launch, Matrix, Product};
 use super::operand::{Target, done, optional};
-use super::{Gpu, instance, spread};
+use super::{Gpu, arguments, instance, spread};
 use crate::backend::{Activation, Linear, LinearBackward, LinearOutput, Result, Slot};
 use crate::tensor::{DType, Tensor};
-use bytemuck::{Pod, Zeroable};
 
 const OP: &str = "linear";
+
+arguments! {
+    struct ActivateArguments in "linear" {
+        pre: Address,
+        residual: Address,
+        y: Address,
+        n: i64,
+        activation: u32,
+        padding: i32,
+    }
+
+    struct ActivateBackwardArguments in "linear" {
+        pre: Address,
+        dy: Address,
+        dpre: Address,
+        partials: Address,
+        rows: i64,
+        chunk: i64,
+        columns: i32,
+        activation: u32,
+    }
+}
 
 /// As `cuda/linear.cu` numbers them.
 fn number(act: Activation) -> u32 {
@@ -40,17 +61,6 @@ pub(super) fn across(m: Matrix) -> Matrix {
         transposed: true,
         ..m
     }
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Activate {
-    pre: Address,
-    residual: Address,
-    y: Address,
-    n: i64,
-    activation: u32,
-    padding: u32,
 }
 
 impl Linear for Gpu {
@@ -150,7 +160,7 @@ fn launch_activate(
     act: Activation,
 ) -> Result<()> {
     let dtype = gpu.activations();
-    let arguments = Activate {
+    let arguments = ActivateArguments {
         pre,
         residual,
         y,
@@ -164,19 +174,6 @@ fn launch_activate(
         shared: 0,
     };
     gpu.launch(instance!("linear", "activate", dtype), launch, &arguments)
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct ActivateBackward {
-    pre: Address,
-    dy: Address,
-    dpre: Address,
-    partials: Address,
-    rows: i64,
-    chunk: i64,
-    columns: i32,
-    activation: u32,
 }
 
 /// dpre = dy ∘ act′(pre), and db from its columns' sums in the same pass.
@@ -195,7 +192,7 @@ fn activate_backward(
         Some(_) => Some(chunks.partials(gpu, columns)?),
         None => None,
     };
-    let arguments = ActivateBackward {
+    let arguments = ActivateBackwardArguments {
         pre,
         dy,
         dpre,

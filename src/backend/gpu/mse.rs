@@ -3,24 +3,34 @@
 use super::device::{Address, Kernel, Launch};
 use super::operand::done;
 use super::sum::Partials;
-use super::{Gpu, spread};
+use super::{Gpu, arguments, spread};
 use crate::backend::{Mse, Result, Slot, shape_error};
 use crate::tensor::{DType, Tensor};
-use bytemuck::{Pod, Zeroable};
 
 const OP: &str = "mse";
 
+arguments! {
+    struct MseArguments in "mse" {
+        x: Address,
+        y: Address,
+        partials: Address,
+        n: i64,
+        chunk: i64,
+    }
+
+    struct MseBackwardArguments in "mse" {
+        dy: Address,
+        x: Address,
+        y: Address,
+        dx: Address,
+        n: i64,
+        factor: f32,
+        add: i32,
+    }
+}
+
 impl Mse for Gpu {
     fn mse(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
-        #[repr(C)]
-        #[derive(Clone, Copy, Pod, Zeroable)]
-        struct Arguments {
-            x: Address,
-            y: Address,
-            partials: Address,
-            n: i64,
-            chunk: i64,
-        }
         if x.shape() != y.shape() {
             return shape_error(OP, format!("{:?} and {:?}", x.shape(), y.shape()));
         }
@@ -31,7 +41,7 @@ impl Mse for Gpu {
             module: OP,
             entry: "mse_f32",
         };
-        let arguments = Arguments {
+        let arguments = MseArguments {
             x: x.at(),
             y: y.at(),
             partials: partials.at(),
@@ -45,17 +55,6 @@ impl Mse for Gpu {
     }
 
     fn mse_backward(&self, dy: &Tensor, x: &Tensor, y: &Tensor, dx: Slot) -> Result<()> {
-        #[repr(C)]
-        #[derive(Clone, Copy, Pod, Zeroable)]
-        struct Backward {
-            dy: Address,
-            x: Address,
-            y: Address,
-            dx: Address,
-            n: i64,
-            factor: f32,
-            add: u32,
-        }
         if x.shape() != y.shape() || dy.len() != 1 {
             let detail = format!(
                 "{:?} and {:?}, gradient {:?}",
@@ -80,7 +79,7 @@ impl Mse for Gpu {
             block: 256,
             shared: 0,
         };
-        let arguments = Backward {
+        let arguments = MseBackwardArguments {
             dy: dy.at(),
             x: x.at(),
             y: y.at(),

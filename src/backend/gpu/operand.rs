@@ -60,7 +60,7 @@ pub(super) fn target_address(target: &Option<Target>) -> Address {
 }
 
 /// [`Target::add`] for a kernel's arguments.
-pub(super) fn target_add(target: &Option<Target>) -> u32 {
+pub(super) fn target_add(target: &Option<Target>) -> i32 {
     target.as_ref().is_some_and(Target::add).into()
 }
 

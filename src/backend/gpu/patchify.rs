@@ -1,26 +1,26 @@
 //! Images cut into patches.
 
 use super::device::{Address, Launch};
-use super::{Gpu, instance, spread};
+use super::{Gpu, arguments, instance, spread};
 use crate::backend::{Patchify, Result, shape_error};
 use crate::tensor::Tensor;
-use bytemuck::{Pod, Zeroable};
 
 const OP: &str = "patchify";
 
+arguments! {
+    struct PatchifyArguments in "patchify" {
+        images: Address,
+        y: Address,
+        n: i64,
+        patch: i32,
+        across: i32,
+        down: i32,
+        channels: i32,
+    }
+}
+
 impl Patchify for Gpu {
     fn patchify(&self, images: &Tensor, patch: usize) -> Result<Tensor> {
-        #[repr(C)]
-        #[derive(Clone, Copy, Pod, Zeroable)]
-        struct Arguments {
-            images: Address,
-            y: Address,
-            n: i64,
-            patch: i32,
-            across: i32,
-            down: i32,
-            channels: i32,
-        }
         let &[batch, height, width, channels] = images.shape() else {
             return shape_error(OP, format!("images {:?}", images.shape()));
         };
@@ -33,7 +33,7 @@ impl Patchify for Gpu {
         let images = self.read(OP, images, dtype)?;
         let shape = [batch * down * across, patch * patch * channels];
         let (y, y_at) = self.empty(&shape, dtype)?;
-        let arguments = Arguments {
+        let arguments = PatchifyArguments {
             images: images.at(),
             y: y_at,
             n: n as i64,

@@ -2,12 +2,33 @@
 
 use super::device::{Address, Launch};
 use super::operand::done;
-use super::{Gpu, column_sums, instance, spread};
+use super::{Gpu, arguments, column_sums, instance, spread};
 use crate::backend::{PrependClass, Result, Slot};
 use crate::tensor::{DType, Tensor};
-use bytemuck::{Pod, Zeroable};
 
 const OP: &str = "prepend_class";
+
+arguments! {
+    struct PrependClassArguments in "prepend_class" {
+        patches: Address,
+        cls: Address,
+        positions: Address,
+        y: Address,
+        rows: i64,
+        tokens: i32,
+        width: i32,
+    }
+
+    struct PrependClassBackwardArguments in "prepend_class" {
+        dy: Address,
+        dpatches: Address,
+        rows: i64,
+        len: i32,
+        width: i32,
+        add: i32,
+        padding: i32,
+    }
+}
 
 /// A warp a row.
 fn launch(rows: usize) -> Launch {
@@ -25,26 +46,15 @@ impl PrependClass for Gpu {
         class: &Tensor,
         positions: &Tensor,
     ) -> Result<Tensor> {
-        #[repr(C)]
-        #[derive(Clone, Copy, Pod, Zeroable)]
-        struct Arguments {
-            patches: Address,
-            class: Address,
-            positions: Address,
-            y: Address,
-            rows: i64,
-            tokens: i32,
-            width: i32,
-        }
         let (width, tokens, dtype) = (patches.width(), positions.rows(), self.activations());
         let rows = patches.rows() / (tokens - 1) * tokens;
         let patches = self.read(OP, patches, dtype)?;
         let class = self.read(OP, class, DType::F32)?;
         let positions = self.read(OP, positions, DType::F32)?;
         let (y, y_at) = self.empty(&[rows, width], dtype)?;
-        let arguments = Arguments {
+        let arguments = PrependClassArguments {
             patches: patches.at(),
-            class: class.at(),
+            cls: class.at(),
             positions: positions.at(),
             y: y_at,
             rows: rows as i64,
@@ -66,17 +76,6 @@ impl PrependClass for Gpu {
         dclass: Slot,
         dpositions: Slot,
     ) -> Result<()> {
-        #[repr(C)]
-        #[derive(Clone, Copy, Pod, Zeroable)]
-        struct Backward {
-            dy: Address,
-            dpatches: Address,
-            rows: i64,
-            len: i32,
-            width: i32,
-            add: u32,
-            padding: u32,
-        }
         let (width, tokens, dtype) = (dy.width(), len + 1, self.activations());
         let batch = dy.rows() / tokens;
         let dy = self.read(OP, dy, dtype)?;
@@ -85,7 +84,7 @@ impl PrependClass for Gpu {
         let dclass = self.target(OP, dclass, &[width], DType::F32)?;
         let dpositions = self.target(OP, dpositions, &[tokens, width], DType::F32)?;
         if let Some(dpatches) = &dpatches {
-            let arguments = Backward {
+            let arguments = PrependClassBackwardArguments {
                 dy: dy.at(),
                 dpatches: dpatches.at(),
                 rows: rows as i64,

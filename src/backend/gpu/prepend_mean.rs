@@ -2,30 +2,40 @@
 
 use super::device::{Address, Launch};
 use super::operand::done;
-use super::{Gpu, column_sums, instance, spread};
+use super::{Gpu, arguments, column_sums, instance, spread};
 use crate::backend::{PrependMean, Result, Slot};
 use crate::tensor::{DType, Tensor};
-use bytemuck::{Pod, Zeroable};
 
 const OP: &str = "prepend_mean";
 
+arguments! {
+    struct PrependMeanArguments in "prepend_mean" {
+        x: Address,
+        positions: Address,
+        y: Address,
+        pixels: i32,
+        width: i32,
+    }
+
+    struct PrependMeanBackwardArguments in "prepend_mean" {
+        dy: Address,
+        dx: Address,
+        rows: i64,
+        pixels: i32,
+        width: i32,
+        add: i32,
+        padding: i32,
+    }
+}
+
 impl PrependMean for Gpu {
     fn prepend_mean(&self, x: &Tensor, positions: &Tensor) -> Result<Tensor> {
-        #[repr(C)]
-        #[derive(Clone, Copy, Pod, Zeroable)]
-        struct Arguments {
-            x: Address,
-            positions: Address,
-            y: Address,
-            pixels: i32,
-            width: i32,
-        }
         let (width, tokens, dtype) = (x.width(), positions.rows(), self.activations());
         let batch = x.rows() / (tokens - 1);
         let x = self.read(OP, x, dtype)?;
         let positions = self.read(OP, positions, DType::F32)?;
         let (y, y_at) = self.empty(&[batch * tokens, width], dtype)?;
-        let arguments = Arguments {
+        let arguments = PrependMeanArguments {
             x: x.at(),
             positions: positions.at(),
             y: y_at,
@@ -51,17 +61,6 @@ impl PrependMean for Gpu {
         dx: Slot,
         dpositions: Slot,
     ) -> Result<()> {
-        #[repr(C)]
-        #[derive(Clone, Copy, Pod, Zeroable)]
-        struct Backward {
-            dy: Address,
-            dx: Address,
-            rows: i64,
-            pixels: i32,
-            width: i32,
-            add: u32,
-            padding: u32,
-        }
         let (width, dtype) = (dy.width(), self.activations());
         let pixels: usize = shape[1..shape.len() - 1].iter().product();
         let (batch, columns) = (shape[0], (pixels + 1) * width);
@@ -70,7 +69,7 @@ impl PrependMean for Gpu {
         let dpositions = self.target(OP, dpositions, &[pixels + 1, width], DType::F32)?;
         if let Some(dx) = &dx {
             let rows = batch * pixels;
-            let arguments = Backward {
+            let arguments = PrependMeanBackwardArguments {
                 dy: dy.at(),
                 dx: dx.at(),
                 rows: rows as i64,

@@ -335,6 +335,10 @@ impl Device for Recorder {
         self.call(Call::Launch(kernel, launch, arguments.into()))
     }
 
+    fn takes(&self, kernel: Kernel) -> Result<Option<String>> {
+        self.inner.takes(kernel)
+    }
+
     fn product(&self, product: &Product) -> Result<()> {
         self.call(Call::Product(*product))
     }

@@ -1,12 +1,12 @@
 //! Streaming similarity losses: the statistics of every row of logits. Memory is O(n·width); features and
 //! statistics are f32 in either precision.
 
-use super::Gpu;
 use super::device::{Address, Kernel, Launch};
 use super::operand::Operand;
+use super::{Gpu, arguments};
 use crate::backend::{Logits, Pair, Relation, Result, RowStats, shape_error};
 use crate::tensor::DType;
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 
 pub(super) const OP: &str = "relation";
 
@@ -19,18 +19,38 @@ pub(super) const THREADS: u32 = 256;
 /// have the same order.
 const BLOCKS: usize = 512;
 
-/// [`Logits`] as kernels take them; all zero if there are none.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-pub(super) struct Argument {
-    x: Address,
-    y: Address,
-    scale: Address,
-    width: i32,
-    padding: u32,
+arguments! {
+    /// [`Logits`] as kernels take them; all zero if there are none.
+    pub(super) struct LogitsArgument in "relation", "relation_backward", "relation_curvature" {
+        x: Address,
+        y: Address,
+        scale: Address,
+        width: i32,
+        padding: i32,
+    }
+
+    struct RelationArguments in "relation" {
+        student: LogitsArgument,
+        teacher: LogitsArgument,
+        partials: Address,
+        own: Address,
+        n: i32,
+        m: i32,
+        tiles: i32,
+        skip_diagonal: i32,
+    }
+
+    struct RelationFinishArguments in "relation" {
+        partials: Address,
+        softmax: Address,
+        teacher_softmax: Address,
+        value: Address,
+        n: i32,
+        splits: i32,
+    }
 }
 
-impl Argument {
+impl LogitsArgument {
     /// The products of two sets of features, under no scale.
     pub(super) fn products(x: Address, y: Address, width: usize) -> Self {
         Self {
@@ -70,10 +90,10 @@ impl<'a> Features<'a> {
         })
     }
 
-    pub(super) fn argument(&self) -> Argument {
-        Argument {
+    pub(super) fn argument(&self) -> LogitsArgument {
+        LogitsArgument {
             scale: self.scale.at(),
-            ..Argument::products(self.x.at(), self.y.at(), self.width)
+            ..LogitsArgument::products(self.x.at(), self.y.at(), self.width)
         }
     }
 
@@ -119,8 +139,8 @@ impl<'a> Operands<'a> {
     }
 
     /// Student and teacher.
-    pub(super) fn arguments(&self) -> (Argument, Argument) {
-        let none = Argument::zeroed();
+    pub(super) fn arguments(&self) -> (LogitsArgument, LogitsArgument) {
+        let none = LogitsArgument::zeroed();
         let teacher = self.teacher.as_ref().map_or(none, Features::argument);
         (self.student.argument(), teacher)
     }
@@ -138,30 +158,6 @@ impl<'a> Operands<'a> {
 
 /// Bytes of a row's statistics over some of its columns.
 const PARTIAL: usize = 32;
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Forward {
-    student: Argument,
-    teacher: Argument,
-    partials: Address,
-    own: Address,
-    n: i32,
-    m: i32,
-    tiles: i32,
-    skip_diagonal: u32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Finish {
-    partials: Address,
-    softmax: Address,
-    teacher_softmax: Address,
-    value: Address,
-    n: i32,
-    splits: i32,
-}
 
 /// Into how many parts of how many tiles the columns are split.
 pub(super) fn split(n: usize, m: usize) -> (usize, usize) {
@@ -188,7 +184,7 @@ impl Relation for Gpu {
             None => (None, 0),
         };
         let kernel = |entry| Kernel { module: OP, entry };
-        let arguments = Forward {
+        let arguments = RelationArguments {
             student,
             teacher,
             partials: partials.at(),
@@ -208,7 +204,7 @@ impl Relation for Gpu {
             None => "relation_f32",
         };
         self.launch(kernel(entry), launch, &arguments)?;
-        let arguments = Finish {
+        let arguments = RelationFinishArguments {
             partials: partials.at(),
             softmax: softmax_at,
             teacher_softmax: teacher_softmax_at,

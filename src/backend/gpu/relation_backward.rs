@@ -1,17 +1,45 @@
 //! Gradients of the similarity losses: panels of coefficients, each multiplied into the gradient at once.
 
-use super::Gpu;
 use super::device::{Address, Kernel, Launch, Matrix, Product};
 use super::operand::{Operand, done, optional};
-use super::relation::{Argument, OP, Operands, THREADS, TILE_COLUMNS, TILE_ROWS};
+use super::relation::{LogitsArgument, OP, Operands, THREADS, TILE_COLUMNS, TILE_ROWS};
 use super::sum::Partials;
+use super::{Gpu, arguments};
 use crate::backend::{Pair, RelationBackward, Result, Side, Slot, Storage, shape_error};
 use crate::tensor::DType;
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 use std::ops::Range;
 
 /// Rows and columns of a panel: 64 MiB, which keep a GPU busy.
 pub(super) const PANEL: usize = 4096;
+
+arguments! {
+    #[derive(PartialEq)]
+    struct DirectionArgument in "relation_backward" {
+        softmax: Address,
+        teacher_softmax: Address,
+        value: Address,
+        coef: Address,
+        n: i64,
+    }
+
+    struct RelationBackwardArguments in "relation_backward" {
+        student: LogitsArgument,
+        teacher: LogitsArgument,
+        row: DirectionArgument,
+        column: DirectionArgument,
+        panel: Address,
+        partials: Address,
+        first_row: i32,
+        row_end: i32,
+        first_column: i32,
+        column_end: i32,
+        skip_diagonal: i32,
+        symmetric: i32,
+        mirrored: i32,
+        padding: i32,
+    }
+}
 
 /// A [`Side`]'s memory.
 struct Direction<'a> {
@@ -20,16 +48,6 @@ struct Direction<'a> {
     value: Operand<'a>,
     coef: Operand<'a>,
     rows: usize,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable, PartialEq)]
-struct Direct {
-    softmax: Address,
-    teacher_softmax: Address,
-    value: Address,
-    coef: Address,
-    n: i64,
 }
 
 impl<'a> Direction<'a> {
@@ -59,8 +77,8 @@ impl<'a> Direction<'a> {
         })
     }
 
-    fn argument(&self) -> Direct {
-        Direct {
+    fn argument(&self) -> DirectionArgument {
+        DirectionArgument {
             softmax: self.softmax.at(),
             teacher_softmax: optional(&self.teacher_softmax),
             value: self.value.at(),
@@ -68,25 +86,6 @@ impl<'a> Direction<'a> {
             n: self.rows as i64,
         }
     }
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Backward {
-    student: Argument,
-    teacher: Argument,
-    row: Direct,
-    column: Direct,
-    panel: Address,
-    partials: Address,
-    first_row: i32,
-    row_end: i32,
-    first_column: i32,
-    column_end: i32,
-    skip_diagonal: u32,
-    symmetric: u32,
-    mirrored: u32,
-    padding: u32,
 }
 
 /// 0 to `n` in panels' lengths.
@@ -158,16 +157,16 @@ fn backward_by(
     };
 
     let (student, teacher) = operands.arguments();
-    let mut arguments = Backward {
+    let mut arguments = RelationBackwardArguments {
         student,
         teacher,
         row: row.argument(),
-        column: column.unwrap_or(Direct::zeroed()),
+        column: column.unwrap_or(DirectionArgument::zeroed()),
         panel: panel.as_ref().map_or(0, |p| p.at()),
         partials: partials.as_ref().map_or(0, Partials::at),
         skip_diagonal: pair.skip_diagonal.into(),
         symmetric: symmetric.into(),
-        ..Backward::zeroed()
+        ..RelationBackwardArguments::zeroed()
     };
     let entry = match &pair.teacher {
         Some(_) => "relation_backward_teacher_f32",

@@ -1,70 +1,64 @@
 //! Second derivatives of a relation's cross-entropies: the rows' means of w − w_ii, and then panels of coefficients, which
 //! are multiplied into the gradients of both sides.
 
-use super::Gpu;
 use super::device::{Address, Kernel, Launch, Matrix, Product};
 use super::memory::Memory;
 use super::operand::{Target, done};
-use super::relation::{Argument, Features, THREADS, TILE_ROWS, split};
+use super::relation::{Features, LogitsArgument, THREADS, TILE_ROWS, split};
 use super::relation_backward::{PANEL, panels, tiles};
 use super::sum::Partials;
+use super::{Gpu, arguments};
 use crate::backend::{HessianProduct, RelationCurvature, Result, Slot, Storage, shape_error};
 use crate::tensor::DType;
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 use std::ops::Range;
 
 const OP: &str = "relation_curvature";
 
-/// What makes the tiles of a and w.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Products {
-    features: Argument,
-    left: Argument,
-    right: Argument,
-}
+arguments! {
+    /// What makes the tiles of a and w.
+    struct Products in "relation_curvature" {
+        features: LogitsArgument,
+        left: LogitsArgument,
+        right: LogitsArgument,
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Mean {
-    products: Products,
-    softmax: Address,
-    partials: Address,
-    own: Address,
-    n: i32,
-    m: i32,
-    tiles: i32,
-    padding: u32,
-}
+    struct RelationCurvatureMeanArguments in "relation_curvature" {
+        products: Products,
+        softmax: Address,
+        partials: Address,
+        own: Address,
+        n: i32,
+        m: i32,
+        tiles: i32,
+        padding: i32,
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Finish {
-    partials: Address,
-    value: Address,
-    own: Address,
-    mean: Address,
-    n: i32,
-    splits: i32,
-}
+    struct RelationCurvatureFinishArguments in "relation_curvature" {
+        partials: Address,
+        value: Address,
+        own: Address,
+        mean: Address,
+        n: i32,
+        splits: i32,
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Curvature {
-    products: Products,
-    softmax: Address,
-    value: Address,
-    own: Address,
-    mean: Address,
-    curvature: Address,
-    residual: Address,
-    partials: Address,
-    first_row: i32,
-    row_end: i32,
-    first_column: i32,
-    column_end: i32,
-    n: i32,
-    coef: f32,
+    struct RelationCurvatureArguments in "relation_curvature" {
+        products: Products,
+        softmax: Address,
+        value: Address,
+        own: Address,
+        mean: Address,
+        curvature: Address,
+        residual: Address,
+        partials: Address,
+        first_row: i32,
+        row_end: i32,
+        first_column: i32,
+        column_end: i32,
+        n: i32,
+        coef: f32,
+    }
 }
 
 fn kernel(entry: &'static str) -> Kernel {
@@ -81,7 +75,7 @@ fn means(
     let (splits, tiles) = split(n, m);
     let partials = gpu.allocate(splits * n * 8)?;
     let (own, mean) = (gpu.allocate(n * 4)?, gpu.allocate(n * 4)?);
-    let arguments = Mean {
+    let arguments = RelationCurvatureMeanArguments {
         products,
         softmax,
         partials: partials.at(),
@@ -97,7 +91,7 @@ fn means(
         shared: 0,
     };
     gpu.launch(kernel("relation_curvature_mean_f32"), launch, &arguments)?;
-    let arguments = Finish {
+    let arguments = RelationCurvatureFinishArguments {
         partials: partials.at(),
         value,
         own: own.at(),
@@ -224,8 +218,8 @@ fn curvature_by(
     let (u, z) = (read(u)?, read(z)?);
     let products = Products {
         features: features.argument(),
-        left: Argument::products(u.at(), features.y.at(), width),
-        right: Argument::products(features.x.at(), z.at(), width),
+        left: LogitsArgument::products(u.at(), features.y.at(), width),
+        right: LogitsArgument::products(features.x.at(), z.at(), width),
     };
     let [own, mean] = means(gpu, products, (softmax.at(), value.at()), (n, m))?;
 
@@ -251,7 +245,7 @@ fn curvature_by(
     let [curvature, residual] = both
         .as_ref()
         .map_or([0; 2], |both| both.each_ref().map(Memory::at));
-    let mut arguments = Curvature {
+    let mut arguments = RelationCurvatureArguments {
         products,
         softmax: softmax.at(),
         value: value.at(),
@@ -262,7 +256,7 @@ fn curvature_by(
         partials: partials.as_ref().map_or(0, Partials::at),
         n: n as i32,
         coef,
-        ..Curvature::zeroed()
+        ..RelationCurvatureArguments::zeroed()
     };
     for (rows, columns) in &met {
         arguments.first_row = rows.start as i32;

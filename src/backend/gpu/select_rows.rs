@@ -3,30 +3,30 @@
 use super::device::{Address, Launch};
 use super::embedding::scatter;
 use super::operand::done;
-use super::{Gpu, instance, spread};
+use super::{Gpu, arguments, instance, spread};
 use crate::backend::{Result, SelectRows, Slot};
 use crate::tensor::Tensor;
-use bytemuck::{Pod, Zeroable};
 
 const OP: &str = "select_rows";
 
+arguments! {
+    struct SelectRowsArguments in "select_rows" {
+        x: Address,
+        index: Address,
+        y: Address,
+        rows: i64,
+        width: i32,
+        padding: i32,
+    }
+}
+
 impl SelectRows for Gpu {
     fn select_rows(&self, x: &Tensor, index: &Tensor) -> Result<Tensor> {
-        #[repr(C)]
-        #[derive(Clone, Copy, Pod, Zeroable)]
-        struct Arguments {
-            x: Address,
-            index: Address,
-            y: Address,
-            rows: i64,
-            width: i32,
-            padding: u32,
-        }
         let (rows, width, dtype) = (index.len(), x.width(), x.dtype());
         let index = self.read_index(OP, index, x.rows())?;
         let x = self.read(OP, x, dtype)?;
         let (y, y_at) = self.empty(&[rows, width], dtype)?;
-        let arguments = Arguments {
+        let arguments = SelectRowsArguments {
             x: x.at(),
             index,
             y: y_at,

@@ -2,11 +2,18 @@
 
 use super::device::{Address, Kernel, Launch};
 use super::memory::{Index, tensor};
-use super::{Gpu, fetch, spread};
+use super::{Gpu, arguments, fetch, spread};
 use crate::backend::{Fetch, Grad, Result, Storage, shape_error};
 use crate::tensor::{DType, Tensor};
-use bytemuck::{Pod, Zeroable};
 use std::sync::OnceLock;
+
+arguments! {
+    struct MoveArguments in "storage" {
+        from: Address,
+        to: Address,
+        n: i64,
+    }
+}
 
 pub(super) fn checked(op: &'static str, shape: &[usize], len: usize) -> Result<()> {
     if shape.iter().product::<usize>() != len {
@@ -101,13 +108,6 @@ impl Gpu {
         to: Address,
         len: usize,
     ) -> Result<()> {
-        #[repr(C)]
-        #[derive(Clone, Copy, Pod, Zeroable)]
-        struct Move {
-            from: Address,
-            to: Address,
-            n: i64,
-        }
         let kernel = Kernel {
             module: "storage",
             entry,
@@ -118,6 +118,6 @@ impl Gpu {
             shared: 0,
         };
         let n = len as i64;
-        self.launch(kernel, launch, &Move { from, to, n })
+        self.launch(kernel, launch, &MoveArguments { from, to, n })
     }
 }

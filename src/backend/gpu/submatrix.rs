@@ -3,28 +3,27 @@
 use super::column_sums::{Chunks, finish};
 use super::device::{Address, Kernel, Launch};
 use super::operand::{Operand, done, optional};
-use super::{Gpu, spread};
+use super::{Gpu, arguments, spread};
 use crate::backend::{Result, Selection, Slot, Submatrix};
 use crate::tensor::{DType, Tensor};
-use bytemuck::{Pod, Zeroable};
 
 const OP: &str = "submatrix";
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Arguments {
-    x: Address,
-    dy: Address,
-    rows: Address,
-    columns: Address,
-    r: Address,
-    c: Address,
-    out: Address,
-    width: i64,
-    height: i64,
-    n: i32,
-    add: u32,
-    chunk: i64,
+arguments! {
+    struct SubmatrixArguments in "submatrix" {
+        x: Address,
+        dy: Address,
+        rows: Address,
+        columns: Address,
+        r: Address,
+        c: Address,
+        out: Address,
+        width: i64,
+        height: i64,
+        n: i32,
+        add: i32,
+        chunk: i64,
+    }
 }
 
 fn kernel(entry: &'static str) -> Kernel {
@@ -66,7 +65,7 @@ impl Submatrix for Gpu {
         let (y, out) = self.empty(&shape, DType::F32)?;
         let width = x.width() as i64;
         let x = self.read(OP, x, DType::F32)?;
-        let arguments = Arguments {
+        let arguments = SubmatrixArguments {
             x: x.at(),
             dy: 0,
             rows,
@@ -103,7 +102,7 @@ impl Submatrix for Gpu {
         let (r, c) = (read(self, r)?, read(self, c)?);
         let values = self.read(OP, x, DType::F32)?;
         let dy = self.read(OP, dy, DType::F32)?;
-        let arguments = Arguments {
+        let arguments = SubmatrixArguments {
             x: values.at(),
             dy: dy.at(),
             rows: self.read_index(OP, rows, x.rows())?,
@@ -123,7 +122,7 @@ impl Submatrix for Gpu {
             if !dx.add() {
                 self.device.clear(dx.at(), x.len() * DType::F32.size())?;
             }
-            let arguments = Arguments {
+            let arguments = SubmatrixArguments {
                 out: dx.at(),
                 ..arguments
             };
@@ -132,7 +131,7 @@ impl Submatrix for Gpu {
         }
         let dr = self.target(OP, dr, &[height], DType::F32)?;
         if let Some(dr) = &dr {
-            let arguments = Arguments {
+            let arguments = SubmatrixArguments {
                 out: dr.at(),
                 add: dr.add().into(),
                 ..arguments
@@ -148,7 +147,7 @@ impl Submatrix for Gpu {
         if let Some(dc) = &dc {
             let chunks = Chunks::new(height, n, DType::F32);
             let partials = chunks.partials(self, n)?;
-            let arguments = Arguments {
+            let arguments = SubmatrixArguments {
                 out: partials.at(),
                 chunk: chunks.rows,
                 ..arguments

@@ -3,15 +3,40 @@
 use super::device::{Address, Kernel, Launch};
 use super::memory::Memory;
 use super::operand::optional;
-use super::{Gpu, spread};
+use super::{Gpu, arguments, spread};
 use crate::backend::{Result, Sum, shape_error};
 use crate::tensor::{DType, Tensor};
-use bytemuck::{Pod, Zeroable};
 
 const MODULE: &str = "sum";
 
 /// Elements that a block sums in the first stage.
 const CHUNK: usize = 4096;
+
+arguments! {
+    struct SumFinishArguments in "sum" {
+        partials: Address,
+        sum: Address,
+        factor: f64,
+        count: i32,
+        root: i32,
+    }
+
+    struct SumArguments in "sum" {
+        x: Address,
+        partials: Address,
+        n: i64,
+        chunk: i64,
+    }
+
+    struct ScaleByArguments in "sum" {
+        scalar: Address,
+        x: Address,
+        y: Address,
+        n: i64,
+        factor: f32,
+        padding: i32,
+    }
+}
 
 /// The f64 partial sums of a kernel that takes `n` elements in chunks.
 pub(super) struct Partials {
@@ -51,15 +76,6 @@ impl Partials {
     }
 
     fn finish_as(&self, gpu: &Gpu, factor: f64, root: bool, at: Address) -> Result<()> {
-        #[repr(C)]
-        #[derive(Clone, Copy, Pod, Zeroable)]
-        struct Finish {
-            partials: Address,
-            sum: Address,
-            factor: f64,
-            count: i32,
-            root: i32,
-        }
         let kernel = Kernel {
             module: MODULE,
             entry: "sum_finish",
@@ -69,7 +85,7 @@ impl Partials {
             block: 256,
             shared: 0,
         };
-        let arguments = Finish {
+        let arguments = SumFinishArguments {
             partials: self.at(),
             sum: at,
             factor,
@@ -82,14 +98,6 @@ impl Partials {
 
 impl Sum for Gpu {
     fn sum(&self, x: &Tensor, factor: f32) -> Result<Tensor> {
-        #[repr(C)]
-        #[derive(Clone, Copy, Pod, Zeroable)]
-        struct Arguments {
-            x: Address,
-            partials: Address,
-            n: i64,
-            chunk: i64,
-        }
         let n = x.len();
         let (partials, launch, chunk) = Partials::of_elements(self, n)?;
         let x = self.read("sum", x, DType::F32)?;
@@ -97,7 +105,7 @@ impl Sum for Gpu {
             module: MODULE,
             entry: "sum_f32",
         };
-        let arguments = Arguments {
+        let arguments = SumArguments {
             x: x.at(),
             partials: partials.at(),
             n: n as i64,
@@ -117,16 +125,6 @@ impl Sum for Gpu {
         n: usize,
     ) -> Result<Tensor> {
         const OP: &str = "scale_by";
-        #[repr(C)]
-        #[derive(Clone, Copy, Pod, Zeroable)]
-        struct ScaleBy {
-            scalar: Address,
-            x: Address,
-            y: Address,
-            n: i64,
-            factor: f32,
-            padding: u32,
-        }
         if scalar.len() != 1 || x.is_some_and(|x| x.len() != n) {
             let detail = format!("scalar {:?}, {n} elements", scalar.shape());
             return shape_error(OP, detail);
@@ -143,7 +141,7 @@ impl Sum for Gpu {
             block: 256,
             shared: 0,
         };
-        let arguments = ScaleBy {
+        let arguments = ScaleByArguments {
             scalar: scalar.at(),
             x: optional(&x),
             y: y_at,

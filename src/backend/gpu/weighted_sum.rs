@@ -2,25 +2,24 @@
 
 use super::device::{Address, Launch};
 use super::operand::done;
-use super::{Gpu, instance, spread};
+use super::{Gpu, arguments, instance, spread};
 use crate::backend::{Result, Slot, WeightedSum, shape_error};
 use crate::tensor::{DType, Tensor};
-use bytemuck::{Pod, Zeroable};
 
 const OP: &str = "weighted_sum";
 
 /// Terms of a launch.
 const TERMS: usize = 8;
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Arguments {
-    terms: [Address; TERMS],
-    weights: [f32; TERMS],
-    y: Address,
-    n: i64,
-    count: i32,
-    add: u32,
+arguments! {
+    struct WeightedSumArguments in "weighted_sum" {
+        terms: [Address; TERMS],
+        weights: [f32; TERMS],
+        y: Address,
+        n: i64,
+        count: i32,
+        add: i32,
+    }
 }
 
 /// y = Σ, or y += Σ if `add`, of at most [`TERMS`] terms of `n` elements.
@@ -32,7 +31,7 @@ fn sum_into(
     y: Address,
     add: bool,
 ) -> Result<()> {
-    let mut arguments = Arguments {
+    let mut arguments = WeightedSumArguments {
         terms: [0; TERMS],
         weights: [0.0; TERMS],
         y,

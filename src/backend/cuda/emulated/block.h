@@ -33,6 +33,7 @@ struct Entry {
   void (*call)(const void* arguments);
   size_t argument_bytes;
   unsigned threads;  // the launch bound
+  char takes[64];    // the argument struct's name
 };
 
 struct Fault {

@@ -42,7 +42,7 @@ constexpr int warpSize = 32;
   static void name(const Arguments& a);                                                                   \
   static void name##_call(const void* a) { name(*static_cast<const Arguments*>(a)); }                     \
   extern "C" __attribute__((visibility("default"))) const emulator::Entry name##_entry = {                \
-      name##_call, sizeof(Arguments), threads};                                                           \
+      name##_call, sizeof(Arguments), threads, #Arguments};                                               \
   static void name(const Arguments& a)
 
 #define SHARED_DYNAMIC(T, name) T* name = reinterpret_cast<T*>(emulator::current->run->dynamic_shared)

@@ -107,7 +107,7 @@ impl Compiler {
     fn compile(&self, module: &Module, folder: &Path) -> std::result::Result<PathBuf, String> {
         let source = format!("{}.cu", module.name);
         let files = HEADERS.iter().chain(EMULATOR).copied();
-        for (name, text) in files.chain([(source.as_str(), module.source)]) {
+        for (name, text) in files.chain([(source.as_str(), module.text().as_str())]) {
             std::fs::write(folder.join(name), text)
                 .map_err(|e| format!("{}: {e}", folder.join(name).display()))?;
         }
@@ -137,6 +137,14 @@ pub(super) struct Entry {
     call: unsafe extern "C" fn(*const u8),
     pub argument_bytes: usize,
     pub threads: u32,
+    takes: [u8; 64],
+}
+
+impl Entry {
+    /// Name of the struct that it takes.
+    pub fn takes(&self) -> String {
+        text(&self.takes)
+    }
 }
 
 /// `emulator::Fault`.
@@ -151,13 +159,14 @@ pub(super) struct Fault {
 
 impl Fault {
     pub fn text(&self) -> String {
-        let end = self
-            .what
-            .iter()
-            .position(|&b| b == 0)
-            .unwrap_or(self.what.len());
-        String::from_utf8_lossy(&self.what[..end]).into_owned()
+        text(&self.what)
     }
+}
+
+/// A C string in an array.
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|&b| b == 0);
+    String::from_utf8_lossy(&bytes[..end.unwrap_or(bytes.len())]).into_owned()
 }
 
 /// `emulator::Run`.
@@ -300,7 +309,8 @@ impl Library {
 pub(super) fn file(module: &Module) -> Result<PathBuf> {
     let compiler = compiler()?;
     let options = compiler.options.join(" ");
-    let parts = [module.name, module.source, &compiler.version, &options];
+    let text = module.text();
+    let parts = [module.name, &text, &compiler.version, &options];
     let texts = HEADERS
         .iter()
         .chain(EMULATOR)

@@ -1,5 +1,6 @@
 //! The emulator's own tests, with kernels written for them. Those of `faults.cu` go wrong, one each.
 
+mod arguments;
 mod collectives;
 mod faults;
 mod memory;
