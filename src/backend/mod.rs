@@ -172,7 +172,7 @@ pub mod gpu {
 
     use arguments::arguments;
     pub use info::Gpu;
-    use info::{Limit, instance, spread};
+    use info::{Limit, instance};
 
     /// The operations whose kernels do not take every size.
     const LIMITS: &[(super::Op, Limit)] = &[

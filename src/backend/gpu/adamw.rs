@@ -2,7 +2,7 @@
 
 use super::device::{Address, Kernel, Launch};
 use super::operand::optional;
-use super::{Gpu, arguments, spread};
+use super::{Gpu, arguments};
 use crate::backend::{AdamW, AdamWStep, AdamWTensor, Result, shape_error};
 use crate::tensor::{DType, Tensor};
 
@@ -51,11 +51,7 @@ pub(super) fn chunks(total: &mut usize, n: usize) -> i64 {
 
 /// A block a chunk.
 pub(super) fn launch(chunks: usize) -> Launch {
-    Launch {
-        grid: [chunks as u32, 1, 1],
-        block: 256,
-        shared: 0,
-    }
+    Launch::blocks([chunks, 1, 1], 256)
 }
 
 impl AdamW for Gpu {
@@ -120,10 +116,7 @@ impl AdamW for Gpu {
             max_norm: step.clip.map_or(0.0, |clip| clip.max),
             padding: 0,
         };
-        let kernel = Kernel {
-            module: OP,
-            entry: "adamw_f32",
-        };
+        let kernel = Kernel::new(OP, "adamw_f32");
         self.launch(kernel, launch(total), &arguments)
     }
 
@@ -135,15 +128,8 @@ impl AdamW for Gpu {
             low,
             high,
         };
-        let kernel = Kernel {
-            module: "adamw",
-            entry: "clamp_f32",
-        };
-        let launch = Launch {
-            grid: spread(n, 256 * 4),
-            block: 256,
-            shared: 0,
-        };
+        let kernel = Kernel::new("adamw", "clamp_f32");
+        let launch = Launch::spread(n, 256 * 4);
         self.launch(kernel, launch, &arguments)
     }
 }

@@ -183,15 +183,8 @@ mod tests {
         let Some(gpu) = require(Part::Emulated, "structs of kernels", found) else {
             return;
         };
-        let kernel = Kernel {
-            module: "relation",
-            entry: "relation_f32",
-        };
-        let launch = Launch {
-            grid: [1, 1, 1],
-            block: 256,
-            shared: 0,
-        };
+        let kernel = Kernel::new("relation", "relation_f32");
+        let launch = Launch::blocks([1, 1, 1], 256);
         let error = gpu.launch(kernel, launch, &LogitsArgument::zeroed());
         let error = error.unwrap_err().to_string();
         let words = "relation_f32 takes RelationArguments and was launched with LogitsArgument";

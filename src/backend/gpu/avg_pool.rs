@@ -2,7 +2,7 @@
 
 use super::device::{Address, Kernel, Launch};
 use super::operand::done;
-use super::{Gpu, arguments, instance, spread};
+use super::{Gpu, arguments, instance};
 use crate::backend::{AvgPool, Op, Result, Slot, shape_error};
 use crate::tensor::{DType, Tensor};
 
@@ -41,11 +41,7 @@ fn run(
         add: add.into(),
         unused: 0,
     };
-    let launch = Launch {
-        grid: spread(units, 256),
-        block: 256,
-        shared: 0,
-    };
+    let launch = Launch::spread(units, 256);
     gpu.launch(kernel, launch, &arguments)
 }
 

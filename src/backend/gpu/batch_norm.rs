@@ -119,24 +119,15 @@ impl Split {
     fn launch(&self, dtype: DType) -> Launch {
         let units = (self.columns as usize).div_ceil(16 / dtype.size());
         let tiles = units.div_ceil(self.lanes as usize);
-        Launch {
-            grid: [tiles as u32, self.chunks() as u32, 1],
-            block: THREADS as u32,
-            shared: 0,
-        }
+        Launch::blocks([tiles, self.chunks(), 1], THREADS as u32)
     }
 
     /// Of the second stage of a sum.
     fn finish(&self) -> Launch {
-        Launch {
-            grid: [
-                (self.columns as usize).div_ceil(FINISH_COLUMNS) as u32,
-                1,
-                1,
-            ],
-            block: THREADS as u32,
-            shared: 0,
-        }
+        Launch::blocks(
+            [(self.columns as usize).div_ceil(FINISH_COLUMNS), 1, 1],
+            THREADS as u32,
+        )
     }
 
     /// Bytes of two sums of each chunk.
@@ -270,10 +261,7 @@ impl BatchNorm for Gpu {
             of_batch: of_batch.into(),
             unused: 0,
         };
-        let kernel = Kernel {
-            module: OP,
-            entry: "batch_norm_sums_finish",
-        };
+        let kernel = Kernel::new(OP, "batch_norm_sums_finish");
         self.launch(kernel, split.finish(), &arguments)?;
 
         let dx = self.target(OP, dx, x.shape(), dtype)?;

@@ -47,11 +47,7 @@ impl Chunks {
         let wanted = (1024 / tiles.max(1)).max(1);
         let each = rows.div_ceil(wanted).next_multiple_of(8).max(32);
         let count = rows.div_ceil(each);
-        let launch = Launch {
-            grid: [tiles as u32, count as u32, 1],
-            block: 256,
-            shared: 0,
-        };
+        let launch = Launch::blocks([tiles, count, 1], 256);
         Self {
             launch,
             rows: each as i64,
@@ -75,15 +71,8 @@ pub(super) fn finish(
     columns: usize,
     target: &Target,
 ) -> Result<()> {
-    let kernel = Kernel {
-        module: "column_sums",
-        entry: "column_sums_finish",
-    };
-    let launch = Launch {
-        grid: [columns.div_ceil(32) as u32, 1, 1],
-        block: 256,
-        shared: 0,
-    };
+    let kernel = Kernel::new("column_sums", "column_sums_finish");
+    let launch = Launch::blocks([columns.div_ceil(32), 1, 1], 256);
     let arguments = FinishArguments {
         partials,
         sums: target.at(),

@@ -3,7 +3,7 @@
 use super::device::{Address, Kernel, Launch};
 use super::memory::Memory;
 use super::operand::{Operand, Target, done};
-use super::{Gpu, arguments, instance, spread};
+use super::{Gpu, arguments, instance};
 use crate::backend::{Conv2d, Convolution, Op, Result, Slot, shape_error};
 use crate::tensor::{DType, Tensor};
 
@@ -119,11 +119,7 @@ fn units<'a>(gpu: &Gpu, t: &'a Tensor, width: usize, dtype: DType) -> Result<Uni
         width: width as i32,
         padded: padded as i32,
     };
-    let launch = Launch {
-        grid: spread(rows * padded * dtype.size() / 16, 256),
-        block: 256,
-        shared: 0,
-    };
+    let launch = Launch::spread(rows * padded * dtype.size() / 16, 256);
     let kernel = Kernel { module: OP, entry };
     gpu.launch(kernel, launch, &arguments)?;
     Ok(Units::Padded(memory))
@@ -219,11 +215,7 @@ impl Conv2d for Gpu {
 /// For `pixels` of each of `kinds` kinds of pixels, and `channels` of the result.
 fn launch(pixels: usize, channels: usize, kinds: usize) -> Launch {
     let blocks = pixels.div_ceil(TILE[0]) * channels.div_ceil(TILE[1]);
-    Launch {
-        grid: [blocks as u32, 1, kinds as u32],
-        block: THREADS,
-        shared: 0,
-    }
+    Launch::blocks([blocks, 1, kinds], THREADS)
 }
 
 fn input_gradient(
@@ -306,11 +298,7 @@ fn weight_gradient(
         stride: shape.stride as i32,
         padding: shape.padding as i32,
     };
-    let launch = Launch {
-        grid: [tiles[0] as u32, tiles[1] as u32, splits as u32],
-        block: THREADS,
-        shared: 0,
-    };
+    let launch = Launch::blocks([tiles[0], tiles[1], splits], THREADS);
     let kernel = instance!("conv2d", "conv2d_weights", dtype);
     gpu.launch(kernel, launch, &arguments)?;
     let arguments = FinishArguments {
@@ -322,14 +310,7 @@ fn weight_gradient(
         padded: wide as i32,
         add: dw.add().into(),
     };
-    let launch = Launch {
-        grid: spread(rows * channels, 256),
-        block: 256,
-        shared: 0,
-    };
-    let kernel = Kernel {
-        module: OP,
-        entry: "conv2d_weights_finish",
-    };
+    let launch = Launch::spread(rows * channels, 256);
+    let kernel = Kernel::new(OP, "conv2d_weights_finish");
     gpu.launch(kernel, launch, &arguments)
 }

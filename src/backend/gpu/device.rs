@@ -20,6 +20,12 @@ pub(in crate::backend) struct Kernel {
     pub entry: &'static str,
 }
 
+impl Kernel {
+    pub const fn new(module: &'static str, entry: &'static str) -> Self {
+        Self { module, entry }
+    }
+}
+
 /// How many threads run a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::backend) struct Launch {
@@ -29,6 +35,23 @@ pub(in crate::backend) struct Launch {
     pub block: u32,
     /// Dynamic shared memory of a block in bytes.
     pub shared: u32,
+}
+
+impl Launch {
+    /// A grid of these blocks, of `threads` threads each, without dynamic shared memory.
+    pub fn blocks(grid: [usize; 3], threads: u32) -> Self {
+        Self {
+            grid: grid.map(|blocks| blocks as u32),
+            block: threads,
+            shared: 0,
+        }
+    }
+
+    /// A grid for `n` elements of which a block takes `each` at a time and then goes on by the grid's size: enough
+    /// blocks to fill a large GPU several times over, and no more.
+    pub fn spread(n: usize, each: usize) -> Self {
+        Self::blocks([n.div_ceil(each).min(4096), 1, 1], 256)
+    }
 }
 
 /// A row-major matrix, as stored or transposed.

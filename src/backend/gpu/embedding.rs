@@ -2,7 +2,7 @@
 
 use super::device::{Address, Kernel, Launch};
 use super::operand::{Target, done};
-use super::{Gpu, arguments, instance, spread};
+use super::{Gpu, arguments, instance};
 use crate::backend::{Embedding, EmbeddingBackward, Result, Slot};
 use crate::tensor::{DType, Tensor};
 
@@ -59,11 +59,7 @@ impl Embedding for Gpu {
             width: width as i32,
             padding: 0,
         };
-        let launch = Launch {
-            grid: spread(rows, 8),
-            block: 256,
-            shared: 0,
-        };
+        let launch = Launch::spread(rows, 8);
         self.launch(
             instance!("embedding", "embedding", dtype),
             launch,
@@ -137,10 +133,6 @@ pub(super) fn scatter(
         add: target.add().into(),
     };
     let tiles = width.div_ceil(32 * 16 / from.size());
-    let launch = Launch {
-        grid: [index.len().min(SCATTER_BLOCKS) as u32, tiles as u32, 1],
-        block: 256,
-        shared: 0,
-    };
+    let launch = Launch::blocks([index.len().min(SCATTER_BLOCKS), tiles, 1], 256);
     gpu.launch(kernel, launch, &arguments)
 }

@@ -2,7 +2,7 @@
 
 use super::device::{Address, Kernel, Launch};
 use super::operand::done;
-use super::{Gpu, arguments, spread};
+use super::{Gpu, arguments};
 use crate::backend::{Exp, Result, Slot};
 use crate::tensor::{DType, Tensor};
 
@@ -26,19 +26,12 @@ arguments! {
 }
 
 fn launch(n: usize) -> Launch {
-    Launch {
-        grid: spread(n, 256 * 4),
-        block: 256,
-        shared: 0,
-    }
+    Launch::spread(n, 256 * 4)
 }
 
 impl Exp for Gpu {
     fn exp(&self, x: &Tensor) -> Result<Tensor> {
-        let kernel = Kernel {
-            module: OP,
-            entry: "exp_f32",
-        };
+        let kernel = Kernel::new(OP, "exp_f32");
         let (y, y_at) = self.empty(x.shape(), DType::F32)?;
         let n = x.len();
         let x = self.read(OP, x, DType::F32)?;
@@ -55,10 +48,7 @@ impl Exp for Gpu {
         let Some(dx) = self.target(OP, dx, y.shape(), DType::F32)? else {
             return Ok(());
         };
-        let kernel = Kernel {
-            module: OP,
-            entry: "exp_backward_f32",
-        };
+        let kernel = Kernel::new(OP, "exp_backward_f32");
         let n = y.len();
         let (dy, y) = (
             self.read(OP, dy, DType::F32)?,

@@ -47,10 +47,7 @@ impl GradNorm for Gpu {
             count: entries.len() as i32,
             padding: 0,
         };
-        let kernel = Kernel {
-            module: OP,
-            entry: "grad_norm_f32",
-        };
+        let kernel = Kernel::new(OP, "grad_norm_f32");
         self.launch(kernel, launch(total), &arguments)?;
         let (norm, at) = self.empty(&[1], DType::F32)?;
         partials.finish_root(self, at)?;

@@ -1,7 +1,7 @@
 //! Pixels to normalised values.
 
 use super::device::{Address, Launch};
-use super::{Gpu, arguments, instance, spread};
+use super::{Gpu, arguments, instance};
 use crate::backend::{Images, Result, shape_error};
 use crate::tensor::{Normalisation, Tensor};
 
@@ -34,11 +34,7 @@ impl Images for Gpu {
             mean: by.mean,
             std: by.std,
         };
-        let launch = Launch {
-            grid: spread(pixels.len(), 256 * 16),
-            block: 256,
-            shared: 0,
-        };
+        let launch = Launch::spread(pixels.len(), 256 * 16);
         self.launch(instance!("images", "images", dtype), launch, &arguments)?;
         Ok(y)
     }

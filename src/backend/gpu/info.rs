@@ -34,12 +34,6 @@ macro_rules! instance {
 }
 pub(super) use instance;
 
-/// A grid for `n` elements of which a block takes `each` at a time and then goes on by the grid's size: enough
-/// blocks to fill a large GPU several times over, and no more.
-pub(super) fn spread(n: usize, each: usize) -> [u32; 3] {
-    [n.div_ceil(each).min(4096) as u32, 1, 1]
-}
-
 /// The smallest multiple, in tokens, that text is padded to.
 const LEAST_TEXT_BUCKET: usize = 64;
 

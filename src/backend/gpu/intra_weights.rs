@@ -65,15 +65,8 @@ impl IntraWeighting for Gpu {
             },
             padding: 0,
         };
-        let kernel = Kernel {
-            module: OP,
-            entry: "intra_weights_f32",
-        };
-        let launch = Launch {
-            grid: [1, 1, 1],
-            block: 512,
-            shared: 0,
-        };
+        let kernel = Kernel::new(OP, "intra_weights_f32");
+        let launch = Launch::blocks([1, 1, 1], 512);
         self.launch(kernel, launch, &arguments)?;
         Ok((loss, g, h))
     }

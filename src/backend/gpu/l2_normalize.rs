@@ -31,11 +31,7 @@ arguments! {
 
 /// A warp a row.
 fn launch(rows: usize) -> Launch {
-    Launch {
-        grid: [rows.div_ceil(8) as u32, 1, 1],
-        block: 256,
-        shared: 0,
-    }
+    Launch::blocks([rows.div_ceil(8), 1, 1], 256)
 }
 
 impl L2Normalize for Gpu {

@@ -91,11 +91,7 @@ impl LayerNorm for Gpu {
         let (y, y_at) = self.empty(x.shape(), dtype)?;
         let (mean, mean_at) = self.empty(&[rows], DType::F32)?;
         let (rstd, rstd_at) = self.empty(&[rows], DType::F32)?;
-        let launch = Launch {
-            grid: [rows.div_ceil(instance.rows) as u32, 1, 1],
-            block: 256,
-            shared: 0,
-        };
+        let launch = Launch::blocks([rows.div_ceil(instance.rows), 1, 1], 256);
         let arguments = LayerNormArguments {
             x: x_in.at(),
             gamma: gamma.at(),
@@ -142,11 +138,7 @@ impl LayerNorm for Gpu {
             true => Some(self.allocate(blocks * 2 * width * 4)?),
             false => None,
         };
-        let launch = Launch {
-            grid: [blocks as u32, 1, 1],
-            block: 256,
-            shared: 0,
-        };
+        let launch = Launch::blocks([blocks, 1, 1], 256);
         let arguments = LayerNormBackwardArguments {
             dy: dy.at(),
             x: xs.at(),

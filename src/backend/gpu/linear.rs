@@ -9,7 +9,7 @@
 use super::column_sums::{self, Chunks};
 use super::device::{Address, Launch, Matrix, Product};
 use super::operand::{Target, done, optional};
-use super::{Gpu, arguments, instance, spread};
+use super::{Gpu, arguments, instance};
 use crate::backend::{Activation, Linear, LinearBackward, LinearOutput, Result, Slot};
 use crate::tensor::{DType, Tensor};
 
@@ -168,11 +168,7 @@ fn launch_activate(
         activation: number(act),
         padding: 0,
     };
-    let launch = Launch {
-        grid: spread(n, 256 * 16 / dtype.size()),
-        block: 256,
-        shared: 0,
-    };
+    let launch = Launch::spread(n, 256 * 16 / dtype.size());
     gpu.launch(instance!("linear", "activate", dtype), launch, &arguments)
 }
 

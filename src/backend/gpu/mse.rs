@@ -3,7 +3,7 @@
 use super::device::{Address, Kernel, Launch};
 use super::operand::done;
 use super::sum::Partials;
-use super::{Gpu, arguments, spread};
+use super::{Gpu, arguments};
 use crate::backend::{Mse, Result, Slot, shape_error};
 use crate::tensor::{DType, Tensor};
 
@@ -37,10 +37,7 @@ impl Mse for Gpu {
         let n = x.len();
         let (partials, launch, chunk) = Partials::of_elements(self, n)?;
         let (x, y) = (self.read(OP, x, DType::F32)?, self.read(OP, y, DType::F32)?);
-        let kernel = Kernel {
-            module: OP,
-            entry: "mse_f32",
-        };
+        let kernel = Kernel::new(OP, "mse_f32");
         let arguments = MseArguments {
             x: x.at(),
             y: y.at(),
@@ -70,15 +67,8 @@ impl Mse for Gpu {
         let n = x.len();
         let dy = self.read(OP, dy, DType::F32)?;
         let (x, y) = (self.read(OP, x, DType::F32)?, self.read(OP, y, DType::F32)?);
-        let kernel = Kernel {
-            module: OP,
-            entry: "mse_backward_f32",
-        };
-        let launch = Launch {
-            grid: spread(n, 256 * 4),
-            block: 256,
-            shared: 0,
-        };
+        let kernel = Kernel::new(OP, "mse_backward_f32");
+        let launch = Launch::spread(n, 256 * 4);
         let arguments = MseBackwardArguments {
             dy: dy.at(),
             x: x.at(),

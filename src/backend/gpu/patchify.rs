@@ -1,7 +1,7 @@
 //! Images cut into patches.
 
 use super::device::{Address, Launch};
-use super::{Gpu, arguments, instance, spread};
+use super::{Gpu, arguments, instance};
 use crate::backend::{Patchify, Result, shape_error};
 use crate::tensor::Tensor;
 
@@ -42,11 +42,7 @@ impl Patchify for Gpu {
             down: down as i32,
             channels: channels as i32,
         };
-        let launch = Launch {
-            grid: spread(n, 256 * 16 / dtype.size()),
-            block: 256,
-            shared: 0,
-        };
+        let launch = Launch::spread(n, 256 * 16 / dtype.size());
         self.launch(instance!("patchify", "patchify", dtype), launch, &arguments)?;
         Ok(y)
     }

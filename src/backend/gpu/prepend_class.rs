@@ -2,7 +2,7 @@
 
 use super::device::{Address, Launch};
 use super::operand::done;
-use super::{Gpu, arguments, column_sums, instance, spread};
+use super::{Gpu, arguments, column_sums, instance};
 use crate::backend::{PrependClass, Result, Slot};
 use crate::tensor::{DType, Tensor};
 
@@ -32,11 +32,7 @@ arguments! {
 
 /// A warp a row.
 fn launch(rows: usize) -> Launch {
-    Launch {
-        grid: spread(rows, 8),
-        block: 256,
-        shared: 0,
-    }
+    Launch::spread(rows, 8)
 }
 
 impl PrependClass for Gpu {

@@ -2,7 +2,7 @@
 
 use super::device::{Address, Launch};
 use super::operand::done;
-use super::{Gpu, arguments, column_sums, instance, spread};
+use super::{Gpu, arguments, column_sums, instance};
 use crate::backend::{PrependMean, Result, Slot};
 use crate::tensor::{DType, Tensor};
 
@@ -43,11 +43,7 @@ impl PrependMean for Gpu {
             width: width as i32,
         };
         let tiles = width.div_ceil(32 * 16 / dtype.size());
-        let launch = Launch {
-            grid: [batch as u32, tiles as u32, 1],
-            block: 256,
-            shared: 0,
-        };
+        let launch = Launch::blocks([batch, tiles, 1], 256);
         let kernel = instance!("prepend_mean", "prepend_mean", dtype);
         self.launch(kernel, launch, &arguments)?;
         Ok(y)
@@ -78,11 +74,7 @@ impl PrependMean for Gpu {
                 add: dx.add().into(),
                 padding: 0,
             };
-            let launch = Launch {
-                grid: spread(rows, 8),
-                block: 256,
-                shared: 0,
-            };
+            let launch = Launch::spread(rows, 8);
             let kernel = instance!("prepend_mean", "prepend_mean_backward", dtype);
             self.launch(kernel, launch, &arguments)?;
         }

@@ -194,11 +194,7 @@ impl Relation for Gpu {
             tiles: tiles as i32,
             skip_diagonal: pair.skip_diagonal.into(),
         };
-        let launch = Launch {
-            grid: [n.div_ceil(TILE_ROWS) as u32, splits as u32, 1],
-            block: THREADS,
-            shared: 0,
-        };
+        let launch = Launch::blocks([n.div_ceil(TILE_ROWS), splits, 1], THREADS);
         let entry = match &pair.teacher {
             Some(_) => "relation_teacher_f32",
             None => "relation_f32",
@@ -212,11 +208,7 @@ impl Relation for Gpu {
             n: n as i32,
             splits: splits as i32,
         };
-        let launch = Launch {
-            grid: [n.div_ceil(256) as u32, 1, 1],
-            block: 256,
-            shared: 0,
-        };
+        let launch = Launch::blocks([n.div_ceil(256), 1, 1], 256);
         self.launch(kernel("relation_finish_f32"), launch, &arguments)?;
         Ok(RowStats {
             softmax,

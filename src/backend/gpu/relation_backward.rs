@@ -172,10 +172,7 @@ fn backward_by(
         Some(_) => "relation_backward_teacher_f32",
         None => "relation_backward_f32",
     };
-    let kernel = Kernel {
-        module: "relation_backward",
-        entry,
-    };
+    let kernel = Kernel::new("relation_backward", entry);
     // Whether the gradient's rows of each panel hold anything yet.
     let mut begun = vec![dx.as_ref().is_some_and(|dx| dx.add()); n.div_ceil(side)];
     for (rows, columns) in &met {
@@ -185,11 +182,7 @@ fn backward_by(
         arguments.column_end = columns.end as i32;
         arguments.mirrored = (symmetric && rows == columns).into();
         let [x, y] = tiles(rows, columns);
-        let launch = Launch {
-            grid: [x as u32, y as u32, 1],
-            block: THREADS,
-            shared: 0,
-        };
+        let launch = Launch::blocks([x, y, 1], THREADS);
         gpu.launch(kernel, launch, &arguments)?;
         if partials.is_some() {
             arguments.partials += 8 * (x * y) as u64;

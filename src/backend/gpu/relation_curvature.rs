@@ -85,11 +85,7 @@ fn means(
         tiles: tiles as i32,
         padding: 0,
     };
-    let launch = Launch {
-        grid: [n.div_ceil(TILE_ROWS) as u32, splits as u32, 1],
-        block: THREADS,
-        shared: 0,
-    };
+    let launch = Launch::blocks([n.div_ceil(TILE_ROWS), splits, 1], THREADS);
     gpu.launch(kernel("relation_curvature_mean_f32"), launch, &arguments)?;
     let arguments = RelationCurvatureFinishArguments {
         partials: partials.at(),
@@ -99,11 +95,7 @@ fn means(
         n: n as i32,
         splits: splits as i32,
     };
-    let launch = Launch {
-        grid: [n.div_ceil(256) as u32, 1, 1],
-        block: 256,
-        shared: 0,
-    };
+    let launch = Launch::blocks([n.div_ceil(256), 1, 1], 256);
     gpu.launch(kernel("relation_curvature_finish_f32"), launch, &arguments)?;
     Ok([own, mean])
 }
@@ -264,11 +256,7 @@ fn curvature_by(
         arguments.first_column = columns.start as i32;
         arguments.column_end = columns.end as i32;
         let [across, down] = tiles(rows, columns);
-        let launch = Launch {
-            grid: [across as u32, down as u32, 1],
-            block: THREADS,
-            shared: 0,
-        };
+        let launch = Launch::blocks([across, down, 1], THREADS);
         gpu.launch(kernel("relation_curvature_f32"), launch, &arguments)?;
         if partials.is_some() {
             arguments.partials += 8 * (across * down) as u64;

@@ -3,7 +3,7 @@
 use super::device::{Address, Launch};
 use super::embedding::scatter;
 use super::operand::done;
-use super::{Gpu, arguments, instance, spread};
+use super::{Gpu, arguments, instance};
 use crate::backend::{Result, SelectRows, Slot};
 use crate::tensor::Tensor;
 
@@ -34,11 +34,7 @@ impl SelectRows for Gpu {
             width: width as i32,
             padding: 0,
         };
-        let launch = Launch {
-            grid: spread(rows, 8),
-            block: 256,
-            shared: 0,
-        };
+        let launch = Launch::spread(rows, 8);
         let kernel = instance!("select_rows", "select_rows", dtype);
         self.launch(kernel, launch, &arguments)?;
         Ok(y)

@@ -2,7 +2,7 @@
 
 use super::device::{Address, Kernel, Launch};
 use super::memory::{Index, tensor};
-use super::{Gpu, arguments, fetch, spread};
+use super::{Gpu, arguments, fetch};
 use crate::backend::{Fetch, Grad, Result, Storage, shape_error};
 use crate::tensor::{DType, Tensor};
 use std::sync::OnceLock;
@@ -108,15 +108,8 @@ impl Gpu {
         to: Address,
         len: usize,
     ) -> Result<()> {
-        let kernel = Kernel {
-            module: "storage",
-            entry,
-        };
-        let launch = Launch {
-            grid: spread(len, 256 * 8),
-            block: 256,
-            shared: 0,
-        };
+        let kernel = Kernel::new("storage", entry);
+        let launch = Launch::spread(len, 256 * 8);
         let n = len as i64;
         self.launch(kernel, launch, &MoveArguments { from, to, n })
     }

@@ -3,7 +3,7 @@
 use super::column_sums::{Chunks, finish};
 use super::device::{Address, Kernel, Launch};
 use super::operand::{Operand, done, optional};
-use super::{Gpu, arguments, spread};
+use super::{Gpu, arguments};
 use crate::backend::{Result, Selection, Slot, Submatrix};
 use crate::tensor::{DType, Tensor};
 
@@ -32,11 +32,7 @@ fn kernel(entry: &'static str) -> Kernel {
 
 /// A thread an element, by the grid's size.
 fn elements(n: usize) -> Launch {
-    Launch {
-        grid: spread(n, 256),
-        block: 256,
-        shared: 0,
-    }
+    Launch::spread(n, 256)
 }
 
 fn read<'a>(gpu: &Gpu, t: Option<&'a Tensor>) -> Result<Option<Operand<'a>>> {
@@ -136,11 +132,7 @@ impl Submatrix for Gpu {
                 add: dr.add().into(),
                 ..arguments
             };
-            let launch = Launch {
-                grid: spread(height, 1),
-                block: 256,
-                shared: 0,
-            };
+            let launch = Launch::spread(height, 1);
             self.launch(kernel("submatrix_backward_r_f32"), launch, &arguments)?;
         }
         let dc = self.target(OP, dc, &[n], DType::F32)?;

@@ -3,7 +3,7 @@
 use super::device::{Address, Kernel, Launch};
 use super::memory::Memory;
 use super::operand::optional;
-use super::{Gpu, arguments, spread};
+use super::{Gpu, arguments};
 use crate::backend::{Result, Sum, shape_error};
 use crate::tensor::{DType, Tensor};
 
@@ -53,11 +53,7 @@ impl Partials {
     /// For the chunks of `n` elements, and the launch that makes them.
     pub(super) fn of_elements(gpu: &Gpu, n: usize) -> Result<(Self, Launch, i64)> {
         let count = n.div_ceil(CHUNK);
-        let launch = Launch {
-            grid: [count as u32, 1, 1],
-            block: 256,
-            shared: 0,
-        };
+        let launch = Launch::blocks([count, 1, 1], 256);
         Ok((Self::new(gpu, count)?, launch, CHUNK as i64))
     }
 
@@ -80,11 +76,7 @@ impl Partials {
             module: MODULE,
             entry: "sum_finish",
         };
-        let launch = Launch {
-            grid: [1, 1, 1],
-            block: 256,
-            shared: 0,
-        };
+        let launch = Launch::blocks([1, 1, 1], 256);
         let arguments = SumFinishArguments {
             partials: self.at(),
             sum: at,
@@ -136,11 +128,7 @@ impl Sum for Gpu {
             module: MODULE,
             entry: "scale_by_f32",
         };
-        let launch = Launch {
-            grid: spread(n, 256 * 4),
-            block: 256,
-            shared: 0,
-        };
+        let launch = Launch::spread(n, 256 * 4);
         let arguments = ScaleByArguments {
             scalar: scalar.at(),
             x: optional(&x),

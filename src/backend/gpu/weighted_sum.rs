@@ -2,7 +2,7 @@
 
 use super::device::{Address, Launch};
 use super::operand::done;
-use super::{Gpu, arguments, instance, spread};
+use super::{Gpu, arguments, instance};
 use crate::backend::{Result, Slot, WeightedSum, shape_error};
 use crate::tensor::{DType, Tensor};
 
@@ -47,11 +47,7 @@ fn sum_into(
         arguments.weights[k] = *weight;
         operands.push(operand);
     }
-    let launch = Launch {
-        grid: spread(n, 256 * 16 / dtype.size()),
-        block: 256,
-        shared: 0,
-    };
+    let launch = Launch::spread(n, 256 * 16 / dtype.size());
     gpu.launch(
         instance!("weighted_sum", "weighted_sum", dtype),
         launch,
