@@ -14,7 +14,7 @@ struct Plain {
     captures: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Memory {
     bytes: Vec<u8>,
     held: usize,
@@ -36,18 +36,7 @@ const BASE: u64 = 1 << 16;
 
 impl Plain {
     fn new(room: usize, captures: bool) -> Arc<Self> {
-        let memory = Memory {
-            bytes: Vec::new(),
-            held: 0,
-            fetched: HashMap::new(),
-            pieces: HashMap::new(),
-            count: 0,
-            waits: 0,
-            log: Vec::new(),
-            ran: Vec::new(),
-            broken: 0,
-        };
-        let state = Mutex::new(memory);
+        let state = Mutex::default();
         Arc::new(Self {
             state,
             room,
