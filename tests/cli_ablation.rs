@@ -165,7 +165,7 @@ fn a_row_that_shares_its_teacher_equals_a_run_alone() {
     let (_, stderr) = words(&output);
     assert_eq!(output.status.code(), Some(0), "{stderr}");
     // Four steps in two parts each.
-    let known = "distilled-seed1: the teacher knew 8 batches from the rows before";
+    let known = "distilled-seed1: 8 batches of the teacher's features were cached by earlier rows";
     assert!(stderr.contains(known), "{stderr}");
     let alone = "--model student.json --teacher demo --train-data demo --batch-size 16 --warmup 1 --seed 1 \
         --alpha-icl 0.5 --steps 4 --log-every 1 --accum-freq 2 --name apart";

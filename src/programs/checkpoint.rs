@@ -77,7 +77,7 @@ pub fn open(checkpoint: &str, model: Option<&str>, backend: &Arc<dyn Backend>) -
         (None, Some(config)) => config,
         (None, None) => {
             return usage(format!(
-                "{}: there is no {MODEL_CONFIG} beside it that says which model it is of: say --model",
+                "{}: there is no {MODEL_CONFIG} beside it that names its model: give --model",
                 weights.display()
             ));
         }

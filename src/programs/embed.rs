@@ -78,7 +78,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request<Flags>>
 pub fn embed(flags: &Flags) -> Result<String> {
     flags.model.check()?;
     if flags.images.is_none() && flags.texts.is_none() {
-        return usage("nothing to embed: say --images, --texts or both");
+        return usage("nothing to embed: give --images, --texts or both");
     }
     if flags.out.extension().is_none_or(|e| e != "safetensors") {
         return usage(format!(

@@ -95,7 +95,7 @@ pub fn evaluate(flags: &Flags) -> Result<Report> {
     flags.csv.check()?;
     if flags.sets.is_empty() {
         return usage(
-            "nothing to evaluate on: say --val-data (demo, shards or a CSV file), --zeroshot-data, \
+            "nothing to evaluate on: give --val-data (demo, shards or a CSV file), --zeroshot-data, \
              --imagenet-val, --imagenet-v2, --imagenet-r, --imagenet-sketch, --coco or --flickr",
         );
     }

@@ -191,7 +191,7 @@ impl Run {
                 break;
             }
             if whole && self.position.batch == 0 {
-                return usage("the data hold no full batch: take a smaller --batch-size");
+                return usage("the data have less than a batch: take a smaller --batch-size");
             }
             self.position = Position {
                 epoch: self.position.epoch + 1,
@@ -296,7 +296,7 @@ impl Run {
         if interrupt::asked() && !self.finished() {
             let path = self.save()?;
             return Err(Error::Interrupted(format!(
-                "stopped after step {step}, saved as {}; go on with: train --config {} --resume latest",
+                "stopped after step {step}, saved as {}; continue with: train --config {} --resume latest",
                 path.display(),
                 self.folder.join("config.toml").display()
             )));

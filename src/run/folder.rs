@@ -54,7 +54,7 @@ pub(crate) fn place(config: &Config, call: &Call) -> Result<(Config, PathBuf, Op
     let from = match call.resume.as_deref() {
         None if begun(&folder) => {
             return usage(format!(
-                "{} exists already: take another --name, or go on with --resume latest",
+                "{} exists already: take another --name, or continue with --resume latest",
                 folder.display()
             ));
         }
@@ -150,7 +150,7 @@ pub(crate) fn compare(config: &Config, saved: &TrainState, dir: &Path) -> Result
         let moved = changes(&data(&old), &data(&new));
         if !moved.is_empty() {
             return usage(format!(
-                "{} lies within an epoch, whose rest other data cannot give: {}",
+                "{} is from the middle of an epoch, which can only continue with the same data: {}",
                 dir.display(),
                 moved.join(", ")
             ));

@@ -64,7 +64,7 @@ pub(super) fn bigger_config(checkpoint: &str, model: Option<&str>) -> Result<Cli
     let beside = weights.with_file_name(MODEL_CONFIG);
     if !beside.is_file() {
         return usage(format!(
-            "{}: there is no {MODEL_CONFIG} beside it that says which model it is of: say --inherit-model",
+            "{}: there is no {MODEL_CONFIG} beside it that names its model: give --inherit-model",
             weights.display()
         ));
     }

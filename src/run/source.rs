@@ -97,7 +97,7 @@ impl Source {
         match (config.steps, self.per_epoch) {
             (Some(steps), _) => Ok(steps),
             (None, Some(n)) => Ok(n / config.accum_freq as u64 * u64::from(config.epochs)),
-            (None, None) => usage("the length of an epoch is unknown: say --train-num-samples"),
+            (None, None) => usage("the length of an epoch is unknown: give --train-num-samples"),
         }
     }
 }

@@ -86,13 +86,13 @@ pub fn train_with(
     match call.resume.as_deref() {
         None if folder.exists() => {
             return usage(format!(
-                "{} exists already: take another --name, or go on with --resume latest",
+                "{} exists already: take another --name, or continue with --resume latest",
                 folder.display()
             ));
         }
         None | Some("latest") => {}
         Some(_) => {
-            return usage("a run of several parts goes on with --resume latest and its --name");
+            return usage("a run of several parts continues with --resume latest and its --name");
         }
     }
     let how = (call, cache);
@@ -105,10 +105,10 @@ pub fn train_with(
     };
     done.map_err(|e| match e {
         Error::Interrupted(message) => {
-            let said = message.split("; go on").next().unwrap_or_default();
+            let said = message.split("; continue").next().unwrap_or_default();
             let whole = folder.join("config.toml");
             Error::Interrupted(format!(
-                "{said}; go on with: train --config {} --resume latest",
+                "{said}; continue with: train --config {} --resume latest",
                 whole.display()
             ))
         }

@@ -57,7 +57,7 @@ pub fn train(
             compare(&config, &saved, dir)?;
             position = saved.position;
             notice(format_args!(
-                "{label}: going on from {} (step {})",
+                "{label}: continuing from {} (step {})",
                 dir.display(),
                 position.step
             ));

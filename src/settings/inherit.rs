@@ -128,11 +128,11 @@ impl InheritFlags {
         let any = by_tower || self.inherit_from.is_some();
         if by_tower && self.inherit_from.is_some() {
             return usage(
-                "--inherit-from is both towers': leave --inherit-image and --inherit-text out",
+                "--inherit-from is for both towers: leave --inherit-image and --inherit-text out",
             );
         }
         if init && any {
-            return usage("--init and --inherit-from both say what the student begins with");
+            return usage("--init and --inherit-from both set what the student begins with");
         }
         if self.inherit_model.is_some() && !any {
             return usage("--inherit-model needs --inherit-from: the weights of that model");

@@ -197,7 +197,7 @@ fn factors(text: &str) -> Result<Vec<f32>> {
         .collect::<Option<_>>()
         .ok_or_else(|| {
             Error::Usage(format!(
-                "--train-data-upsampling-factors {text}: numbers separated by `::`, one a dataset"
+                "--train-data-upsampling-factors {text}: numbers separated by `::`, one per dataset"
             ))
         })
 }

@@ -95,7 +95,7 @@ pub(super) fn check(config: &Config, objective: &Objective) -> Result<()> {
         ),
         (
             config.eval_every.is_none() || data == DEMO || !config.eval.is_empty(),
-            "--eval-every needs something to evaluate on: say --val-data, --imagenet-val, ...",
+            "--eval-every needs something to evaluate on: give --val-data, --imagenet-val, ...",
         ),
         (
             config
@@ -111,11 +111,11 @@ pub(super) fn check(config: &Config, objective: &Objective) -> Result<()> {
     let distils = objective.weights.need_teacher();
     match (&config.teacher, &config.teacher_checkpoint) {
         (None, _) if distils => usage(
-            "this --method learns from a teacher: say --teacher and --teacher-checkpoint \
+            "this --method learns from a teacher: give --teacher and --teacher-checkpoint \
              (or --method clip)",
         ),
         (Some(t), None) if distils && t != DEMO => usage(format!(
-            "--teacher {t} needs its weights: say --teacher-checkpoint"
+            "--teacher {t} needs its weights: give --teacher-checkpoint"
         )),
         (Some(t), Some(_)) if t == DEMO => {
             usage("--teacher demo brings its own weights: leave --teacher-checkpoint out")

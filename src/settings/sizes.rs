@@ -19,7 +19,11 @@ pub(crate) fn parse(stages: &str, prunes: bool) -> Result<Vec<Size>> {
         match word.trim_end_matches('%').parse::<f64>() {
             Ok(100.0) if sizes.is_empty() => {}
             Ok(p) if p > 0.0 && p < 100.0 => sizes.push(Size::Percent(p)),
-            Ok(p) => return usage(format!("--stages: {p} is no percentage between 0 and 100")),
+            Ok(p) => {
+                return usage(format!(
+                    "--stages: {p} is not a percentage between 0 and 100"
+                ));
+            }
             Err(_) if prunes => {
                 return usage(format!(
                     "--stages: {word}: with --prune-image or --prune-text every size is a percentage"
@@ -69,7 +73,7 @@ mod tests {
         for (stages, prunes, words) in [
             ("100", false, "names no size"),
             ("50,75", false, "must fall"),
-            ("0", false, "no percentage"),
+            ("0", false, "not a percentage"),
             ("100,100", false, "names no size"),
             ("75,x.json", true, "every size is a percentage"),
         ] {

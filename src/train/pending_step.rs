@@ -160,7 +160,7 @@ fn diverged(step: u64, what: &str, value: f32, terms: &[(&'static str, f32)]) ->
         .collect();
     Error::Failed(format!(
         "step {step}: {what} is {value} ({}); the last checkpoint is from before: lower --lr, \
-         lengthen --warmup or clip with --grad-clip-norm, and go on with --resume latest",
+         lengthen --warmup or clip with --grad-clip-norm, and continue with --resume latest",
         terms.join(", ")
     ))
 }

@@ -78,7 +78,7 @@ pub fn run(plan: &Plan) -> Result<String> {
                 let known = shared.1.hits() - before;
                 if known > 0 {
                     notice(format_args!(
-                        "{label}: the teacher knew {known} batches from the rows before"
+                        "{label}: {known} batches of the teacher's features were cached by earlier rows"
                     ));
                 }
             }
@@ -118,7 +118,7 @@ pub fn run(plan: &Plan) -> Result<String> {
 
 fn stopped(plan: &Plan) -> Error {
     Error::Interrupted(format!(
-        "stopped; the same command goes on with what is left of {}",
+        "stopped; the same command continues with what is left of {}",
         plan.folder().display()
     ))
 }
@@ -131,7 +131,7 @@ fn carry_out(run: &Run, label: &str, teacher_features: &Arc<FeatureCache>) -> Re
         None => {
             let (backend, _) = device::open(&settings.device)?;
             let Some(teacher) = models::teacher(&settings, backend.as_ref())? else {
-                return usage("a row of the teacher needs losses that read one");
+                return usage("a row for the teacher needs a --method that distils");
             };
             notice(format_args!("{label}: evaluating"));
             let model = Model {

@@ -164,9 +164,7 @@ impl Plan {
             let flags = canonical(flags.clone())?;
             check_own(&flags, &format!("row `{row}`"))?;
             if let Some(key) = flags.keys().find(|key| given.contains_key(*key)) {
-                return usage(format!(
-                    "--{key} cannot be given: row `{row}` says it itself"
-                ));
+                return usage(format!("--{key} cannot be given: row `{row}` sets it"));
             }
             if !names.insert(slug(row)) {
                 return usage(format!("two rows would have the folder `{}`", slug(row)));
@@ -179,7 +177,7 @@ impl Plan {
             }
             Settings::resolve(&config).map_err(|e| Error::Usage(format!("row `{row}`: {e}")))?;
             if config.eval.is_empty() && config.train_data.as_deref() != Some(DEMO) {
-                return usage("nothing to evaluate on: say val-data, imagenet-val, ... in [base]");
+                return usage("nothing to evaluate on: give val-data, imagenet-val, ... in [base]");
             }
             rows.push(Row {
                 name: row.clone(),
@@ -300,7 +298,7 @@ impl Plan {
 
 fn check_own(flags: &Table, place: &str) -> Result<()> {
     match flags.keys().find(|key| OWN.contains(&key.as_str())) {
-        Some(key) => usage(format!("{place}: `{key}` is not a row's to say")),
+        Some(key) => usage(format!("{place}: `{key}` cannot be set in a row")),
         None => Ok(()),
     }
 }
