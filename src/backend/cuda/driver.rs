@@ -4,12 +4,12 @@ use super::NAME;
 use super::compile::{Image, architecture, image};
 use super::device::{Address, Call, Device, Kernel, Launch, Product, Replay};
 use super::graphs::Graphs;
-use super::landing::Landing;
 use super::library;
 use super::modules;
 use super::nvrtc::Nvrtc;
+use super::pinned_downloads::PinnedDownloads;
+use super::pinned_uploads::PinnedUploads;
 use super::product::Products;
-use super::staging::Staging;
 use crate::backend::{Result, device_error};
 use cudarc::driver::result::{self as cu, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
@@ -42,8 +42,8 @@ pub(super) struct Driver {
     pool: sys::CUmemoryPool,
     stream: sys::CUstream,
     kernels: Mutex<Kernels>,
-    staging: Mutex<Staging>,
-    landing: Mutex<Landing>,
+    uploads: Mutex<PinnedUploads>,
+    downloads: Mutex<PinnedDownloads>,
     graphs: Mutex<Graphs>,
     waits: AtomicU64,
     products: Mutex<Products>,
@@ -157,8 +157,8 @@ impl Driver {
             pool: std::ptr::null_mut(),
             stream: std::ptr::null_mut(),
             kernels: Mutex::default(),
-            staging: Mutex::default(),
-            landing: Mutex::default(),
+            uploads: Mutex::default(),
+            downloads: Mutex::default(),
             graphs: Mutex::default(),
             waits: AtomicU64::new(0),
             products: Mutex::new(products),
@@ -335,7 +335,7 @@ impl Device for Driver {
 
     fn upload(&self, to: Address, from: &[u8]) -> Result<()> {
         self.bind()?;
-        lock(&self.staging).upload(to, from, self.stream)
+        lock(&self.uploads).upload(to, from, self.stream)
     }
 
     fn download(&self, from: Address, to: &mut [u8]) -> Result<()> {
@@ -352,12 +352,12 @@ impl Device for Driver {
 
     fn fetch(&self, parts: &[(Address, usize)]) -> Result<u64> {
         self.bind()?;
-        lock(&self.landing).fetch(parts, self.stream)
+        lock(&self.downloads).fetch(parts, self.stream)
     }
 
     fn collect(&self, ticket: u64) -> Result<Vec<u8>> {
         self.bind()?;
-        lock(&self.landing).collect(ticket)
+        lock(&self.downloads).collect(ticket)
     }
 
     fn clear(&self, at: Address, bytes: usize) -> Result<()> {
@@ -458,8 +458,8 @@ impl Drop for Driver {
     fn drop(&mut self) {
         // What fails here has failed before. The context goes last: all else lies in it.
         let _ = self.synchronise();
-        lock(&self.staging).close();
-        lock(&self.landing).close();
+        lock(&self.uploads).close();
+        lock(&self.downloads).close();
         lock(&self.graphs).close();
         lock(&self.products).close(self.stream);
         let _ = self.synchronise();

@@ -10,14 +10,14 @@ mod cublaslt;
 mod driver;
 mod emulated;
 mod graphs;
-mod landing;
 mod library;
 mod modules;
 mod nvrtc;
 mod open;
+mod pinned_downloads;
+mod pinned_uploads;
 mod product;
 mod report;
-mod staging;
 
 pub use emulated::emulated_libraries;
 pub use report::{KernelReport, compile_report};

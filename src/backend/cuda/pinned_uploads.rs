@@ -20,7 +20,7 @@ const ALIGNMENT: usize = 64;
 
 /// Pinned memory on its way to the GPU.
 #[derive(Default)]
-pub(super) struct Staging {
+pub(super) struct PinnedUploads {
     filling: Option<Block>,
     /// Bytes taken of `filling`.
     used: usize,
@@ -34,9 +34,9 @@ struct Block {
 }
 
 // SAFETY: handles of the driver and pinned memory, which belong to no thread.
-unsafe impl Send for Staging {}
+unsafe impl Send for PinnedUploads {}
 
-impl Staging {
+impl PinnedUploads {
     /// Puts copies of `from` on the stream, whose context is current.
     pub fn upload(&mut self, to: Address, from: &[u8], stream: sys::CUstream) -> Result<()> {
         let mut done = 0;

@@ -13,7 +13,7 @@ const LEAST: usize = 4096;
 
 /// Pinned memory that copies land in.
 #[derive(Default)]
-pub(super) struct Landing {
+pub(super) struct PinnedDownloads {
     coming: HashMap<u64, Block>,
     free: Vec<Block>,
     next: u64,
@@ -28,11 +28,11 @@ struct Block {
 }
 
 // SAFETY: handles of the driver and pinned memory, which belong to no thread.
-unsafe impl Send for Landing {}
+unsafe impl Send for PinnedDownloads {}
 
-impl Landing {
+impl PinnedDownloads {
     /// Puts copies of `parts`, one behind the other, on the stream, whose context is current. Returns what
-    /// [`Landing::collect`] knows them by.
+    /// [`PinnedDownloads::collect`] knows them by.
     pub fn fetch(&mut self, parts: &[(Address, usize)], stream: sys::CUstream) -> Result<u64> {
         let bytes = parts.iter().map(|(_, bytes)| bytes).sum();
         let mut block = self.block(bytes)?;
