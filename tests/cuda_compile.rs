@@ -1,9 +1,12 @@
 //! Every CUDA kernel compiled for real GPUs, which needs none: registers, memory, spills, tensor cores.
 //!
 //! NVRTC does it, the compiler that a run uses as well; where it is missing (CLIP_DISTILL_CUDA_PATH may point to
-//! it) the tests say so and pass, unless CLIP_DISTILL_REQUIRE contains `nvrtc`.
+//! it) the tests say so and pass, unless CLIP_DISTILL_REQUIRE contains `nvrtc`. CLIP_DISTILL_NVRTC_ROOTS may name
+//! folders of other versions of it, with `:` between them, to be tested as well.
 
 use clip_distill::backend::cuda::{KernelReport, compile_report};
+use std::collections::BTreeSet;
+use std::process::Command;
 
 #[path = "common/require.rs"]
 mod require;
@@ -36,6 +39,7 @@ fn every_kernel_compiles_without_spills() {
         let Some(kernels) = require(Part::Nvrtc, &checked, compile_report(architecture)) else {
             return;
         };
+        println!("{}", version());
         print(architecture, &kernels);
         assert!(!kernels.is_empty(), "{architecture}: no kernel");
         for k in &kernels {
@@ -55,6 +59,45 @@ fn every_kernel_compiles_without_spills() {
                 k.entry
             );
         }
+    }
+}
+
+/// Which NVRTC is found, as `NVRTC 12.8`.
+fn version() -> String {
+    let error = compile_report("sm_none").unwrap_err().to_string();
+    let at = error.find("NVRTC").unwrap();
+    error[at..]
+        .splitn(3, ' ')
+        .take(2)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// A version may do without a run path to its own parts, so nothing but the folder may help the loader; and libraries of
+/// two versions do not mix in one process.
+#[test]
+fn every_kernel_compiles_with_other_versions_of_nvrtc() {
+    let roots = std::env::var_os("CLIP_DISTILL_NVRTC_ROOTS").unwrap_or_default();
+    let mut versions = BTreeSet::new();
+    for root in std::env::split_paths(&roots).filter(|r| !r.as_os_str().is_empty()) {
+        let done = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "every_kernel_compiles_without_spills",
+                "--nocapture",
+            ])
+            .env("CLIP_DISTILL_CUDA_PATH", &root)
+            .env("CLIP_DISTILL_REQUIRE", "nvrtc")
+            .env_remove("LD_LIBRARY_PATH")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&done.stdout);
+        let version = text.lines().find(|l| l.starts_with("NVRTC "));
+        let told = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{}: {text}{told}", root.display());
+        println!("{}: {version:?} compiles every kernel", root.display());
+        let new = versions.insert(version.map(str::to_owned));
+        assert!(new, "{}: {version:?} once more", root.display());
     }
 }
 

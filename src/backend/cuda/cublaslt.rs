@@ -122,7 +122,7 @@ impl CublasLt {
     /// # Errors
     /// If it is missing or not cuBLASLt.
     pub fn open(driver: i32) -> Result<Self> {
-        let at = library::open(library::CUBLASLT, Some(driver))?;
+        let at = &library::open(library::CUBLASLT, Some(driver))?;
         // SAFETY: the types are those of the manual, name by name.
         unsafe {
             Ok(Self {

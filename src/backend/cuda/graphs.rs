@@ -1,10 +1,11 @@
 //! CUDA graphs: calls captured from the stream, to be launched as one piece.
 
-use super::driver::check;
+use super::answer::check;
+use super::api;
 use crate::backend::{Result, device_error};
-use cudarc::driver::result as cu;
 use cudarc::driver::sys;
 use std::collections::HashMap;
+use std::ptr;
 
 /// The graphs that can be launched.
 #[derive(Default)]
@@ -23,32 +24,35 @@ impl Graphs {
         stream: sys::CUstream,
         calls: impl FnOnce() -> Result<()>,
     ) -> Result<u64> {
-        // What other threads may do meanwhile is not for this stream to forbid.
+        // Thread-local: other threads may go on calling the driver.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream is alive, and nothing is being captured from it.
         check("cuStreamBeginCapture", unsafe {
-            cu::stream::begin_capture(stream, mode)
+            api::capture_begin(stream, mode)
         })?;
         let made = calls();
         // SAFETY: begun above; it ends whatever happened.
-        let graph = check("cuStreamEndCapture", unsafe {
-            cu::stream::end_capture(stream)
+        let graph = api::written(ptr::null_mut(), |graph| unsafe {
+            api::capture_end(stream, graph)
         });
+        let graph = check("cuStreamEndCapture", graph);
         // SAFETY: a graph just made, which nobody else knows.
         let exec = graph.and_then(|graph| unsafe {
-            let exec = cu::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
-            let _ = cu::graph::destroy(graph);
+            let exec = api::written(ptr::null_mut(), |exec| {
+                api::graph_instantiate(exec, graph, 0)
+            });
+            let _ = api::graph_destroy(graph);
             check("cuGraphInstantiate", exec)
         });
         self.next += 1;
         if let Ok(exec) = exec {
             self.made.insert(self.next, exec);
         }
-        // What it needs of the device it takes here, and not in the middle of the training.
+        // The graph's memory is taken here and not at its first launch, in the middle of training.
         // SAFETY: graph and stream are alive.
         let uploaded = made
             .and(exec)
-            .and_then(|exec| check("cuGraphUpload", unsafe { cu::graph::upload(exec, stream) }));
+            .and_then(|exec| check("cuGraphUpload", unsafe { api::graph_upload(exec, stream) }));
         match uploaded {
             Ok(()) => Ok(self.next),
             Err(e) => {
@@ -64,14 +68,14 @@ impl Graphs {
             return device_error(super::NAME, format!("there is no graph {number}"));
         };
         // SAFETY: graph and stream are alive; what its calls may touch is the caller's.
-        check("cuGraphLaunch", unsafe { cu::graph::launch(exec, stream) })
+        check("cuGraphLaunch", unsafe { api::graph_launch(exec, stream) })
     }
 
     /// Destroys a graph, as soon as it no longer runs.
     pub fn discard(&mut self, number: u64) {
         if let Some(exec) = self.made.remove(&number) {
             // SAFETY: made by `capture`, destroyed once; the driver keeps what still runs until it has.
-            let _ = unsafe { cu::graph::exec_destroy(exec) };
+            let _ = unsafe { api::executable_destroy(exec) };
         }
     }
 

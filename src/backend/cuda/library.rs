@@ -1,15 +1,14 @@
 //! Finding CUDA's libraries at run time.
 //!
-//! NVRTC and cuBLASLt are opened here and called through tables of our own: cudarc looks for the names of the
-//! one CUDA version that it was built for and panics where a library or a function is missing; we take
-//! versions 12 and 13, out of Python's wheels as well, and say what is missing. The driver is called through
-//! cudarc, after [`driver`] has made sure of every function.
+//! The driver, NVRTC and cuBLASLt are opened here and called through tables of our own: cudarc looks for the names of
+//! the one CUDA version that it was built for and panics where a library or a function is missing; we take
+//! versions 12 and 13, out of Python's wheels as well, and say what is missing.
 
 use super::NAME;
 use crate::backend::{Result, device_error};
-use cudarc::driver::sys;
 use libloading::{Library, Symbol};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// Environment variable with the folder of CUDA's libraries.
 pub(super) const PATH: &str = "CLIP_DISTILL_CUDA_PATH";
@@ -39,100 +38,119 @@ pub(super) const CUBLASLT: Sought = Sought {
     package: "nvidia-cublas",
 };
 
-/// The driver functions that this backend calls. All are in every driver of CUDA 12.
-const DRIVER_FUNCTIONS: &[&str] = &[
-    "cuInit",
-    "cuDriverGetVersion",
-    "cuGetErrorName",
-    "cuGetErrorString",
-    "cuDeviceGet",
-    "cuDeviceGetCount",
-    "cuDeviceGetName",
-    "cuDeviceTotalMem_v2",
-    "cuDeviceGetAttribute",
-    "cuDeviceGetDefaultMemPool",
-    "cuDevicePrimaryCtxRetain",
-    "cuDevicePrimaryCtxRelease_v2",
-    "cuCtxSetCurrent",
-    "cuStreamCreate",
-    "cuStreamDestroy_v2",
-    "cuStreamSynchronize",
-    "cuMemPoolSetAttribute",
-    "cuMemPoolGetAttribute",
-    "cuMemPoolTrimTo",
-    "cuMemGetInfo_v2",
-    "cuMemAllocAsync",
-    "cuMemFreeAsync",
-    "cuMemHostAlloc",
-    "cuMemFreeHost",
-    "cuMemcpyHtoDAsync_v2",
-    "cuMemcpyDtoHAsync_v2",
-    "cuMemcpyDtoDAsync_v2",
-    "cuMemsetD8Async",
-    "cuModuleLoadData",
-    "cuModuleGetFunction",
-    "cuModuleUnload",
-    "cuFuncSetAttribute",
-    "cuLaunchKernel",
-    "cuEventCreate",
-    "cuEventRecord",
-    "cuEventQuery",
-    "cuEventSynchronize",
-    "cuEventElapsedTime",
-    "cuEventDestroy_v2",
-    "cuStreamBeginCapture_v2",
-    "cuStreamEndCapture",
-    "cuGraphInstantiateWithFlags",
-    "cuGraphUpload",
-    "cuGraphLaunch",
-    "cuGraphDestroy",
-    "cuGraphExecDestroy",
-];
-
-/// Where the driver may lie although the loader does not look there.
+/// Where the driver may be although the loader does not look there.
 const DRIVER_FOLDERS: [&str; 2] = ["/usr/lib/wsl/lib", "/usr/local/cuda/compat"];
+/// Its file, and that of a driver without the link that `ldconfig` makes.
+const DRIVER_NAMES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
 
-/// Makes the driver's functions callable through cudarc.
+/// NVIDIA's driver, opened once.
 ///
 /// # Errors
-/// If there is no driver, or one older than CUDA 12.
-pub(super) fn driver() -> Result<()> {
-    // SAFETY: opens libraries by name; NVIDIA's driver may be loaded into any process.
-    let present = || unsafe { sys::is_culib_present() };
-    if !present() {
-        let folders = DRIVER_FOLDERS.map(PathBuf::from).into_iter();
-        for folder in folders.chain(given().iter().flat_map(|p| inside(p))) {
-            // SAFETY: as above. Once it is open, the loader finds it by its name as well.
-            if let Ok(library) = unsafe { Library::new(folder.join("libcuda.so.1")) } {
-                keep(library);
-                break;
-            }
-        }
+/// If there is none: which files were looked for, where, and what to install.
+pub(super) fn driver() -> Result<&'static Library> {
+    static DRIVER: OnceLock<&'static Library> = OnceLock::new();
+    if let Some(driver) = DRIVER.get() {
+        return Ok(driver);
     }
-    if !present() {
-        return device_error(
-            NAME,
-            format!(
-                "no NVIDIA driver: there is no libcuda.so.1 in the loader's path, {} or ${PATH}; install \
-                 NVIDIA's driver (`nvidia-smi` then lists the GPU), in a container start it with the GPU",
-                DRIVER_FOLDERS.join(", ")
-            ),
-        );
+    let mut tried = Tried::default();
+    let names = DRIVER_NAMES.map(PathBuf::from);
+    let mut folders: Vec<PathBuf> = DRIVER_FOLDERS.iter().map(PathBuf::from).collect();
+    folders.extend(given().iter().flat_map(|p| inside(p)));
+    let files = names.iter().cloned().chain(files(&folders, &DRIVER_NAMES));
+    if let Some((library, _)) = files.into_iter().find_map(|path| tried.open(path)) {
+        return Ok(DRIVER.get_or_init(|| library));
     }
-    // SAFETY: the library is there. The symbols are only looked for, not called.
-    let missing = DRIVER_FUNCTIONS.iter().find(|name| unsafe {
-        sys::culib()
-            .get::<unsafe extern "C" fn()>(name.as_bytes())
-            .is_err()
-    });
-    match missing {
-        Some(name) => device_error(
+    device_error(
+        NAME,
+        format!(
+            "no NVIDIA driver: there is no {} in the loader's path, {} or {}{tried}; install NVIDIA's driver \
+             (`nvidia-smi` then lists the GPU), in a container start it with the GPU",
+            DRIVER_NAMES.join(" or "),
+            DRIVER_FOLDERS.join(", "),
+            place(),
+        ),
+    )
+}
+
+/// The driver's function of that name.
+///
+/// # Errors
+/// If the driver is too old to have it.
+///
+/// # Safety
+/// `T` must be its type.
+pub(super) unsafe fn driver_function<T: Copy>(driver: &'static Library, name: &str) -> Result<T> {
+    // SAFETY: guaranteed by the caller; the library stays loaded.
+    match unsafe { driver.get::<T>(name.as_bytes()) } {
+        Ok(symbol) => Ok(*symbol),
+        Err(_) => device_error(
             NAME,
             format!(
                 "NVIDIA's driver has no {name}; install one of CUDA 12 or later (525 or later)"
             ),
         ),
-        None => Ok(()),
+    }
+}
+
+/// A library that stays loaded.
+#[derive(Clone, Debug)]
+pub(super) struct Opened {
+    library: &'static Library,
+    /// The folder that it was taken from, unless the loader found it by name.
+    folder: Option<PathBuf>,
+}
+
+impl Opened {
+    /// Loads a file of the same folder, if there is one, so that the library finds it by its name: a wheel's folder is
+    /// on no search path, and not every version of a library names its own folder as its run path.
+    pub fn preload(&self, name: &str) {
+        if let Some(folder) = &self.folder {
+            // SAFETY: a library of NVIDIA's. Without it the library itself reports what it misses.
+            if let Ok(library) = unsafe { Library::new(folder.join(name)) } {
+                keep(library);
+            }
+        }
+    }
+}
+
+/// Opens libraries, and remembers what was wrong with those that are there and do not load.
+#[derive(Default)]
+struct Tried(Vec<String>);
+
+impl Tried {
+    /// The library, and its folder if the path names one.
+    fn open(&mut self, path: PathBuf) -> Option<(&'static Library, Option<PathBuf>)> {
+        // SAFETY: NVIDIA's libraries may be loaded into any process.
+        match unsafe { Library::new(&path) } {
+            Ok(library) => {
+                let folder = path.parent().filter(|p| p.is_absolute());
+                Some((keep(library), folder.map(Path::to_path_buf)))
+            }
+            Err(e) => {
+                // A missing library is expected; a broken one is an error.
+                let text = e.to_string();
+                let name = path.display().to_string();
+                if !text.starts_with(&format!("{name}: cannot open shared object file: No such")) {
+                    let named = text.contains(&name);
+                    self.0.push(if named {
+                        text
+                    } else {
+                        format!("{name}: {text}")
+                    });
+                }
+                None
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Tried {
+    /// The first failure in parentheses; nothing if there was none.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0.first() {
+            Some(first) => write!(f, " ({first})"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -141,55 +159,28 @@ pub(super) fn driver() -> Result<()> {
 ///
 /// # Errors
 /// If there is none.
-pub(super) fn open(sought: Sought, driver: Option<i32>) -> Result<&'static Library> {
+pub(super) fn open(sought: Sought, driver: Option<i32>) -> Result<Opened> {
     let names = names(sought, driver);
-    let mut tried = Vec::new();
-    let mut attempt = |path: &Path| {
-        // SAFETY: NVIDIA's libraries may be loaded into any process.
-        match unsafe { Library::new(path) } {
-            Ok(library) => Some(keep(library)),
-            Err(e) => {
-                // A bare name that is nowhere is no news; a file that does not load is.
-                if path.is_absolute() {
-                    tried.push(format!("{}: {e}", path.display()));
-                }
-                None
-            }
-        }
-    };
-    let toolkits = toolkits();
-    let given = given();
-    let files = |folders: Vec<PathBuf>| {
-        let files = folders
-            .into_iter()
-            .flat_map(|f| names.iter().map(move |n| f.join(n)));
-        files.filter(|f| f.is_file()).collect::<Vec<_>>()
-    };
-    let mut candidates = files(given.iter().flat_map(|p| inside(p)).collect());
+    let mut tried = Tried::default();
+    let given: Vec<PathBuf> = given().iter().flat_map(|p| inside(p)).collect();
+    let mut candidates = files(&given, &names);
     candidates.extend(names.iter().map(PathBuf::from));
-    candidates.extend(files(toolkits));
-    if let Some(library) = candidates.iter().find_map(|path| attempt(path)) {
-        return Ok(library);
+    candidates.extend(files(&toolkits(), &names));
+    if let Some((library, folder)) = candidates.into_iter().find_map(|path| tried.open(path)) {
+        return Ok(Opened { library, folder });
     }
-    let place = match &given {
-        Some(path) => format!("{PATH}={}", path.display()),
-        None => format!("{PATH} (not set)"),
-    };
     let suffix = match driver {
         Some(version) if version < 13_000 => "-cu12",
         _ => "",
     };
-    let failed = match tried.first() {
-        Some(first) => format!(" ({first})"),
-        None => String::new(),
-    };
     device_error(
         NAME,
         format!(
-            "{} is missing: no {} in {place}, the loader's path or /usr/local/cuda*/lib64{failed}; install the CUDA \
+            "{} is missing: no {} in {}, the loader's path or /usr/local/cuda*/lib64{tried}; install the CUDA \
              toolkit, or `pip install {}{suffix}` and set {PATH} to its site-packages/nvidia",
             sought.title,
             names.join(" or "),
+            place(),
             sought.package,
         ),
     )
@@ -202,9 +193,9 @@ pub(super) fn open(sought: Sought, driver: Option<i32>) -> Result<&'static Libra
 ///
 /// # Safety
 /// `T` must be its type.
-pub(super) unsafe fn function<T: Copy>(library: &'static Library, name: &str) -> Result<T> {
-    // SAFETY: the caller vouches for the type, and the library stays loaded.
-    let symbol: std::result::Result<Symbol<T>, _> = unsafe { library.get(name.as_bytes()) };
+pub(super) unsafe fn function<T: Copy>(opened: &Opened, name: &str) -> Result<T> {
+    // SAFETY: the type is guaranteed by the caller, and the library stays loaded.
+    let symbol: std::result::Result<Symbol<T>, _> = unsafe { opened.library.get(name.as_bytes()) };
     match symbol {
         Ok(symbol) => Ok(*symbol),
         Err(e) => device_error(
@@ -231,6 +222,22 @@ fn names(sought: Sought, driver: Option<i32>) -> Vec<String> {
         .collect()
 }
 
+/// The files of these names in these folders, by folder.
+fn files(folders: &[PathBuf], names: &[impl AsRef<Path>]) -> Vec<PathBuf> {
+    let files = folders
+        .iter()
+        .flat_map(|f| names.iter().map(move |n| f.join(n)));
+    files.filter(|f| f.is_file()).collect()
+}
+
+/// The environment variable and what it is set to.
+fn place() -> String {
+    match given() {
+        Some(path) => format!("{PATH}={}", path.display()),
+        None => format!("{PATH} (not set)"),
+    }
+}
+
 fn given() -> Option<PathBuf> {
     std::env::var_os(PATH)
         .filter(|p| !p.is_empty())
@@ -245,7 +252,7 @@ fn inside(root: &Path) -> Vec<PathBuf> {
         folders.extend([base.clone(), base.join("lib"), base.join("lib64")]);
         folders.extend(subfolders(&base, |_| true).iter().map(|f| f.join("lib")));
     }
-    // Absolute, so that the loader takes no name for one of its own.
+    // Absolute: the loader would search its own path for a bare name.
     folders.iter().flat_map(std::path::absolute).collect()
 }
 

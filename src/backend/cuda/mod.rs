@@ -3,6 +3,8 @@
 //! The operations' launches are in `gpu/`; here is what runs below: the driver, NVRTC and cuBLASLt for a GPU, an
 //! emulator for the processor.
 
+mod answer;
+mod api;
 mod cache;
 mod compile;
 mod cubin;
@@ -10,6 +12,7 @@ mod cublaslt;
 mod driver;
 mod emulated;
 mod graphs;
+mod kernels;
 mod library;
 mod modules;
 mod nvrtc;
@@ -17,6 +20,7 @@ mod open;
 mod pinned_downloads;
 mod pinned_uploads;
 mod product;
+mod properties;
 mod report;
 
 pub use emulated::emulated_libraries;

@@ -44,7 +44,7 @@ impl std::fmt::Debug for Nvrtc {
 pub(super) struct Compiled {
     /// An ELF file of the GPU's machine code.
     pub cubin: Vec<u8>,
-    /// Warnings, and what the assembler tells of each kernel.
+    /// Warnings, and the assembler's statistics of each kernel.
     pub log: String,
 }
 
@@ -64,7 +64,7 @@ impl Nvrtc {
     /// # Errors
     /// If it is missing or not NVRTC.
     pub fn open(driver: Option<i32>) -> Result<Self> {
-        let at = library::open(library::NVRTC, driver)?;
+        let at = &library::open(library::NVRTC, driver)?;
         // SAFETY: the types are those of the manual, name by name.
         let (version, count, list): (
             unsafe extern "C" fn(*mut c_int, *mut c_int) -> Status,
@@ -96,9 +96,11 @@ impl Nvrtc {
         let mut number = 0;
         // SAFETY: the pointers are valid for writing one number each.
         nvrtc.check(unsafe { version(&mut found.0, &mut found.1) })?;
+        // NVRTC opens it by name when it first compiles. The wheel of 13.0 has no run path that leads there.
+        at.preload(&format!("libnvrtc-builtins.so.{}.{}", found.0, found.1));
         nvrtc.check(unsafe { count(&mut number) })?;
         let mut architectures = vec![0; usize::try_from(number).unwrap_or(0)];
-        // SAFETY: it writes as many numbers as it has told.
+        // SAFETY: it writes as many numbers as `count` returned.
         nvrtc.check(unsafe { list(architectures.as_mut_ptr()) })?;
         nvrtc.version = found;
         nvrtc.architectures = architectures.into_iter().flat_map(u32::try_from).collect();
@@ -158,7 +160,7 @@ impl Nvrtc {
             )
         })?;
         let guard = Guard(self, program);
-        // SAFETY: the program is alive; as many options as told.
+        // SAFETY: the program is alive; as many options as passed.
         let status = unsafe { (self.compile)(guard.1, options.len() as c_int, options.as_ptr()) };
         let log = self.bytes(guard.1, self.log_size, self.log)?;
         let log = String::from_utf8_lossy(log.split(|&b| b == 0).next().unwrap_or_default());
@@ -185,7 +187,7 @@ impl Nvrtc {
         get: unsafe extern "C" fn(Program, *mut c_char) -> Status,
     ) -> Result<Vec<u8>> {
         let mut length = 0;
-        // SAFETY: the program is alive, and `get` writes as many bytes as `size` tells.
+        // SAFETY: the program is alive, and `get` writes as many bytes as `size` returned.
         self.check(unsafe { size(program, &mut length) })?;
         let mut bytes = vec![0u8; length];
         self.check(unsafe { get(program, bytes.as_mut_ptr().cast()) })?;

@@ -9,14 +9,14 @@
 //! the same bits.
 
 use super::NAME;
+use super::answer::check;
+use super::api;
 use super::cache;
 use super::cublaslt::{Candidate, CublasLt, Operands, Owned, Parts, Workspace};
 use super::device::{Address, Device, Product};
-use super::driver::check;
 use crate::backend::{Error, Result, device_error};
 use crate::tensor::DType;
 use cudarc::cublaslt::sys;
-use cudarc::driver::result as cu;
 use cudarc::driver::sys::{CUevent_flags, CUstream};
 use std::collections::HashMap;
 
@@ -130,7 +130,7 @@ impl Products {
         if let Some((handle, workspace)) = self.open.take() {
             drop(handle);
             // SAFETY: allocated by `run` on this stream.
-            let _ = unsafe { cu::free_async(workspace, stream) };
+            let _ = unsafe { api::memory_free(workspace, stream) };
         }
     }
 }
@@ -264,13 +264,7 @@ impl Bench<'_> {
     }
 
     fn race(&self, parts: &Parts, candidates: &[Candidate], operands: Operands) -> Result<usize> {
-        let event = || {
-            check(
-                "cuEventCreate",
-                cu::event::create(CUevent_flags::CU_EVENT_DEFAULT),
-            )
-            .map(Event)
-        };
+        let event = || api::event(CUevent_flags::CU_EVENT_DEFAULT).map(Event);
         let (start, end) = (event()?, event()?);
         let span = |candidate: &Candidate, runs: f32| -> Result<f32> {
             start.record(self.stream)?;
@@ -280,8 +274,9 @@ impl Bench<'_> {
             end.record(self.stream)?;
             // SAFETY: both were recorded, and `end` is waited for first.
             let milliseconds = unsafe {
-                check("trial of a product", cu::event::synchronize(end.0))?;
-                check("trial of a product", cu::event::elapsed(start.0, end.0))?
+                check("trial of a product", api::event_synchronize(end.0))?;
+                let elapsed = api::written(0.0, |time| api::event_elapsed(time, start.0, end.0));
+                check("trial of a product", elapsed)?
             };
             Ok(1e-3 * milliseconds / runs)
         };
@@ -313,7 +308,7 @@ impl Event {
     fn record(&self, stream: CUstream) -> Result<()> {
         // SAFETY: event and stream are alive.
         check("cuEventRecord", unsafe {
-            cu::event::record(self.0, stream)
+            api::event_record(self.0, stream)
         })
     }
 }
@@ -321,7 +316,7 @@ impl Event {
 impl Drop for Event {
     fn drop(&mut self) {
         // SAFETY: created once, destroyed once.
-        let _ = unsafe { cu::event::destroy(self.0) };
+        let _ = unsafe { api::event_destroy(self.0) };
     }
 }
 
