@@ -83,6 +83,16 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// What went wrong, without the device's name where the reader has it already.
+    pub fn detail(&self) -> String {
+        match self {
+            Self::Device { detail, .. } => detail.clone(),
+            other => other.to_string(),
+        }
+    }
+}
+
 /// A shape error naming the operation.
 pub fn shape_error<T>(op: &'static str, detail: impl Into<String>) -> Result<T> {
     Err(Error::Shape {

@@ -6,12 +6,16 @@
 //!
 //! Shapes are checked by the operations (`ops`, `loss`); a backend checks only what would be unsafe to trust.
 
+mod device_info;
+mod devices;
 mod error;
 mod fetch;
 mod operations;
 mod segments;
 
 pub use contract::*;
+pub use device_info::{BackendDevices, DeviceInfo, PrecisionSupport};
+pub use devices::devices;
 pub use error::{Error, Result, device_error, shape_error};
 pub use fetch::{Fetch, PendingFetch};
 pub use segments::Segments;
@@ -101,6 +105,7 @@ pub mod cpu {
     mod avg_pool;
     mod batch_norm;
     mod conv2d;
+    mod device;
     mod embedding;
     mod exp;
     mod gemm;
@@ -128,6 +133,7 @@ pub mod cpu {
     mod sum;
     mod weighted_sum;
 
+    pub use device::device;
     pub use info::Cpu;
 }
 

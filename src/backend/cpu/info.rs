@@ -1,6 +1,7 @@
 //! The CPU: the embedded default, and the first oracle of the other backends. Tensors are f32; where the
 //! processor has AVX512-BF16, linear layers and convolutions can take their products in bf16.
 
+use super::device::vectors;
 use super::gemm::{Products, bf16_available};
 use crate::backend::{Info, Op, Steps};
 use crate::tensor::DType;
@@ -34,12 +35,10 @@ impl Info for Cpu {
     }
 
     fn describe(&self) -> String {
-        // pulp's Debug goes on to list every instruction set.
-        let arch = format!("{:?}", pulp::Arch::new());
-        let level = arch.split([' ', '(']).next().unwrap_or_default();
         format!(
-            "CPU, {} threads, {level} vectors{}",
+            "CPU, {} threads, {} vectors{}",
             rayon::current_num_threads(),
+            vectors(),
             match self.products {
                 Products::F32 => "",
                 Products::Bf16 => ", bf16 products",

@@ -9,6 +9,7 @@ mod cache;
 mod compile;
 mod cubin;
 mod cublaslt;
+mod devices;
 mod driver;
 mod emulated;
 mod graphs;
@@ -23,6 +24,7 @@ mod product;
 mod properties;
 mod report;
 
+pub use devices::devices;
 pub use emulated::emulated_libraries;
 pub use report::{KernelReport, compile_report};
 

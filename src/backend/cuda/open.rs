@@ -33,9 +33,20 @@ pub(super) fn device(ordinal: usize, bf16: bool) -> Result<Arc<dyn Device>> {
 
 /// The same device without a recorder before it.
 pub(super) fn bare(ordinal: usize, bf16: bool) -> Result<Arc<dyn Replay>> {
+    match chosen_emulated()? {
+        true => emulated(),
+        false => Ok(Arc::new(Driver::open(ordinal, bf16)?)),
+    }
+}
+
+/// Whether the environment chooses the emulated device.
+///
+/// # Errors
+/// If it chooses what there is not.
+pub(super) fn chosen_emulated() -> Result<bool> {
     match variable(CHOICE).as_str() {
-        "" => Ok(Arc::new(Driver::open(ordinal, bf16)?)),
-        "emulated" => emulated(),
+        "" => Ok(false),
+        "emulated" => Ok(true),
         other => device_error(
             super::NAME,
             format!("{CHOICE}={other}: the only such device is `emulated`"),
