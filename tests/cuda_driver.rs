@@ -1,4 +1,4 @@
-//! The real `train` on NVIDIA's driver and cuBLASLt as the stand-in of `tests/driver/` plays them: everything of the
+//! The real `train` on NVIDIA's driver and cuBLASLt replaced by the stand-in of `tests/driver/`: everything of the
 //! CUDA backend that the emulated device replaces runs here, with kernels that NVRTC compiled.
 //!
 //! Where there is no C++ compiler or no NVRTC (CLIP_DISTILL_CUDA_PATH may point to it) the tests say so and pass, unless
@@ -224,6 +224,37 @@ fn what_the_driver_refuses_is_said_in_one_line() {
     refuses(run("", &[("CAPABILITY", "70")]), &["7.0", "7.5"]);
     let half = run("--precision amp_bf16", &[("CAPABILITY", "75")]);
     refuses(half, &["amp_bf16", "7.5", "fp32"]);
+    // A code that is in no list of ours, which the driver explains; and one that it does not know either.
+    let later = [
+        "code 4711",
+        "what a later driver says",
+        "OF_A_LATER_VERSION",
+    ];
+    for call in [
+        "cuInit",
+        "cuDevicePrimaryCtxRetain",
+        "cuStreamCreate",
+        "cuMemAllocAsync",
+    ] {
+        for (code, words) in [
+            ("4711", &later[..]),
+            ("-7", &["code -7", "unknown to this driver"]),
+        ] {
+            let mut failing = run("", &[("FAIL", call), ("CODE", code)]);
+            let told = String::from_utf8(failing.output().unwrap().stderr).unwrap();
+            let last = told.lines().last().unwrap();
+            for word in words.iter().chain([&call]) {
+                assert!(last.contains(word), "no {word:?} in: {told}");
+            }
+        }
+    }
+    // In the middle of a run, where copies and kernels of earlier steps are unfinished.
+    for call in ["cuEventSynchronize", "cuGraphLaunch"] {
+        let mut failing = place.train(&format!("--model student.json --steps 6 --name {call}"));
+        failing.env("CLIP_DISTILL_STAND_IN_FAIL", call);
+        let told = String::from_utf8(expect(failing, 1).stderr).unwrap();
+        assert!(told.lines().last().unwrap().contains("code 4711"), "{told}");
+    }
     // Enough for the weights, and for nothing at all.
     for (memory, code) in [("48000000", 1), ("1000", 2)] {
         let told = String::from_utf8(expect(run("", &[("MEMORY", memory)]), code).stderr).unwrap();

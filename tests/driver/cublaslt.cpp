@@ -110,7 +110,7 @@ void put(char* at, unsigned type, float x) {
   memcpy(at, &half, 2);
 }
 
-// A stored matrix, unpacked: rows × columns after `across`, one column behind the other.
+// A stored matrix, unpacked: rows × columns after `across`, one column after the other.
 std::vector<float> unpacked(const Layout& layout, Address at, bool across) {
   const char* from = reinterpret_cast<const char*>(at);
   const size_t size = layout.size();
@@ -149,12 +149,12 @@ bool fit(const Description& d, const Layout* const (&layouts)[4], uint64_t& rows
 Result run(const Problem& p) {
   for (int i = 0; i < 4; i++) {
     if (i == 2 && p.beta == 0) continue;
-    if (!on_device(p.at[i], p.layouts[i].bytes())) return violation(ILLEGAL_ADDRESS, "cuBLASLt: an operand is not there");
+    if (!on_device(p.at[i], p.layouts[i].bytes())) return violation(ILLEGAL_ADDRESS, "cuBLASLt: an operand outside its memory");
   }
   const bool biased = p.description.epilogue == EPILOGUE_BIAS;
   if (!on_device(p.workspace, p.workspace_bytes) ||
       (biased && !on_device(p.description.bias, p.rows * p.layouts[3].size()))) {
-    return violation(ILLEGAL_ADDRESS, "cuBLASLt: workspace or bias are not there");
+    return violation(ILLEGAL_ADDRESS, "cuBLASLt: workspace or bias outside their memory");
   }
   // An algorithm may write to any of it.
   poison(reinterpret_cast<void*>(p.workspace), p.workspace_bytes);
@@ -208,14 +208,14 @@ API Status cublasLtCreate(char** handle) {
 
 API Status cublasLtDestroy(char* handle) {
   Call call("cublasLtDestroy");
-  if (!idle()) violation(SUCCESS, "cuBLASLt's handle goes while work is on its way");
+  if (!idle()) violation(SUCCESS, "cuBLASLt's handle is destroyed before its work is finished");
   return destroy("cublasLtDestroy", handle);
 }
 
 API Status cublasLtMatmulDescCreate(Description** made, unsigned compute, unsigned scale) {
   Call call("cublasLtMatmulDescCreate", Call::nothing);
   // CUBLAS_COMPUTE_32F: f32 products stay f32.
-  if (compute != 68 || scale != F32) return refuse(BAD_VALUE, "computes in another type than f32");
+  if (compute != 68 || scale != F32) return refuse(BAD_VALUE, "computes in a type other than f32");
   return make(made);
 }
 
@@ -239,7 +239,7 @@ API Status cublasLtMatmulDescDestroy(Description* object) { return destroy("cubl
 API Status cublasLtMatrixLayoutCreate(Layout** made, unsigned type, uint64_t rows, uint64_t columns, int64_t stride) {
   Call call("cublasLtMatrixLayoutCreate", Call::nothing);
   if ((type != F32 && type != BF16) || !rows || !columns || stride < int64_t(rows)) {
-    return refuse(BAD_VALUE, "a layout that is none");
+    return refuse(BAD_VALUE, "an invalid layout");
   }
   return make(made, type, rows, columns, stride);
 }
@@ -270,11 +270,11 @@ API Status cublasLtMatmulPreferenceSetAttribute(Preference* p, unsigned attribut
 
 API Status cublasLtMatmulPreferenceDestroy(Preference* object) { return destroy("cublasLtMatmulPreferenceDestroy", object); }
 
-// Four ways: one that is told not to work, one that works, one that fails when it runs, and one that works as well.
+// Four algorithms: one marked unsupported, one that works, one that fails when it runs, and another that works.
 API Status cublasLtMatmulAlgoGetHeuristic(void*, Description* d, Layout* a, Layout* b, Layout* c, Layout* result,
                                           Preference* p, int most, Heuristic* found, int* number) {
   Call call("cublasLtMatmulAlgoGetHeuristic", Call::context_outside_capture);
-  if (call.refused) return refuse(BAD_VALUE, "a search where none may be");
+  if (call.refused) return refuse(BAD_VALUE, "a search that is not allowed here");
   Algorithm algorithm{};
   if (!fit(*d, {a, b, c, result}, algorithm.rows, algorithm.columns, algorithm.depth)) {
     return refuse(BAD_VALUE, "operands that do not fit");
@@ -312,7 +312,7 @@ API Status cublasLtMatmul(void*, Description* d, const float* alpha, Address a, 
   }
   if (c == result && c_layout->stride != result_layout->stride) return refuse(BAD_VALUE, "C and D, the same, differ");
   if (p.description.epilogue == EPILOGUE_BIAS) {
-    if (!on_device(d->bias, p.rows * result_layout->size())) return refuse(BAD_VALUE, "a bias that is not there");
+    if (!on_device(d->bias, p.rows * result_layout->size())) return refuse(BAD_VALUE, "a bias outside its memory");
     if (d->bias % algorithm->alignments[3]) return refuse(BAD_VALUE, "a bias less aligned than D");
   } else if (p.description.epilogue != EPILOGUE_DEFAULT) {
     return refuse(NOT_SUPPORTED, "an unknown epilogue");

@@ -13,7 +13,7 @@ namespace {
 
 bool initialised;
 int retained;
-// Any address does for the context's handle.
+// Its address is the context's handle.
 char context_handle;
 thread_local void* current;
 
@@ -79,6 +79,12 @@ Result violation(Result answer, const char* format, ...) {
   return answer;
 }
 
+Result chosen_failure(const char* call) {
+  static const char* const failing = getenv("CLIP_DISTILL_STAND_IN_FAIL");
+  static const Result code = static_cast<Result>(setting("CODE", LATER));
+  return failing && strcmp(call, failing) == 0 ? code : SUCCESS;
+}
+
 bool current_context() { return current == &context_handle && retained > 0; }
 
 }  // namespace stand_in
@@ -87,6 +93,7 @@ using namespace stand_in;
 
 API Result cuInit(unsigned flags) {
   Call call("cuInit", Call::nothing);
+  if (call.refused) return call.refused;
   if (flags) return INVALID_VALUE;
   initialised = true;
   return SUCCESS;
@@ -97,18 +104,36 @@ API Result cuDriverGetVersion(int* version) {
   return SUCCESS;
 }
 
-API Result cuGetErrorName(Result, const char** text) {
-  *text = "CUDA_ERROR";
-  return SUCCESS;
+// Both know a part of the codes; for others they write null.
+API Result cuGetErrorName(Result error, const char** text) {
+  switch (error) {
+    case OUT_OF_MEMORY:
+      *text = "CUDA_ERROR_OUT_OF_MEMORY";
+      return SUCCESS;
+    case LATER:
+      *text = "CUDA_ERROR_OF_A_LATER_VERSION";
+      return SUCCESS;
+  }
+  *text = nullptr;
+  return INVALID_VALUE;
 }
 
 API Result cuGetErrorString(Result error, const char** text) {
-  *text = error == OUT_OF_MEMORY ? "out of memory" : "an error of the stand-in";
-  return SUCCESS;
+  switch (error) {
+    case OUT_OF_MEMORY:
+      *text = "out of memory";
+      return SUCCESS;
+    case LATER:
+      *text = "what a later driver says";
+      return SUCCESS;
+  }
+  *text = nullptr;
+  return INVALID_VALUE;
 }
 
 API Result cuDeviceGetCount(int* n) {
   Call call("cuDeviceGetCount", Call::nothing);
+  if (call.refused) return call.refused;
   if (!initialised) return violation(NOT_INITIALIZED, "cuDeviceGetCount before cuInit");
   *n = 1;
   return SUCCESS;
@@ -148,6 +173,7 @@ API Result cuDeviceGetAttribute(int* value, int attribute, int) {
 
 API Result cuDevicePrimaryCtxRetain(void** context, int) {
   Call call("cuDevicePrimaryCtxRetain", Call::nothing);
+  if (call.refused) return call.refused;
   retained++;
   count("contexts not given back");
   *context = &context_handle;
@@ -156,8 +182,8 @@ API Result cuDevicePrimaryCtxRetain(void** context, int) {
 
 API Result cuDevicePrimaryCtxRelease_v2(int) {
   Call call("cuDevicePrimaryCtxRelease", Call::nothing);
-  if (retained == 0) return violation(INVALID_CONTEXT, "the context was given back once too often");
-  if (--retained == 0 && !idle()) violation(SUCCESS, "the context goes while work is on its way");
+  if (retained == 0) return violation(INVALID_CONTEXT, "the context was released once too often");
+  if (--retained == 0 && !idle()) violation(SUCCESS, "the context is released before its work is finished");
   count("contexts not given back", -1);
   return SUCCESS;
 }

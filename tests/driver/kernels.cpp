@@ -130,13 +130,13 @@ Result run(const Function& function, const Grid& grid, const std::vector<uint64_
 using namespace stand_in;
 
 API Result cuModuleLoadData(Module** module, const void* image) {
-  // Loading may wait for all that is on its way.
+  // Loading may wait for all unfinished work.
   Call call("cuModuleLoadData", Call::context_outside_capture);
   if (call.refused) return call.refused;
   auto* const made = new Module;
   if (!read(static_cast<const char*>(image), made->kernels)) {
     delete made;
-    return violation(INVALID_IMAGE, "cuModuleLoadData of no cubin");
+    return violation(INVALID_IMAGE, "cuModuleLoadData of something other than a cubin");
   }
   modules.insert(made);
   *module = made;
@@ -148,7 +148,7 @@ API Result cuModuleLoadData(Module** module, const void* image) {
 API Result cuModuleGetFunction(Function** function, Module* module, const char* name) {
   Call call("cuModuleGetFunction", Call::context_outside_capture);
   if (call.refused) return call.refused;
-  if (!modules.count(module)) return violation(INVALID_HANDLE, "cuModuleGetFunction of no module");
+  if (!modules.count(module)) return violation(INVALID_HANDLE, "cuModuleGetFunction of an unknown module");
   const auto kernel = module->kernels.find(name);
   if (kernel == module->kernels.end()) return NOT_FOUND;
   for (void* library : libraries()) {
@@ -165,8 +165,8 @@ API Result cuModuleGetFunction(Function** function, Module* module, const char* 
 
 API Result cuModuleUnload(Module* module) {
   Call call("cuModuleUnload", Call::context_outside_capture);
-  if (!modules.erase(module)) return violation(INVALID_HANDLE, "cuModuleUnload of no module");
-  if (!idle()) violation(SUCCESS, "a module goes while work is on its way");
+  if (!modules.erase(module)) return violation(INVALID_HANDLE, "cuModuleUnload of an unknown module");
+  if (!idle()) violation(SUCCESS, "a module is unloaded before its work is finished");
   for (Function* function : module->functions) {
     functions.erase(function);
     delete function;
@@ -193,7 +193,7 @@ API Result cuLaunchKernel(Function* function, unsigned x, unsigned y, unsigned z
                           unsigned threads_z, unsigned shared, Stream* stream, void** parameters, void** extra) {
   Call call("cuLaunchKernel");
   if (call.refused) return call.refused;
-  if (!functions.count(function)) return violation(INVALID_HANDLE, "cuLaunchKernel of no function");
+  if (!functions.count(function)) return violation(INVALID_HANDLE, "cuLaunchKernel of an unknown function");
   const char* name = function->name.c_str();
   if (!x || !y || !z || x > 0x7fffffff || y > 65535 || z > 65535) {
     return violation(INVALID_VALUE, "%s in a grid of %u, %u, %u blocks", name, x, y, z);

@@ -14,17 +14,17 @@ constexpr size_t ALIGNMENT = 256;
 
 struct Block {
   size_t bytes;
-  // Given back by the host; the stream may still be before that.
+  // Freed by the host; the stream may not have reached that yet.
   bool freed = false;
-  // The stream has come to the end of it.
+  // The stream has reached its end.
   bool gone = false;
   // How often it has been handed out.
   unsigned turn = 0;
 };
 
 std::map<Address, Block> blocks;
-// Blocks to be handed out again, by size: each serves for the very same one. The stream has come to the end of them, or
-// it will have before it comes to what uses them next.
+// Blocks to be handed out again, by size: each serves requests of exactly its size. The stream has reached
+// their end, or will before their next use.
 std::multimap<size_t, Address> pool;
 size_t reserved, used;
 std::map<const char*, size_t> pinned_blocks;
@@ -45,12 +45,12 @@ char* host(Address at) { return reinterpret_cast<char*>(at); }
 // An address that the host names: it must not have given it back.
 Result named(const char* call, Address at, size_t bytes) {
   const Block* block = around(at, bytes);
-  if (!block) return violation(INVALID_VALUE, "%s: %zu bytes at %#zx lie in no block", call, bytes, size_t(at));
+  if (!block) return violation(INVALID_VALUE, "%s: %zu bytes at %#zx are in no block", call, bytes, size_t(at));
   if (block->freed) return violation(INVALID_VALUE, "%s: %zu bytes at %#zx, which was freed", call, bytes, size_t(at));
   return SUCCESS;
 }
 
-// What a copy touches must be there when it runs.
+// What a copy touches must be allocated when it runs.
 Result there(const char* call, Address at, size_t bytes) {
   return on_device(at, bytes) ? SUCCESS : violation(ILLEGAL_ADDRESS, "%s ran on memory that was freed", call);
 }
@@ -110,7 +110,7 @@ API Result cuMemPoolTrimTo(void* handle, size_t keep) {
   if (call.refused) return call.refused;
   if (handle != &pool_handle || keep) return violation(INVALID_VALUE, "cuMemPoolTrimTo to %zu bytes", keep);
   for (const auto& [bytes, at] : pool) {
-    // Its memory stays, as NaN, for whoever uses it wrongly.
+    // Its memory stays, as NaN, for those who still use it.
     blocks.erase(at);
     reserved -= rounded(bytes);
   }
@@ -156,7 +156,7 @@ API Result cuMemAllocAsync(Address* at, size_t bytes, Stream*) {
 API Result cuMemFreeAsync(Address at, Stream* stream) {
   Call call("cuMemFreeAsync", Call::context_outside_capture);
   const auto found = blocks.find(at);
-  if (found == blocks.end() || found->second.freed) return violation(INVALID_VALUE, "a free of what is no block");
+  if (found == blocks.end() || found->second.freed) return violation(INVALID_VALUE, "a free of an unknown block");
   Block& block = found->second;
   block.freed = true;
   used -= rounded(block.bytes);
@@ -190,8 +190,8 @@ API Result cuMemHostAlloc(void** at, size_t bytes, unsigned) {
 
 API Result cuMemFreeHost(void* at) {
   Call call("cuMemFreeHost", Call::context_outside_capture);
-  if (!pinned_blocks.erase(static_cast<char*>(at))) return violation(INVALID_VALUE, "cuMemFreeHost of no pinned block");
-  if (!idle()) violation(SUCCESS, "pinned memory goes while work is on its way");
+  if (!pinned_blocks.erase(static_cast<char*>(at))) return violation(INVALID_VALUE, "cuMemFreeHost of an unknown block");
+  if (!idle()) violation(SUCCESS, "pinned memory is freed before its work is finished");
   free(at);
   count("pinned blocks not given back", -1);
   return call.refused;

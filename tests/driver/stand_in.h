@@ -1,16 +1,16 @@
-// A stand-in for NVIDIA's driver (`libcuda.so.1`) and cuBLASLt (`libcublasLt.so.12`): a GPU that is none.
+// A stand-in for NVIDIA's driver (`libcuda.so.1`) and cuBLASLt (`libcublasLt.so.12`): a software GPU.
 //
-// The emulated device replaces the backend's `Device`; this replaces what lies below it, so that the code that
+// The emulated device replaces the backend's `Device`; this replaces what is below it, so that the code that
 // calls NVIDIA's libraries runs where there is no GPU, in the program itself: loading, contexts, streams, events, pinned
 // memory, pools, modules, CUDA graphs, descriptors of products. Kernels come as the cubins that NVRTC made for
 // sm_90a, and run as the emulated device runs them: the same sources, compiled by g++.
 //
-// - What is put on a stream runs later, as late as the calls allow or any time before: some of it at any call. So a
+// - What is put on a stream runs later, as late as the calls allow or any time before: a part of it at any call. So a
 //   host that reads too early, or overwrites what a copy still reads, gets wrong numbers.
-// - Fresh memory holds a pattern that is NaN. A freed block may be handed out again at once: whoever has it next is behind
-//   its last user on the stream.
-// - What NVIDIA's manuals forbid, and what this backend means never to do though they would allow it, is a
-//   *violation*: told on standard error, counted, and refused where a GPU would refuse it.
+// - Fresh memory holds a pattern that is NaN. A freed block may be handed out again at once: its next user comes
+//   after its last one on the stream.
+// - What NVIDIA's manuals forbid, and what they allow but this backend must not do, is a *violation*: reported on
+//   standard error, counted, and refused where a GPU would refuse it.
 // - At the end the counts of calls, of violations and of what was not given back go to CLIP_DISTILL_STAND_IN_REPORT.
 //
 // | variable CLIP_DISTILL_STAND_IN_… | meaning |
@@ -21,6 +21,8 @@
 // | DRIVER | its CUDA version; 12080 if unset |
 // | CAPABILITY | its compute capability; 90 if unset |
 // | SEED | another choice of what runs when |
+// | FAIL | the name of a call that fails, without its version: cuMemAllocAsync |
+// | CODE | the code that it fails with |
 //
 // Declarations are ours, after NVIDIA's manuals ("CUDA Driver API", "cuBLAS"): no toolkit is needed to compile this.
 #pragma once
@@ -43,6 +45,8 @@ constexpr Result SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALI
                  INVALID_IMAGE = 200, INVALID_CONTEXT = 201, INVALID_HANDLE = 400, NOT_FOUND = 500, NOT_READY = 600,
                  ILLEGAL_ADDRESS = 700, OUT_OF_RESOURCES = 701, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901,
                  CAPTURE_WRONG_THREAD = 908;
+// A code that only this driver knows, as of a version later than the program.
+constexpr Result LATER = 4711;
 
 using Address = uint64_t;
 
@@ -57,14 +61,17 @@ void poison(void* at, size_t bytes);
 uint64_t setting(const char* name, uint64_t otherwise);
 uint64_t random_number();
 
-// Counts one more of what the report tells.
+// Adds to a number of the report.
 void count(const char* what, int64_t by = 1);
 
-// Tells of a violation and gives back `answer`.
+// Reports a violation and returns `answer`.
 Result violation(Result answer, const char* format, ...) __attribute__((format(printf, 2, 3)));
 
-// What went wrong on the GPU: every later call gets it, as from a real one.
+// What went wrong on the GPU: every later call returns it, as from a real one.
 extern Result broken;
+
+// The code that the environment chose for this call to fail with, or SUCCESS.
+Result chosen_failure(const char* call);
 
 // Whether a context is current on this thread.
 bool current_context();
@@ -82,28 +89,29 @@ Result enqueue(Stream* stream, Operation operation);
 bool capturing();
 // Spoils what is being captured.
 void invalidate_capture();
-// Whether nothing is on its way on any stream.
+// Whether no stream has unfinished work.
 bool idle();
-// Runs some of what is on its way.
+// Runs a part of the unfinished work.
 void progress();
 
 // ---- memory (memory.cpp)
 
-// Whether these bytes lie in memory that the stream may use now.
+// Whether these bytes are in memory that the stream may use now.
 bool on_device(Address at, size_t bytes);
 bool pinned(const void* at, size_t bytes);
 
 // ---- calls
 
-// Every call takes the machine for itself, and may find that the GPU has gone on.
+// Every call locks the machine; the GPU may have gone on since the last one.
 struct Call {
   std::lock_guard<std::recursive_mutex> guard{machine()};
-  // What the call answers if it may not go on.
+  // The code that the call returns at once, unless it is SUCCESS.
   Result refused;
 
   enum Needs { nothing, context, context_outside_capture };
   explicit Call(const char* name, Needs needs = context) : refused(SUCCESS) {
     count("calls");
+    if ((refused = chosen_failure(name))) return;
     if (needs != nothing && !current_context()) {
       refused = violation(INVALID_CONTEXT, "%s without a current context", name);
       return;

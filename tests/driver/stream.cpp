@@ -19,7 +19,7 @@ struct Stream {
 
 struct Event {
   bool timed;
-  // How often it was recorded, and the last of these that the stream has come to.
+  // How often it was recorded, and the last of these that the stream has reached.
   uint64_t recorded = 0, reached = 0;
   double seconds = 0;
   Stream* stream = nullptr;
@@ -64,7 +64,7 @@ void finish(Stream& stream) {
 }  // namespace
 
 Result enqueue(Stream* stream, Operation operation) {
-  if (!streams.count(stream)) return violation(INVALID_HANDLE, "%s on no stream of ours", operation.name);
+  if (!streams.count(stream)) return violation(INVALID_HANDLE, "%s on an unknown stream", operation.name);
   if (!stream->captures) {
     stream->queue.push_back(std::move(operation));
     return SUCCESS;
@@ -123,8 +123,8 @@ API Result cuStreamCreate(Stream** stream, unsigned) {
 
 API Result cuStreamDestroy_v2(Stream* stream) {
   Call call("cuStreamDestroy", Call::context_outside_capture);
-  if (!streams.count(stream)) return violation(INVALID_HANDLE, "cuStreamDestroy of no stream");
-  if (!stream->queue.empty()) violation(SUCCESS, "a stream goes while work is on its way");
+  if (!streams.count(stream)) return violation(INVALID_HANDLE, "cuStreamDestroy of an unknown stream");
+  if (!stream->queue.empty()) violation(SUCCESS, "a stream is destroyed before its work is finished");
   finish(*stream);
   streams.erase(stream);
   delete stream;
@@ -135,7 +135,7 @@ API Result cuStreamDestroy_v2(Stream* stream) {
 API Result cuStreamSynchronize(Stream* stream) {
   Call call("cuStreamSynchronize", Call::context_outside_capture);
   if (call.refused) return call.refused;
-  if (!streams.count(stream)) return violation(INVALID_HANDLE, "cuStreamSynchronize of no stream");
+  if (!streams.count(stream)) return violation(INVALID_HANDLE, "cuStreamSynchronize of an unknown stream");
   count("waits for a stream");
   finish(*stream);
   return broken;
@@ -157,7 +157,7 @@ API Result cuEventCreate(void** event, unsigned flags) {
 API Result cuEventDestroy_v2(void* event) {
   Call call("cuEventDestroy");
   const auto found = find(event);
-  if (!found) return violation(INVALID_HANDLE, "cuEventDestroy of no event");
+  if (!found) return violation(INVALID_HANDLE, "cuEventDestroy of an unknown event");
   events.erase(found);
   count("events not given back", -1);
   return call.refused;
@@ -167,7 +167,7 @@ API Result cuEventRecord(void* event, Stream* stream) {
   Call call("cuEventRecord", Call::context_outside_capture);
   if (call.refused) return call.refused;
   const auto found = find(event);
-  if (!found) return violation(INVALID_HANDLE, "cuEventRecord of no event");
+  if (!found) return violation(INVALID_HANDLE, "cuEventRecord of an unknown event");
   found->stream = stream;
   const uint64_t turn = ++found->recorded;
   return enqueue(stream, {"cuEventRecord", [found, turn] {
@@ -181,7 +181,7 @@ API Result cuEventQuery(void* event) {
   Call call("cuEventQuery", Call::context_outside_capture);
   if (call.refused) return call.refused;
   const auto found = find(event);
-  if (!found) return violation(INVALID_HANDLE, "cuEventQuery of no event");
+  if (!found) return violation(INVALID_HANDLE, "cuEventQuery of an unknown event");
   return found->reached == found->recorded ? SUCCESS : NOT_READY;
 }
 
@@ -189,7 +189,7 @@ API Result cuEventSynchronize(void* event) {
   Call call("cuEventSynchronize", Call::context_outside_capture);
   if (call.refused) return call.refused;
   const auto found = find(event);
-  if (!found) return violation(INVALID_HANDLE, "cuEventSynchronize of no event");
+  if (!found) return violation(INVALID_HANDLE, "cuEventSynchronize of an unknown event");
   if (!found->recorded) violation(SUCCESS, "a wait for an event that was never recorded");
   // No further than the event.
   while (found->reached != found->recorded && broken == SUCCESS && !found->stream->queue.empty()) {
@@ -242,7 +242,7 @@ API Result cuStreamEndCapture(Stream* stream, Graph** graph) {
 API Result cuGraphInstantiateWithFlags(Executable** executable, Graph* graph, unsigned long long flags) {
   Call call("cuGraphInstantiate");
   if (call.refused) return call.refused;
-  if (!graphs.count(graph) || flags) return violation(INVALID_VALUE, "cuGraphInstantiate of no graph, or with flags");
+  if (!graphs.count(graph) || flags) return violation(INVALID_VALUE, "cuGraphInstantiate of an unknown graph, or with flags");
   *executable = new Executable{std::make_shared<const std::vector<Operation>>(graph->operations)};
   executables.insert(*executable);
   count("graphs not given back");
@@ -251,7 +251,7 @@ API Result cuGraphInstantiateWithFlags(Executable** executable, Graph* graph, un
 
 API Result cuGraphDestroy(Graph* graph) {
   Call call("cuGraphDestroy");
-  if (!graphs.erase(graph)) return violation(INVALID_VALUE, "cuGraphDestroy of no graph");
+  if (!graphs.erase(graph)) return violation(INVALID_VALUE, "cuGraphDestroy of an unknown graph");
   delete graph;
   count("graphs not given back", -1);
   return call.refused;
@@ -260,7 +260,7 @@ API Result cuGraphDestroy(Graph* graph) {
 API Result cuGraphUpload(Executable* executable, Stream*) {
   Call call("cuGraphUpload", Call::context_outside_capture);
   if (call.refused) return call.refused;
-  if (!executables.count(executable)) return violation(INVALID_VALUE, "cuGraphUpload of no graph");
+  if (!executables.count(executable)) return violation(INVALID_VALUE, "cuGraphUpload of an unknown graph");
   executable->uploaded = true;
   return SUCCESS;
 }
@@ -268,7 +268,7 @@ API Result cuGraphUpload(Executable* executable, Stream*) {
 API Result cuGraphLaunch(Executable* executable, Stream* stream) {
   Call call("cuGraphLaunch", Call::context_outside_capture);
   if (call.refused) return call.refused;
-  if (!executables.count(executable)) return violation(INVALID_VALUE, "cuGraphLaunch of no graph");
+  if (!executables.count(executable)) return violation(INVALID_VALUE, "cuGraphLaunch of an unknown graph");
   if (!executable->uploaded) violation(SUCCESS, "a graph is uploaded by its first launch");
   count("graphs launched");
   for (const Operation& operation : *executable->operations) {
@@ -279,7 +279,7 @@ API Result cuGraphLaunch(Executable* executable, Stream* stream) {
 
 API Result cuGraphExecDestroy(Executable* executable) {
   Call call("cuGraphExecDestroy");
-  if (!executables.erase(executable)) return violation(INVALID_VALUE, "cuGraphExecDestroy of no graph");
+  if (!executables.erase(executable)) return violation(INVALID_VALUE, "cuGraphExecDestroy of an unknown graph");
   delete executable;
   count("graphs not given back", -1);
   return call.refused;

@@ -5,7 +5,7 @@ use std::hash::Hasher;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A name for what these texts make: it changes with any of them. Another version of the standard library
+/// A name for what is made from these texts: it changes with any of them. Another version of the standard library
 /// may give another name, which costs a compilation.
 pub(super) fn key<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     let mut hasher = DefaultHasher::new();
@@ -29,11 +29,12 @@ fn folder() -> PathBuf {
         .join("clip-distill")
 }
 
-/// The file `name` of the cache's part `kind`. If it is not there, `make` makes it in an empty folder and tells
-/// where; it then gets its place in one step, so that nobody sees it half written, and the first of several keeps it.
+/// The file `name` of the cache's part `kind`. If it does not exist, `make` writes it in an empty folder and
+/// returns where; it is then moved into place in one step, so that no process reads half a file, and the first of
+/// several stays.
 ///
 /// # Errors
-/// What `make` says, or the path and what the system says of it.
+/// Those of `make`, or the path and the system's error.
 pub(super) fn file(
     kind: &str,
     name: &str,

@@ -73,7 +73,7 @@ pub(super) fn image(nvrtc: &Nvrtc, module: &Module, architecture: &str) -> Resul
         static SAY: Once = Once::new();
         SAY.call_once(|| {
             notice(format_args!(
-                "compiling CUDA kernels for {architecture}; later runs have them at once"
+                "compiling CUDA kernels for {architecture}; later runs take them from the cache"
             ))
         });
         let path = folder.join("new");
@@ -98,14 +98,14 @@ fn options(architecture: &str) -> Vec<String> {
         "--std=c++17",
         // For profilers; the code is the same.
         "--generate-line-info",
-        // The assembler then tells registers, memory and spills in the log.
+        // The assembler then logs registers, memory and spills.
         "--ptxas-options=-v",
     ]
     .map(str::to_owned)
     .to_vec()
 }
 
-/// A name for all that the code depends on.
+/// A name that depends on everything the code depends on.
 fn key(nvrtc: &Nvrtc, module: &Module, architecture: &str) -> String {
     let (major, minor) = nvrtc.version();
     let version = format!("NVRTC {major}.{minor}");

@@ -5,7 +5,7 @@
 //! NVIDIA does not describe that section: its entries start with a format and an attribute byte, and the
 //! size of the arguments is the 16-bit value of attribute 0x19, as `cuobjdump -elf` shows (EIATTR_CBANK_PARAM_SIZE).
 
-/// What a cubin tells about a kernel.
+/// A cubin's metadata of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     /// Its name.
@@ -68,7 +68,7 @@ fn arguments(mut info: &[u8]) -> Option<usize> {
         if (format, attribute) == (HALF_WORD, ARGUMENTS) {
             return Some(value);
         }
-        // An entry of format 4 is followed by as many bytes as its value tells.
+        // An entry of format 4 is followed by as many bytes as its value says.
         let more = if format == SIZED { value } else { 0 };
         info = info.get(4 + more..)?;
     }
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_are_found_behind_other_entries() {
+    fn arguments_are_found_after_other_entries() {
         let info = [
             4, 0x17, 4, 0, 9, 9, 9, 9, 3, 0x1b, 0xff, 0, 3, 0x19, 0x18, 0,
         ];

@@ -1,6 +1,6 @@
 //! A software CUDA device: the kernels of `cuda/*.cu`, compiled by a C++ compiler and run on the processor.
 //!
-//! It sits below [`Device`], so that the backend's Rust code (arguments, grids, buffer sizes, order) and the
+//! It implements [`Device`], so that the backend's Rust code (arguments, grids, buffer sizes, order) and the
 //! kernels themselves run in `cargo test` on a machine without a GPU. It is slow, and strict: what a GPU would
 //! let pass, or do only sometimes, is an error here.
 //!
@@ -38,12 +38,12 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Threads of a launch above which further threads of the system help.
+/// Threads of a launch above which further threads of the system take part.
 const WORTH_A_WORKER: u64 = 2048;
 /// Dynamic shared memory that a block can have on the GPUs that this backend is made for, in bytes (sm_90).
 const SHARED_LIMIT: u32 = 227 * 1024;
 
-/// An error of this device that no kernel is to blame for.
+/// An error of this device rather than of a kernel.
 fn error<T>(detail: impl Into<String>) -> Result<T> {
     device_error("emulated CUDA device", detail)
 }
@@ -51,14 +51,14 @@ fn error<T>(detail: impl Into<String>) -> Result<T> {
 /// The emulated device.
 ///
 /// # Errors
-/// Where there is no C++ compiler, and where the variables above hold what they cannot.
+/// Where there is no C++ compiler, and where a variable above has an invalid value.
 pub(super) fn emulated() -> Result<Arc<dyn Replay>> {
     let variable = |name| std::env::var(name).unwrap_or_default();
     let seed = match variable("CLIP_DISTILL_EMULATOR_SEED").as_str() {
         "" => 0,
         text => match text.parse() {
             Ok(seed) => seed,
-            Err(_) => return error(format!("CLIP_DISTILL_EMULATOR_SEED={text} is no number")),
+            Err(_) => return error(format!("CLIP_DISTILL_EMULATOR_SEED={text} is not a number")),
         },
     };
     let watch = match variable("CLIP_DISTILL_EMULATOR_WATCH").as_str() {
@@ -287,7 +287,7 @@ impl Device for Emulated {
             (Some(fault), None) => fault.describe(launch.block, None),
             (Some(fault), Some(damage)) => fault.describe(launch.block, Some(&damage)),
             (None, Some(damage)) => {
-                format!("{damage} (CLIP_DISTILL_EMULATOR_WATCH=1 tells which thread)")
+                format!("{damage} (CLIP_DISTILL_EMULATOR_WATCH=1 finds the thread)")
             }
         };
         Err(Error::Fault {
@@ -339,7 +339,7 @@ impl Replay for Emulated {
 }
 
 impl Fault {
-    /// Where it happened and what, with what the zones around buffers show.
+    /// What happened and where, with what the zones around buffers show.
     fn describe(&self, threads: u32, damage: Option<&str>) -> String {
         let [x, y, z] = self.block;
         let place = match u32::try_from(self.thread) {

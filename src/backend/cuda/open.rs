@@ -21,7 +21,7 @@ fn variable(name: &str) -> String {
 /// `CLIP_DISTILL_CUDA_DEVICE=emulated`. Steps that recur are replayed, unless `CLIP_DISTILL_CUDA_GRAPHS=0`.
 ///
 /// # Errors
-/// If it cannot be had, with what to do about it.
+/// If it cannot be opened, with what to do about it.
 pub(super) fn device(ordinal: usize, bf16: bool) -> Result<Arc<dyn Device>> {
     let device = bare(ordinal, bf16)?;
     match variable(GRAPHS).as_str() {
@@ -31,7 +31,7 @@ pub(super) fn device(ordinal: usize, bf16: bool) -> Result<Arc<dyn Device>> {
     }
 }
 
-/// The same device without a recorder before it.
+/// The same device without a recorder in front of it.
 pub(super) fn bare(ordinal: usize, bf16: bool) -> Result<Arc<dyn Replay>> {
     match chosen_emulated()? {
         true => emulated(),
@@ -42,7 +42,7 @@ pub(super) fn bare(ordinal: usize, bf16: bool) -> Result<Arc<dyn Replay>> {
 /// Whether the environment chooses the emulated device.
 ///
 /// # Errors
-/// If it chooses what there is not.
+/// If it names another device.
 pub(super) fn chosen_emulated() -> Result<bool> {
     match variable(CHOICE).as_str() {
         "" => Ok(false),

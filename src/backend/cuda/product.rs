@@ -2,7 +2,7 @@
 //!
 //! cuBLASLt's matrices are column-major, so a row-major matrix is the transpose of what it sees. Hence
 //! D = A B is put to it as Dᵀ = Bᵀ Aᵀ: its left operand is our B and its right one our A, each stored as it
-//! wants them unless ours are read across. Its bias runs along the rows of Dᵀ, which are D's columns, as ours.
+//! wants them unless ours are transposed. Its bias runs along the rows of Dᵀ, which are D's columns, as ours does.
 //!
 //! An algorithm is chosen once for each kind of product: of those that cuBLASLt proposes, the fastest in a
 //! trial. The choice is kept on disk, since another algorithm rounds otherwise, and a second run must give
@@ -24,13 +24,13 @@ use std::collections::HashMap;
 const WORKSPACE: usize = 32 << 20;
 /// Algorithms that are tried.
 const CANDIDATES: usize = 8;
-/// Seconds of an algorithm's runs that are timed at once: of fewer, launching them would be most.
+/// Seconds of an algorithm's runs that are timed together: in a shorter span, launching them would dominate.
 const SPAN: f32 = 1e-3;
-/// How many runs these are at least and at most.
+/// The least and the most of these runs.
 const RUNS: (f32, f32) = (3.0, 50.0);
 /// Repetitions of a timing; the shortest counts.
 const TIMES: usize = 3;
-/// Part of the time of cuBLASLt's own choice by which another must be faster: less is noise.
+/// Share of the time of cuBLASLt's own choice by which another must be faster: less is noise.
 const GAIN: f32 = 0.03;
 
 /// All that distinguishes one kind of product from another.
@@ -44,8 +44,8 @@ struct Kind {
     transposed: [bool; 2],
     /// Of A, B, C and D.
     strides: [usize; 4],
-    /// Of A, B, C and D in bytes, at most 16: what vector accesses may rely on. D's is the bias's as well, for which
-    /// cuBLASLt has no preference of its own.
+    /// Of A, B, C and D in bytes, at most 16: what vector accesses may rely on. D's covers the bias as well, for
+    /// which cuBLASLt has no preference of its own.
     alignments: [u32; 4],
     add: bool,
     in_place: bool,
@@ -60,7 +60,7 @@ struct Plan {
 /// cuBLASLt, and a plan for each kind of product met.
 pub(super) struct Products {
     library: CublasLt,
-    /// What a choice of algorithms depends on beside the kind.
+    /// What a choice of algorithms depends on besides the kind.
     device: String,
     open: Option<(Owned, Address)>,
     plans: HashMap<Kind, Plan>,
@@ -123,7 +123,7 @@ impl Products {
             .map_err(named)
     }
 
-    /// Gives everything back, the workspace in the order of `stream`, on which no product may be any more; the context
+    /// Gives everything back, the workspace in the order of `stream`, on which no product may be running; the context
     /// must be current.
     pub fn close(&mut self, stream: CUstream) {
         self.plans.clear();
@@ -296,7 +296,7 @@ impl Bench<'_> {
             (Some(best), _) if of(best).is_finite() => Ok(best),
             _ => match times.into_iter().find_map(Result::err) {
                 Some(error) => Err(error),
-                None => device_error(NAME, "none of cuBLASLt's algorithms takes a time"),
+                None => device_error(NAME, "none of cuBLASLt's algorithms could be timed"),
             },
         }
     }

@@ -60,7 +60,7 @@ pub fn compile_report(architecture: &str) -> Result<Vec<KernelReport>> {
             let Some(numbers) = assembler(&compiled.log, &entry.name) else {
                 return device_error(
                     NAME,
-                    format!("{}: the log tells nothing of {}", module.name, entry.name),
+                    format!("{}: the log does not mention {}", module.name, entry.name),
                 );
             };
             reports.push(KernelReport {
@@ -76,7 +76,7 @@ pub fn compile_report(architecture: &str) -> Result<Vec<KernelReport>> {
     Ok(reports)
 }
 
-/// What the assembler's log tells of a kernel:
+/// The assembler's log of a kernel:
 /// ```text
 /// ptxas info    : Compiling entry function 'k' for 'sm_80'
 /// ptxas info    : Function properties for k
@@ -97,7 +97,7 @@ fn assembler(log: &str, entry: &str) -> Option<KernelReport> {
         arguments: 0,
         tensor: 0,
         registers: before(" registers")?,
-        // A kernel without shared memory is not said to have any.
+        // The log does not mention shared memory where there is none.
         shared: before(" bytes smem").unwrap_or(0),
         stack: before(" bytes stack frame")?,
         spill_stores: before(" bytes spill stores")?,
