@@ -7,6 +7,7 @@
 use super::NAME;
 use crate::backend::{Result, device_error};
 use libloading::{Library, Symbol};
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -128,7 +129,7 @@ impl Tried {
             }
             Err(e) => {
                 // A missing library is expected; a broken one is an error.
-                let text = e.to_string();
+                let text = reason(&e);
                 let name = path.display().to_string();
                 if !text.starts_with(&format!("{name}: cannot open shared object file: No such")) {
                     let named = text.contains(&name);
@@ -200,9 +201,16 @@ pub(super) unsafe fn function<T: Copy>(opened: &Opened, name: &str) -> Result<T>
         Ok(symbol) => Ok(*symbol),
         Err(e) => device_error(
             NAME,
-            format!("{name} is missing: {e}; install CUDA 12 or 13"),
+            format!("{name} is missing: {}; install CUDA 12 or 13", reason(&e)),
         ),
     }
+}
+
+/// What the loader says, which libloading keeps as its error's source.
+fn reason(error: &libloading::Error) -> String {
+    error
+        .source()
+        .map_or_else(|| error.to_string(), |source| source.to_string())
 }
 
 /// CUDA's libraries hold threads and handlers at exit: they are never unloaded.
@@ -308,6 +316,21 @@ mod tests {
         let both = ["libnvrtc.so.13", "libnvrtc.so.12"];
         assert_eq!(names(NVRTC, Some(13_000)), both);
         assert_eq!(names(NVRTC, None), both);
+    }
+
+    #[test]
+    fn a_missing_library_is_expected_and_a_broken_one_is_reported() {
+        let root = tempfile::tempdir().unwrap();
+        let broken = root.path().join("libbroken.so.1");
+        std::fs::write(&broken, "not a library").unwrap();
+        let mut tried = Tried::default();
+        assert!(tried.open("libclip_distill_none.so.1".into()).is_none());
+        assert_eq!(tried.to_string(), "");
+        assert!(tried.open(broken.clone()).is_none());
+        let text = tried.to_string();
+        let name = broken.display().to_string();
+        assert_eq!(text.matches(&name).count(), 1, "{text}");
+        assert!(text.len() > name.len() + 10, "{text}");
     }
 
     #[test]
