@@ -1,7 +1,7 @@
 """What only a GPU can show, for one that is rented by the minute: every check on it, under compute-sanitizer as well,
 then speeds beside PyTorch's.
 
-    python tests/gpu.py build FOLDER    # tests, benches and `train`, packed into FOLDER; needs cargo and no GPU
+    python tests/gpu.py build FOLDER    # (.gpu) tests, benches and `train`, packed into FOLDER; needs cargo and no GPU
     python tests/gpu.py run FOLDER      # all checks, then all times; so also: check FOLDER, time FOLDER
     python tests/gpu.py list            # the names for --only
 
