@@ -1,11 +1,11 @@
 """What only a GPU can show, for one that is rented by the minute: every check on it, under compute-sanitizer as well,
 then speeds beside PyTorch's.
 
-    python tests/gpu.py build FOLDER    # (.gpu) tests, benches and `train`, packed into FOLDER; needs cargo and no GPU
+    python tests/gpu.py build FOLDER    # tests, benches and `train`, packed into FOLDER; needs cargo and no GPU
     python tests/gpu.py run FOLDER      # all checks, then all times; so also: check FOLDER, time FOLDER
     python tests/gpu.py list            # the names for --only
 
-FOLDER may travel to a machine without cargo; it needs this repository's files and NVIDIA's libraries there. A call ends
+FOLDER (.gpu) may travel to a machine without cargo; it needs this repository's files and NVIDIA's libraries there. A call ends
 within --minutes (8): what did not fit is reported as not run. Results go to --out ($OUT, else FOLDER): `gpu.json`, `gpu.md`
 and every command's output in `gpu.log`. The next call with the same FOLDER, or with that `gpu.json` copied into FOLDER,
 repeats what failed and runs what was not run; --fresh runs everything. Ends with 1 if anything failed or was not run for
