@@ -47,6 +47,7 @@ macro_rules! functions {
             ///
             /// # Safety
             /// As its manual asks: handles alive, pointers valid for what it reads and writes.
+            #[allow(clippy::too_many_arguments)] // as many as the driver takes
             pub(super) unsafe fn $name($($argument: $type),*) -> Answer<()> {
                 let call = stringify!($symbol);
                 let Some(table) = TABLE.get() else {
