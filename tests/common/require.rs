@@ -1,8 +1,10 @@
 //! What a test needs of the machine, and what becomes of the test where that is missing.
 #![allow(dead_code)] // each test crate uses a part
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::io::Write;
+use std::sync::{Mutex, PoisonError};
 
 /// Environment variable with the parts that must be there, with commas between them.
 pub const REQUIRE: &str = "CLIP_DISTILL_REQUIRE";
@@ -102,12 +104,13 @@ impl Part {
 }
 
 /// What a test needs: `found`, or `None` and a line on standard error (which the test harness does not hide) that says
-/// what is not checked.
+/// what is not checked, once for each program.
 ///
 /// # Panics
 /// If `part` is missing and [`REQUIRE`] names it; if it is there and does not work; if [`REQUIRE`] holds a name that
 /// is not that of a part.
 pub fn require<T>(part: Part, checked: &str, found: Result<T, impl Display>) -> Option<T> {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let list = std::env::var(REQUIRE).unwrap_or_default();
     let found = match std::env::var_os(CHOICE) {
         Some(choice) if matches!(part, Cuda | CudaBf16) => {
@@ -118,8 +121,11 @@ pub fn require<T>(part: Part, checked: &str, found: Result<T, impl Display>) -> 
     match judge(&list, part, checked, found) {
         Ok(found) => Some(found),
         Err(line) => {
-            // Not `eprintln!`: of a test that passes the harness shows nothing.
-            writeln!(std::io::stderr(), "{line}").expect("standard error");
+            let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+            if said.insert(line.clone()) {
+                // Not `eprintln!`: of a test that passes the harness shows nothing.
+                writeln!(std::io::stderr(), "{line}").expect("standard error");
+            }
             None
         }
     }
