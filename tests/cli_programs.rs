@@ -139,3 +139,27 @@ fn the_short_help_is_a_screen_and_the_long_one_has_everything() {
         }
     }
 }
+
+#[test]
+fn devices_are_listed_or_said_to_be_missing() {
+    let folder = Folder::new(&[]);
+    let list = |device: &str| {
+        let mut run = folder.train("--list-devices");
+        run.env("CUDA_VISIBLE_DEVICES", "")
+            .env_remove("CLIP_DISTILL_CUDA_PATH")
+            .env("CLIP_DISTILL_CUDA_DEVICE", device);
+        String::from_utf8(expect(run, 0).stdout).unwrap()
+    };
+    let lines = list("");
+    let mut lines = lines.lines();
+    let cpu = lines.next().unwrap();
+    for word in ["cpu 0: ", " threads", "GiB", "fp32", "amp_bf16"] {
+        assert!(cpu.contains(word), "no {word} in: {cpu}");
+    }
+    let cuda = lines.next().unwrap();
+    assert!(
+        cuda.starts_with("cuda: none: ") && cuda.contains("NVIDIA"),
+        "{cuda}"
+    );
+    assert_eq!(lines.next(), None);
+}

@@ -1,5 +1,6 @@
 //! `train`: distils CLIP models. Parses, calls the library, prints.
 
+use clip_distill::backend::devices;
 use clip_distill::programs::command_line::{Request, parse};
 use clip_distill::programs::{self, ablation, demo, print};
 use clip_distill::report;
@@ -17,6 +18,10 @@ fn main() -> ExitCode {
 fn work() -> Result<(), Error> {
     let answer = match parse(std::env::args_os())? {
         Request::Print(text) => return print(&text),
+        Request::Devices => {
+            let lines: Vec<String> = devices().iter().map(ToString::to_string).collect();
+            lines.join("\n")
+        }
         Request::Demo(config) => {
             interrupt::install();
             demo::run(&config)?

@@ -62,6 +62,8 @@ pub enum Request {
     Demo(Box<Config>),
     /// Text to print on stdout: help or version.
     Print(String),
+    /// The devices of every backend.
+    Devices,
     /// The report of a run again, with others in its charts.
     Report(PathBuf, Vec<PathBuf>),
     /// A run.
@@ -84,6 +86,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
     };
     let line = CommandLine::from_arg_matches(&matches)
         .map_err(|e| Error::Usage(clap_line(&e.to_string())))?;
+    if line.call.list_devices {
+        return Ok(Request::Devices);
+    }
     if let Some(source) = &line.call.ablation {
         let plan = Plan::load(source, given(&line.config, &matches)?)?;
         return Ok(Request::Ablation(Box::new(plan)));

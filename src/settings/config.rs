@@ -40,10 +40,6 @@ pub struct Config {
     #[arg(long, value_name = "FILE", help_heading = "Models")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<PathBuf>,
-    /// What the student inherits.
-    #[command(flatten)]
-    #[serde(flatten)]
-    pub inherit: InheritFlags,
 
     /// Losses and their weights.
     ///
@@ -147,6 +143,11 @@ pub struct Config {
     /// Scale of the student's intra-modal logits: shared, detached or a number.
     #[arg(long, default_value_t, help_heading = "Losses")]
     pub intra_scale: IntraScale,
+
+    /// What the student inherits.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub inherit: InheritFlags,
 
     /// Training pairs: shards, a CSV file, or `demo`.
     ///
@@ -329,6 +330,11 @@ pub struct Call {
     /// Prints parameters, steps and memory, and exits.
     #[arg(long, help_heading = "Command")]
     pub dry_run: bool,
+    /// Prints devices and what they support, and exits.
+    ///
+    /// The devices of every backend, with their memory and precisions, or why there is none.
+    #[arg(long, help_heading = "Command")]
+    pub list_devices: bool,
     /// Trains every variant in a file with every seed, and writes one table; finished runs are not repeated.
     /// `poster` and `baselines` are inside this program. Other flags apply to all variants.
     #[arg(
