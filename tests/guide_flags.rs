@@ -16,6 +16,6 @@ fn the_page_is_what_the_programs_take() {
         got == want,
         "{} is out of step with the programs at line {}; run: UPDATE_GUIDE=1 cargo test --test guide_flags",
         path.display(),
-        line.map_or_else(|| got.lines().count().min(want.lines().count()), |i| i) + 1
+        line.unwrap_or_else(|| got.lines().count().min(want.lines().count())) + 1
     );
 }
