@@ -12,6 +12,9 @@ use std::process::Command;
 mod require;
 
 use require::{Part, require};
+
+/// Environment variable with the folders of other versions.
+const ROOTS: &str = "CLIP_DISTILL_NVRTC_ROOTS";
 /// Set where the test below runs with another version than the one that the kernels were written with.
 const OTHER: &str = "CLIP_DISTILL_NVRTC_IS_ANOTHER";
 /// Bytes that a thread may spill there. 12.8 and 13.0 spill none; the assembler of 13.5 limits three kernels to fewer
@@ -90,10 +93,11 @@ fn version() -> String {
 /// two versions do not mix in one process.
 #[test]
 fn every_kernel_compiles_with_other_versions_of_nvrtc() {
-    let roots = std::env::var_os("CLIP_DISTILL_NVRTC_ROOTS").unwrap_or_default();
-    if roots.is_empty() {
-        println!("skipped: CLIP_DISTILL_NVRTC_ROOTS names no other version");
-    }
+    let roots = std::env::var_os(ROOTS).filter(|roots| !roots.is_empty());
+    let found = roots.ok_or_else(|| format!("{ROOTS} names no other version"));
+    let Some(roots) = require(Part::NvrtcOthers, "kernels compiled by them", found) else {
+        return;
+    };
     let mut versions = BTreeSet::new();
     for root in std::env::split_paths(&roots).filter(|r| !r.as_os_str().is_empty()) {
         let done = Command::new(std::env::current_exe().unwrap())

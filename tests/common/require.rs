@@ -25,6 +25,8 @@ pub enum Part {
     Emulated,
     /// NVIDIA's run-time compiler.
     Nvrtc,
+    /// Further versions of it.
+    NvrtcOthers,
     /// NVIDIA's matrix products.
     CublasLt,
     /// An NVIDIA GPU with its driver and both libraries.
@@ -36,7 +38,16 @@ pub enum Part {
 use Part::*;
 
 impl Part {
-    const ALL: [Self; 7] = [Cpu, CpuBf16, Emulated, Nvrtc, CublasLt, Cuda, CudaBf16];
+    const ALL: [Self; 8] = [
+        Cpu,
+        CpuBf16,
+        Emulated,
+        Nvrtc,
+        NvrtcOthers,
+        CublasLt,
+        Cuda,
+        CudaBf16,
+    ];
 
     /// Its name in [`REQUIRE`].
     pub fn name(self) -> &'static str {
@@ -45,6 +56,7 @@ impl Part {
             CpuBf16 => "cpu_bf16",
             Emulated => "emulated",
             Nvrtc => "nvrtc",
+            NvrtcOthers => "nvrtc_others",
             CublasLt => "cublaslt",
             Cuda => "cuda",
             CudaBf16 => "cuda_bf16",
@@ -68,6 +80,7 @@ impl Part {
             CpuBf16 => says(&[NO_BF16]),
             Emulated => says(&["it needs a C++ compiler", "it runs on Linux on x86-64 only"]),
             Nvrtc => says(&["NVRTC is missing"]),
+            NvrtcOthers => says(&["names no other version"]),
             CublasLt => says(&["cuBLASLt is missing"]),
             Cuda => says(&NO_GPU) || says(&["7.5 (Turing) is the least"]),
             CudaBf16 => {
