@@ -34,6 +34,8 @@ struct Node {
 #[derive(Default)]
 pub struct Grads {
     slots: Vec<Grad>,
+    /// Second gradients of one variable from one operation, which took its slot twice.
+    again: Vec<(usize, Tensor)>,
 }
 
 impl Grads {
@@ -47,13 +49,17 @@ impl Grads {
         Some(self.slots[id].take())
     }
 
-    /// Puts back what [`Grads::take`] gave, after the kernel added to it.
+    /// Puts back what [`Grads::take`] gave, after the kernel added to it. Where an operation has one variable as two of
+    /// its inputs, the second gradient is added to the first as soon as the operation is done.
     pub fn put(&mut self, var: &impl Tracked, grad: Option<Grad>) {
         if let (Some(id), Some(grad)) = (var.id(), grad) {
             if self.slots.len() <= id {
                 self.slots.resize(id + 1, None);
             }
-            self.slots[id] = grad;
+            match &self.slots[id] {
+                Some(_) => self.again.extend(grad.map(|grad| (id, grad))),
+                None => self.slots[id] = grad,
+            }
         }
     }
 
@@ -212,7 +218,38 @@ impl Tape {
                 && let Some(dy) = grads.slots.get_mut(node.id).and_then(Option::take)
             {
                 backward(self, &mut grads, dy)?;
+                for (id, value) in std::mem::take(&mut grads.again) {
+                    self.backend.accumulate(&mut grads.slots[id], value)?;
+                }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::Cpu;
+    use crate::ops;
+
+    /// x xᵀ as one operation of x twice has the gradients of two variables, added.
+    #[test]
+    fn a_variable_may_be_an_input_twice() {
+        let gradients = |twice: bool| {
+            let tape = Tape::new(Arc::new(Cpu::new()));
+            let values = [1.0, -2.0, 0.5, 3.0, 0.25, -1.0];
+            let leaf = || tape.leaf(tape.backend().upload(&[2, 3], &values).unwrap());
+            let (x, w) = (leaf(), leaf());
+            let w = if twice { &x } else { &w };
+            let act = crate::backend::Activation::None;
+            let y = ops::linear(&tape, &x, w, None, None, act).unwrap();
+            let seed = tape.backend().upload(&[2, 2], &[1.0, 2.0, -3.0, 0.5]);
+            let grads = tape.backward_from(&[(&y, seed.unwrap())]).unwrap();
+            [&x, w].map(|v| tape.backend().download(grads.get(v).unwrap()).unwrap())
+        };
+        let [both, _] = gradients(true);
+        let [dx, dw] = gradients(false);
+        let sum: Vec<f32> = dx.iter().zip(&dw).map(|(dx, dw)| dx + dw).collect();
+        assert_eq!(both, sum);
     }
 }

@@ -121,7 +121,7 @@ fn short_name(weights: &Path) -> String {
     if file != MODEL && file != HUB_MODEL {
         return file.trim_end_matches(".safetensors").to_string();
     }
-    // A relative path may not name the folders it lies in.
+    // A relative path may not name the folders it is in.
     let weights = weights.canonicalize().unwrap_or_else(|_| weights.into());
     let folders: Vec<Option<String>> = weights.ancestors().skip(1).map(|p| name(Some(p))).collect();
     match &folders[..] {

@@ -14,7 +14,7 @@ pub fn show() {
     }));
 }
 
-/// Prints to stderr. Where that is closed there is nobody to tell.
+/// Prints to stderr. If that is closed, the line is dropped.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
@@ -22,7 +22,7 @@ pub fn say(line: &str) {
 struct Terminal {
     /// Whether stderr can show bars.
     bars: bool,
-    /// That of the run under way.
+    /// The current run's.
     bar: Mutex<Option<ProgressBar>>,
 }
 

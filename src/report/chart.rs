@@ -69,7 +69,7 @@ pub struct Band {
 pub struct Chart {
     /// The quantity.
     pub title: String,
-    /// What stands smaller behind the title: unit, data set.
+    /// Shown smaller after the title: unit, data set.
     pub detail: String,
     /// How its numbers are read.
     pub unit: Unit,
@@ -373,7 +373,7 @@ mod tests {
     #[test]
     fn lines_end_where_their_values_are() {
         let svg = chart(vec![point(1.0, 2.0), point(100.0, 4.0)]).svg(100.0);
-        // Steps 0 to 100 lie between 44 and 302, values 0 to 4 between 170 and 10.
+        // Steps 0 to 100 are between 44 and 302, values 0 to 4 between 170 and 10.
         assert!(svg.contains(r#"d="M46.6 90.0L302.0 10.0""#), "{svg}");
         assert!(svg.contains("2 at step 1, 4 at step 100, between 2 and 4"));
         assert!(

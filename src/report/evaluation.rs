@@ -14,7 +14,7 @@ const WAYS: [(&str, &str); 2] = [
 ];
 const RANKS: [&str; 3] = ["R@1", "R@5", "R@10"];
 
-/// A kind of question that a set of images was put to.
+/// A kind of evaluation of a set of images.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Test {
     /// Name of the set.

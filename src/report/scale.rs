@@ -1,6 +1,6 @@
 //! Axes: from values to places, round numbers along them, and numbers in words.
 
-/// About so many intervals between ticks.
+/// The number of intervals between ticks to aim at.
 const INTERVALS: f64 = 4.0;
 
 /// A line of values from `low` to `high`.
@@ -31,7 +31,7 @@ impl Axis {
     pub fn round(low: f64, high: f64, place: (f64, f64)) -> Self {
         let (low, high) = apart(low, high);
         let step = nice((high - low) / INTERVALS);
-        // A value that lies on a tick but for its rounding needs no other tick.
+        // A value on a tick but for its rounding needs no other tick.
         let (below, above) = (low / step + 1e-9, high / step - 1e-9);
         Self {
             low: below.floor() * step,

@@ -23,7 +23,7 @@ pub struct RunLog {
 }
 
 impl RunLog {
-    /// Reads the folder of a run, also of one under way or broken off: a line that is cut short is
+    /// Reads the folder of a run, also of an unfinished one: a line that is cut short is
     /// left out.
     ///
     /// # Errors

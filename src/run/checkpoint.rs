@@ -29,7 +29,7 @@ const FORMAT: &str = "clip-distill train state 1";
 const TEMPORARY: &str = ".tmp-";
 const REPLACED: &str = ".old-";
 
-/// Where a run stands.
+/// A run's position: steps done and data read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
     /// Optimiser steps done.
@@ -42,7 +42,7 @@ pub struct Position {
 
 /// A state to be written as `train_state.safetensors`.
 pub struct Snapshot<'a> {
-    /// Where the run stands.
+    /// The run's position.
     pub position: Position,
     /// The run's configuration as TOML.
     pub config: String,
@@ -65,7 +65,7 @@ impl Snapshot<'_> {
 /// The content of a `train_state.safetensors`: what a [`Snapshot`] held.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainState {
-    /// Where the run stands.
+    /// The run's position.
     pub position: Position,
     /// The run's configuration as TOML.
     pub config: String,
@@ -257,7 +257,7 @@ pub fn find(resume: &str, folder: &Path) -> Result<Option<PathBuf>> {
 /// The file of weights that `path` means: itself, the one in it, or the newest checkpoint's below it.
 ///
 /// # Errors
-/// If there is none, or it is no safetensors file.
+/// If there is none, or it is not a safetensors file.
 pub fn weights(path: &Path) -> Result<PathBuf> {
     if path.is_file() {
         if path.extension().is_none_or(|e| e != "safetensors") {

@@ -2,8 +2,8 @@
 //!
 //! Memory is counted as the operations keep it. A block of width w and MLP width m keeps for each token
 //! q, k, v, attention's output, the sum before the second LayerNorm and the block's output (6 w), and the
-//! MLP's hidden values before their activation (m); those behind it and the LayerNorms' outputs are made
-//! again on the way back.
+//! MLP's hidden values before their activation (m); those after it and the LayerNorms' outputs are
+//! recomputed during backward.
 
 use crate::loss::Weights;
 use crate::model::{ClipConfig, ConvLayer, VisionConfig, convolutions};
@@ -24,12 +24,12 @@ pub(super) struct Tower {
     pub(super) block: f64,
     /// f32 values alive at once in a forward pass that keeps nothing.
     pub(super) passing: f64,
-    /// f32 values of gradients and packed operands alive at once on the way back.
+    /// f32 values of gradients and packed operands alive at once during backward.
     pub(super) returning: f64,
 }
 
 impl Tower {
-    /// f32 values of a pair on the way back.
+    /// f32 values of a pair during backward.
     pub(super) fn training(&self, grad_checkpointing: bool) -> f64 {
         let kept = match grad_checkpointing {
             true => self.inputs + self.block,
@@ -47,7 +47,7 @@ fn transformer(tokens: usize, width: usize, layers: usize, mlp: usize) -> Tower 
     let rest = 2.0 * (w * w + 2.0 * w * m);
     Tower {
         // in_proj 3w² and the two products of attention; then out_proj w² and two MLP products wm each,
-        // in the last block for one token alone, which then keeps nothing behind its attention.
+        // in the last block for one token alone, which then keeps nothing after its attention.
         flops: l * attention + ((l - 1.0) * t + 1.0) * rest,
         kept: (l - 1.0) * block + t * 4.0 * w,
         inputs: l * t * w,
@@ -153,7 +153,7 @@ pub(super) fn pixels(config: &ClipConfig) -> f64 {
 
 /// Floating-point operations of the losses over `n` pairs: each of `clip`, `crd`, `affinity`, `icl`,
 /// `cross-kd`, `afd` and `intra` makes the n×n similarities in both directions or modalities, makes them
-/// again on the way back and multiplies them into the gradient; where a teacher's similarities are read,
+/// again during backward and multiplies them into the gradient; where a teacher's similarities are read,
 /// they are made twice as well, and by `affinity` once more for their entropy.
 ///
 /// `gd` makes in each direction, of student and teacher, the similarities, and two gradients in two products

@@ -170,7 +170,7 @@ pub fn dry_run(settings: &Settings) -> Result<String> {
     Ok(lines.join("\n"))
 }
 
-/// Bytes of memory that a new process could use, where the system tells.
+/// Bytes of memory that a new process could use, where the system reports it.
 fn available() -> Option<f64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;

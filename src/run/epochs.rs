@@ -51,7 +51,7 @@ fn joined(loader: &mut Loader, parts: u64) -> Result<Option<Batch>> {
     Ok(all)
 }
 
-/// A run under way.
+/// A run between its first and last step.
 pub(super) struct Run {
     config: Config,
     label: String,
@@ -145,7 +145,7 @@ impl Run {
         let outcome = outcome.and(self.settle());
         self.progress = None;
         if outcome.is_err() {
-            // A loss that is no number is best understood from its curves.
+            // A NaN loss is best understood from its curves.
             self.report();
         }
         outcome?;
@@ -367,7 +367,7 @@ impl Run {
         Ok(path)
     }
 
-    /// Writes report.html. A run goes on without it: `--report` makes it again.
+    /// Writes report.html. A failure does not end the run: `--report` makes it again.
     fn report(&self) {
         if let Err(e) = report::write(&self.folder, &[]) {
             warning(format_args!("{}: no report: {e}", self.label));

@@ -2,8 +2,8 @@
 //! and TinyCLIP's progressive schedule, in which each stage inherits from the last.
 //!
 //! Every part is an ordinary run in a folder of its own below the whole run's: `stage-75/`, and `prune/` for the
-//! steps that train gates, whose `export/` is the smaller model. What is finished stands in `stages.json`, so
-//! that `--resume latest` goes on where the whole run stopped.
+//! steps that train gates, whose `export/` is the smaller model. Finished stages are listed in `stages.json`, so
+//! that `--resume latest` continues where the whole run stopped.
 
 use super::checkpoint::{MODEL, MODEL_CONFIG, description};
 use super::epochs::Summary;

@@ -14,7 +14,7 @@
 //! Summary    { repeated Value value = 1 }      Value { string tag = 1; float simple_value = 2 }
 //! SessionLog { SessionStatus status = 1 }      START = 1
 //! ```
-//! A run that goes on from a checkpoint begins another file, whose `START` at the first new step tells
+//! A resumed run begins another file, whose `START` at the first new step tells
 //! TensorBoard to forget the steps from there on that older files hold. Checked by hand with TensorBoard
 //! 2.21.0, its `EventAccumulator` and its data server: after a resume no step is there twice.
 //!

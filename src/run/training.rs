@@ -17,7 +17,8 @@ use crate::train::feature_cache::Share;
 use crate::train::step::Trainer;
 use std::sync::Arc;
 
-/// Trains as `settings` say; `label` stands before the progress. The teacher is not asked again for what `cache` holds.
+/// Trains as `settings` say; `label` begins each line of progress. The teacher's features in `cache` are not computed
+/// again.
 ///
 /// # Errors
 /// `Error::Usage` for inputs that cannot be used, `Error::Failed` for a run that broke off, `Error::Interrupted` after

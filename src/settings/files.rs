@@ -4,7 +4,7 @@ use super::error::{Result, file, unreadable};
 use std::io::ErrorKind;
 use std::path::Path;
 
-/// The content of a file; `None` if there is none. Bytes that are no UTF-8 are replaced: a line that a crash
+/// The content of a file; `None` if there is none. Bytes that are not UTF-8 are replaced: a line that a crash
 /// left half written may end within a character.
 pub(crate) fn read(path: &Path) -> Result<Option<String>> {
     match std::fs::read(path) {

@@ -150,7 +150,7 @@ impl Student<'_> {
             let tape = Tape::new(self.backend.clone());
             let bound = self.parameters.bind_training(&tape);
             let seen = self.features(&tape, &bound, &images, batch, part)?;
-            // What earlier parts gathered lies in the slots already: the kernels add to it.
+            // The slots hold the sums of earlier parts already: the kernels add to them.
             let mut grads = Grads::default();
             for (p, grad) in self.parameters.iter().zip(&mut losses.grads) {
                 grads.put(bound.var(&p.name).map_err(failed)?, Some(grad.take()));

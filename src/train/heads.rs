@@ -1,6 +1,6 @@
 //! The parameters that losses have of their own, beside the student's: projections to the teacher's width,
 //! the heads of `afd`, learned scales. All are called `heads.…`, begin from the seed, are trained and
-//! checkpointed like any other parameter, and are no part of the model that a run leaves behind.
+//! checkpointed like any other parameter, and are not part of the model that a run exports.
 
 use crate::autodiff::{Tape, Var};
 use crate::backend::Backend;

@@ -2,7 +2,7 @@
 //!
 //! The host asks for a step's numbers and goes on to the next step; they are read when they have come. So the
 //! device has no need to wait for the host in a step (but for the gates of automatic inheritance, which learn on
-//! the host), and a loss that is no number is noticed a step late: no checkpoint is written before all numbers are
+//! the host), and a NaN loss is noticed a step late: no checkpoint is written before all numbers are
 //! there.
 
 use super::anchors::AnchorValues;
@@ -52,7 +52,7 @@ pub(super) struct StepTensors<'a> {
     pub(super) anchors: &'a [Anchors],
 }
 
-/// A step whose numbers are under way.
+/// An unfinished step: its numbers are being copied to the host.
 #[derive(Debug)]
 pub struct PendingStep {
     /// The step's 1-based number.
@@ -103,7 +103,7 @@ impl PendingStep {
     /// Waits for the step's end.
     ///
     /// # Errors
-    /// If the loss or its gradient is no number, or something failed on the device.
+    /// If the loss or its gradient is NaN or infinite, or something failed on the device.
     pub fn wait(self) -> Result<StepReport> {
         let values = self.values.wait().map_err(failed)?;
         let mut rest = values.as_slice();
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_that_is_no_number_is_named_with_its_step() {
+    fn a_nan_loss_is_named_with_its_step() {
         let backend: Arc<dyn Backend> = Arc::new(crate::backend::cpu::Cpu::new());
         let reports = reports(&mut trainer(&backend, VIT, 1e30, 1), false);
         assert!(reports[0].is_ok());

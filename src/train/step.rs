@@ -160,7 +160,7 @@ impl Trainer {
     /// Asks the device for one step. With gates, it waits for what they learn from.
     ///
     /// # Errors
-    /// If the batch does not fit the models, or the device fails. That the loss or its gradient is no number
+    /// If the batch does not fit the models, or the device fails. A NaN or infinite loss or gradient
     /// shows in [`PendingStep::wait`]: then the parameters are not fit to be kept.
     pub fn step(&mut self, batch: StepBatch) -> Result<PendingStep> {
         self.backend.begin_step().map_err(failed)?;

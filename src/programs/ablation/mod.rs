@@ -2,7 +2,7 @@
 //!
 //! A [`Plan`] names the rows (flags that differ), the seeds and the metrics. Each row with each seed is
 //! an ordinary run in a folder of its own, which also holds its result; so a second call does what is
-//! left, goes on where a run was stopped, and repeats nothing.
+//! left, continues where a run was stopped, and repeats nothing.
 
 mod page;
 mod plan;

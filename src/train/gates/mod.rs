@@ -383,7 +383,7 @@ impl TowerGates {
 }
 
 impl Drawn {
-    /// The whole model's `parameters`, and behind them every gate's factors.
+    /// The whole model's `parameters`, and after them every gate's factors.
     pub(super) fn beside(
         &self,
         parameters: &Parameters,

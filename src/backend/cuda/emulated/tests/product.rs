@@ -119,7 +119,7 @@ fn check(
         } else {
             beyond.is_nan()
         };
-        assert!(kept || r == m - 1, "what lies between rows is left alone");
+        assert!(kept || r == m - 1, "bytes between rows are left alone");
     }
 }
 
