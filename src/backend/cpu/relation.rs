@@ -14,7 +14,7 @@ use crate::backend::{Logits, Pair, Relation, Result, RowStats, shape_error};
 use rayon::prelude::*;
 use std::ops::Range;
 
-pub(super) const OP: &str = "relation";
+const OP: &str = "relation";
 
 /// Columns of a tile. Two tiles (student's, teacher's) of the largest row block make 1 MiB: they
 /// stay in the second-level cache, and packing the columns is paid for by many rows.
@@ -41,19 +41,19 @@ pub(super) struct Operands<'a> {
 }
 
 impl<'a> Operands<'a> {
-    pub(super) fn new(r: &'a Logits) -> Result<Self> {
+    pub(super) fn new(op: &'static str, r: &'a Logits) -> Result<Self> {
         let (xs, ys) = (r.x.shape(), r.y.shape());
         if xs.len() != 2 || ys.len() != 2 || xs[1] != ys[1] || r.scale.len() != 1 {
             let detail = format!("x {xs:?}, y {ys:?}, scale {:?}", r.scale.shape());
-            return shape_error(OP, detail + ": want [n, width], [m, width], [1]");
+            return shape_error(op, detail + ": want [n, width], [m, width], [1]");
         }
         Ok(Self {
-            x: f32s(OP, &r.x)?,
-            y: f32s(OP, &r.y)?,
+            x: f32s(op, &r.x)?,
+            y: f32s(op, &r.y)?,
             n: xs[0],
             m: ys[0],
             width: xs[1],
-            scale: f32s(OP, &r.scale)?[0],
+            scale: f32s(op, &r.scale)?[0],
         })
     }
 
@@ -72,20 +72,24 @@ impl<'a> Operands<'a> {
     }
 }
 
-/// Student and teacher of a [`Pair`], checked against each other.
-pub(super) fn operands(pair: &Pair) -> Result<(Operands<'_>, Option<Operands<'_>>)> {
-    let student = Operands::new(&pair.student)?;
-    let teacher = pair.teacher.as_ref().map(Operands::new).transpose()?;
+/// Student and teacher of a [`Pair`], operands of `op`, checked against each other.
+pub(super) fn operands<'a>(
+    op: &'static str,
+    pair: &'a Pair,
+) -> Result<(Operands<'a>, Option<Operands<'a>>)> {
+    let student = Operands::new(op, &pair.student)?;
+    let teacher = pair.teacher.as_ref();
+    let teacher = teacher.map(|t| Operands::new(op, t)).transpose()?;
     match &teacher {
         Some(t) if (t.n, t.m) != (student.n, student.m) => shape_error(
-            OP,
+            op,
             format!(
                 "student {}×{}, teacher {}×{}",
                 student.n, student.m, t.n, t.m
             ),
         ),
         None if student.m < student.n => shape_error(
-            OP,
+            op,
             format!("{} rows, but only {} classes", student.n, student.m),
         ),
         _ => Ok((student, teacher)),
@@ -252,7 +256,7 @@ fn absorb_tile(
 impl Relation for Cpu {
     /// Statistics of every row of `pair`.
     fn relation(&self, pair: &Pair) -> Result<RowStats> {
-        let (student, teacher) = operands(pair)?;
+        let (student, teacher) = operands(OP, pair)?;
         let (n, m, skip) = (student.n, student.m, pair.skip_diagonal);
         // Per row: the student's softmax, the teacher's, the value.
         let mut stats = vec![[0.0f32; 5]; n];

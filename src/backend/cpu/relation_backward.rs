@@ -6,12 +6,14 @@ use super::gemm::{View, gemm_serial};
 use super::math::{exp, sum};
 use super::memory::Memory;
 use super::parallel::{one_by_one, vectorised};
-use super::relation::{OP, Operands, TILE, operands, row_block, segments};
+use super::relation::{Operands, TILE, operands, row_block, segments};
 use super::storage::{accumulator, f32s, target};
 use crate::backend::{Pair, RelationBackward, Result, RowStats, Side, Slot, shape_error};
 use crate::tensor::Tensor;
 use rayon::prelude::*;
 use std::ops::Range;
+
+const OP: &str = "relation_backward";
 
 /// Of each row, its largest logit and the factor of exp(a − max); see `RowStats::softmax`.
 #[derive(Clone, Copy)]
@@ -265,7 +267,7 @@ impl RelationBackward for Cpu {
         if dx.is_none() && dscale.is_none() {
             return Ok(());
         }
-        let (student, teacher) = operands(pair)?;
+        let (student, teacher) = operands(OP, pair)?;
         let (n, m, width) = (student.n, student.m, student.width);
         let row = Direction::new(row, n, teacher.is_some())?;
         let col = col

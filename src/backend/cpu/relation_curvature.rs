@@ -281,7 +281,7 @@ impl RelationCurvature for Cpu {
             m,
             width,
             scale,
-        } = Operands::new(logits)?;
+        } = Operands::new(OP, logits)?;
         if m < n {
             return shape_error(OP, format!("{n} rows, but only {m} classes"));
         }

@@ -8,7 +8,7 @@ use crate::backend::{Logits, Pair, Relation, Result, RowStats, shape_error};
 use crate::tensor::DType;
 use bytemuck::Zeroable;
 
-pub(super) const OP: &str = "relation";
+const OP: &str = "relation";
 
 /// Rows and columns of the tile that a block makes at a time.
 pub(super) const TILE_ROWS: usize = 128;
@@ -74,16 +74,16 @@ pub(super) struct Features<'a> {
 }
 
 impl<'a> Features<'a> {
-    pub(super) fn new(gpu: &Gpu, r: &'a Logits) -> Result<Self> {
+    pub(super) fn new(gpu: &Gpu, op: &'static str, r: &'a Logits) -> Result<Self> {
         let (xs, ys) = (r.x.shape(), r.y.shape());
         if xs.len() != 2 || ys.len() != 2 || xs[1] != ys[1] || r.scale.len() != 1 {
             let detail = format!("x {xs:?}, y {ys:?}, scale {:?}", r.scale.shape());
-            return shape_error(OP, detail + ": want [n, width], [m, width], [1]");
+            return shape_error(op, detail + ": want [n, width], [m, width], [1]");
         }
         Ok(Self {
-            x: gpu.read(OP, &r.x, DType::F32)?,
-            y: gpu.read(OP, &r.y, DType::F32)?,
-            scale: gpu.read(OP, &r.scale, DType::F32)?,
+            x: gpu.read(op, &r.x, DType::F32)?,
+            y: gpu.read(op, &r.y, DType::F32)?,
+            scale: gpu.read(op, &r.scale, DType::F32)?,
             n: xs[0],
             m: ys[0],
             width: xs[1],
@@ -116,17 +116,17 @@ pub(super) struct Operands<'a> {
 }
 
 impl<'a> Operands<'a> {
-    pub(super) fn new(gpu: &Gpu, pair: &'a Pair) -> Result<Self> {
-        let student = Features::new(gpu, &pair.student)?;
+    pub(super) fn new(gpu: &Gpu, op: &'static str, pair: &'a Pair) -> Result<Self> {
+        let student = Features::new(gpu, op, &pair.student)?;
         let teacher = pair.teacher.as_ref();
-        let teacher = teacher.map(|t| Features::new(gpu, t)).transpose()?;
+        let teacher = teacher.map(|t| Features::new(gpu, op, t)).transpose()?;
         let (n, m, width) = (student.n, student.m, student.width);
         match &teacher {
             Some(t) if (t.n, t.m) != (n, m) => {
                 let detail = format!("student {n}×{m}, teacher {}×{}", t.n, t.m);
-                return shape_error(OP, detail);
+                return shape_error(op, detail);
             }
-            None if m < n => return shape_error(OP, format!("{n} rows, but only {m} classes")),
+            None if m < n => return shape_error(op, format!("{n} rows, but only {m} classes")),
             _ => {}
         }
         Ok(Self {
@@ -169,7 +169,7 @@ pub(super) fn split(n: usize, m: usize) -> (usize, usize) {
 
 impl Relation for Gpu {
     fn relation(&self, pair: &Pair) -> Result<RowStats> {
-        let operands = Operands::new(self, pair)?;
+        let operands = Operands::new(self, OP, pair)?;
         let (n, m) = (operands.n, operands.m);
         let (student, teacher) = operands.arguments();
         let (splits, tiles) = split(n, m);

@@ -2,13 +2,15 @@
 
 use super::device::{Address, Kernel, Launch, Matrix, Product};
 use super::operand::{Operand, done, optional};
-use super::relation::{LogitsArgument, OP, Operands, THREADS, TILE_COLUMNS, TILE_ROWS};
+use super::relation::{LogitsArgument, Operands, THREADS, TILE_COLUMNS, TILE_ROWS};
 use super::sum::Partials;
 use super::{Gpu, arguments};
 use crate::backend::{Pair, RelationBackward, Result, Side, Slot, Storage, shape_error};
 use crate::tensor::DType;
 use bytemuck::Zeroable;
 use std::ops::Range;
+
+const OP: &str = "relation_backward";
 
 /// Rows and columns of a panel: 64 MiB, which keep a GPU busy.
 pub(super) const PANEL: usize = 4096;
@@ -129,7 +131,7 @@ fn backward_by(
     if dx.is_none() && dscale.is_none() {
         return Ok(());
     }
-    let operands = Operands::new(gpu, pair)?;
+    let operands = Operands::new(gpu, OP, pair)?;
     let (n, m, width) = (operands.n, operands.m, operands.width);
     let teacher = pair.teacher.is_some();
     let row = Direction::new(gpu, row, n, teacher)?;

@@ -189,7 +189,7 @@ fn curvature_by(
     if dx.is_none() && dy.is_none() && dscale.is_none() {
         return Ok(());
     }
-    let features = Features::new(gpu, logits)?;
+    let features = Features::new(gpu, OP, logits)?;
     let (n, m, width) = (features.n, features.m, features.width);
     if m < n {
         return shape_error(OP, format!("{n} rows, but only {m} classes"));
