@@ -372,7 +372,18 @@ fn assert_unsupported(results: Vec<Result<()>>, backend: &str, op: Op) {
                 op: named,
                 ..
             }) => {
-                assert_eq!((by, named), (backend, op.name()), "call {number}");
+                // A backend may name the method instead, where an operation has two.
+                let names = match op {
+                    Op::Sum => [op.name(), "scale_by"],
+                    Op::AdamW => [op.name(), "clamp"],
+                    _ => [op.name(); 2],
+                };
+                let named_well = by == backend && names.contains(&named);
+                assert!(
+                    named_well,
+                    "call {number}: {named} on {by}, not {}",
+                    op.name()
+                );
             }
             other => panic!("{} on {backend}, call {number}: {other:?}", op.name()),
         }

@@ -102,7 +102,7 @@ impl Gpu {
     ) -> Result<Operand<'a>> {
         let buffer = self.buffer(op, t)?;
         let (at, cast) = match (t.dtype(), dtype) {
-            (have, want) if have == want => (buffer.memory.at, None),
+            (DType::F32, DType::F32) | (DType::BF16, DType::BF16) => (buffer.memory.at, None),
             (DType::F32, DType::BF16) => (self.low(buffer, t.len())?, None),
             (DType::BF16, DType::F32) => {
                 let memory = self.allocate(t.len() * 4)?;

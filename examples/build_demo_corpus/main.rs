@@ -1,4 +1,4 @@
-//! Builds the demo corpus from emoji artwork; README.md beside this file says where that is from.
+//! Builds the demo corpus from emoji artwork; src/data/demo/README.md says where that is from.
 //!
 //! ```text
 //! cargo run --release --example build_demo_corpus -- EMOJI_FOLDER src/data/demo
