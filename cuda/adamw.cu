@@ -22,6 +22,8 @@ struct AdamWArguments {
   const float* numbers;
   // The gradients' norm; null where nothing is clipped.
   const float* norm;
+  // For kernels that cannot follow the table's addresses.
+  const void* buffers[5];
   int count;
   float beta1;
   float beta2;

@@ -4,7 +4,7 @@
 
 struct AvgPoolArguments {
   // x; dy during backward.
-  const void* from;
+  const void* source;
   // y, or dx.
   void* to;
   // Of y: rows of all images, pixels of a row.
@@ -41,7 +41,7 @@ __device__ __forceinline__ void avg_pool(const AvgPoolArguments& a) {
       for (int v = 0; v < a.size; v++) {
         float x[N];
         const long long pixel = static_cast<long long>(u) * a.width * a.size + v;
-        load(x, static_cast<const T*>(a.from) + of_x + pixel * a.channels, count, wide);
+        load(x, static_cast<const T*>(a.source) + of_x + pixel * a.channels, count, wide);
 #pragma unroll
         for (int k = 0; k < N; k++) sum[k] += x[k];
       }
@@ -59,7 +59,7 @@ __device__ __forceinline__ void avg_pool_backward(const AvgPoolArguments& a) {
   const float share = 1.f / (a.size * a.size);
   for_each_tile<N>(a, [&](long long of_y, long long of_x, int count) {
     float dy[N];
-    load(dy, static_cast<const T*>(a.from) + of_y, count, wide);
+    load(dy, static_cast<const T*>(a.source) + of_y, count, wide);
 #pragma unroll
     for (int k = 0; k < N; k++) dy[k] *= share;
     for (int u = 0; u < a.size; u++) {

@@ -22,12 +22,12 @@ struct Conv2dArguments {
   // [rows, kernel, kernel, width].
   const void* filters;
   // y or dx: [batch, height, width, channels].
-  void* target;
+  void* result;
   int batch;
   int source_height, source_width, source_channels;
   int target_height, target_width, target_channels;
   int filter_rows, filter_width;
-  int kernel, stride, padding;
+  int kernel, stride, kernel_padding;
   int add;
   int unused;
 };
@@ -46,12 +46,12 @@ struct Side {
 
 template <bool BACK>
 __device__ __forceinline__ Side side_of(const Conv2dArguments& a, int target, int remainder) {
-  if constexpr (!BACK) return {0, 1, target, -a.padding, a.stride, 0, 1, a.kernel};
-  const int tap = (remainder + a.padding) % a.stride;
+  if constexpr (!BACK) return {0, 1, target, -a.kernel_padding, a.stride, 0, 1, a.kernel};
+  const int tap = (remainder + a.kernel_padding) % a.stride;
   return {remainder,
           a.stride,
           (target - remainder + a.stride - 1) / a.stride,
-          (remainder + a.padding - tap) / a.stride,
+          (remainder + a.kernel_padding - tap) / a.stride,
           1,
           tap,
           a.stride,
@@ -155,7 +155,7 @@ __device__ __forceinline__ void conv2d(const Conv2dArguments& a) {
     }
   });
 
-  T* target = static_cast<T*>(a.target);
+  T* target = static_cast<T*>(a.result);
   const bool wide = a.target_channels % V == 0;
   for (int i = threadIdx.x; i < M * PLACES; i += TILE_THREADS) {
     const int c = i % PLACES * V;
@@ -185,7 +185,7 @@ struct Conv2dWeightsArguments {
   int y_height, y_width;
   // Of dy with its padding, and without.
   int rows, out;
-  int kernel, stride, padding;
+  int kernel, stride, kernel_padding;
 };
 
 template <class T>
@@ -209,8 +209,8 @@ __device__ __forceinline__ void conv2d_weights(const Conv2dWeightsArguments& a) 
     const int tap = c / a.channels;
     within[h] = c < columns;
     channel[h] = c % a.channels;
-    tap_y[h] = tap / a.kernel - a.padding;
-    tap_x[h] = tap % a.kernel - a.padding;
+    tap_y[h] = tap / a.kernel - a.kernel_padding;
+    tap_x[h] = tap % a.kernel - a.kernel_padding;
   }
   // The pixels of y at the thread's two steps: they move on by K, which is this many images, rows and columns.
   const int by_x = K % a.y_width, by_row = K / a.y_width, by_y = by_row % a.y_height, by_image = by_row / a.y_height;

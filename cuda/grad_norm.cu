@@ -13,6 +13,8 @@ struct GradNormEntry {
 struct GradNormArguments {
   const GradNormEntry* table;
   double* partials;
+  // For kernels that cannot follow the table's addresses.
+  const void* buffers[5];
   int count;
   int padding;
 };

@@ -5,7 +5,8 @@ struct PatchifyArguments {
   const void* images;
   void* y;
   long long n;
-  int patch;
+  // Of a patch.
+  int side;
   // Patches across and down.
   int across;
   int down;
@@ -14,15 +15,15 @@ struct PatchifyArguments {
 
 template <class T, int N>
 __device__ __forceinline__ void patchify_by(const PatchifyArguments& a) {
-  const int line = a.patch * a.channels;
+  const int line = a.side * a.channels;
   for_each_vector<N, 256>(a.n, [&](long long i, long long) {
     const int within = i % line;
     const long long lines = i / line;
-    const int y = lines % a.patch;
-    const long long patches = lines / a.patch;
+    const int y = lines % a.side;
+    const long long patches = lines / a.side;
     const int gx = patches % a.across;
     const long long rows = patches / a.across;  // image · down + gy
-    const long long at = ((rows * a.patch + y) * a.across + gx) * line + within;
+    const long long at = ((rows * a.side + y) * a.across + gx) * line + within;
     if constexpr (N > 1) {
       float x[N];
       load_wide(x, static_cast<const T*>(a.images) + at);
@@ -35,7 +36,7 @@ __device__ __forceinline__ void patchify_by(const PatchifyArguments& a) {
 
 template <class T>
 __device__ void patchify(const PatchifyArguments& a) {
-  if (a.patch * a.channels % Lanes<T>::n == 0) patchify_by<T, Lanes<T>::n>(a);
+  if (a.side * a.channels % Lanes<T>::n == 0) patchify_by<T, Lanes<T>::n>(a);
   else patchify_by<T, 1>(a);
 }
 

@@ -2,7 +2,7 @@
 #include "vector.cuh"
 
 struct MoveArguments {
-  const void* from;
+  const void* source;
   void* to;
   long long n;
 };
@@ -11,7 +11,7 @@ template <class From, class To>
 __device__ void cast(const MoveArguments& a) {
   for_each_vector<8, 256>(a.n, [&](long long i, long long count) {
     float x[8];
-    load(x, static_cast<const From*>(a.from) + i, count, true);
+    load(x, static_cast<const From*>(a.source) + i, count, true);
     store(static_cast<To*>(a.to) + i, x, count, true);
   });
 }
@@ -23,7 +23,7 @@ template <class From, class To>
 __device__ void accumulate(const MoveArguments& a) {
   for_each_vector<8, 256>(a.n, [&](long long i, long long count) {
     float x[8];
-    load(x, static_cast<const From*>(a.from) + i, count, true);
+    load(x, static_cast<const From*>(a.source) + i, count, true);
     contribute(static_cast<To*>(a.to) + i, x, count, true, true);
   });
 }

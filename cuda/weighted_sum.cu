@@ -1,10 +1,10 @@
-// y = Σ_k w_k x_k, of up to eight terms in one pass: the terms in their order, then, when `add`, what y holds.
+// y = Σ_k w_k x_k, of up to six terms in one pass: the terms in their order, then, when `add`, what y holds.
 // With one term it computes each term's gradient.
 #include "vector.cuh"
 
 struct WeightedSumArguments {
-  const void* terms[8];
-  float weights[8];
+  const void* terms[6];
+  float weights[6];
   void* y;
   long long n;
   int count;

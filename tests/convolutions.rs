@@ -239,7 +239,7 @@ fn batch_norm_of(tenant: &Tenant, (rows, width): (usize, usize), relu: bool, res
         let gradient = Array::from_f32(&direction.shape, &gradient);
         for (c, (got, size)) in by_channel(&gradient, direction).into_iter().enumerate() {
             let want = (after[c].0 - before[c].0) / 2e-4;
-            let allowed = tolerance::directional(tenant.bf16) * size.max(1.0);
+            let allowed = tolerance::directional(tenant.low) * size.max(1.0);
             assert!(
                 (got - want).abs() < allowed,
                 "{what}: gradient {k} of channel {c} along a direction is {got}, not {want}; terms {size}"

@@ -33,7 +33,7 @@ fn tenants() -> Vec<Tenant> {
 /// For what takes long: those in f32, in bf16 the launches are the same ones. The CPU's tiles are the largest, so
 /// it gets `cpu` pairs and the others fewer.
 fn tenants_in_f32(cpu: usize, others: usize) -> impl Iterator<Item = (Tenant, usize)> {
-    let in_f32 = tenants().into_iter().filter(|t| !t.bf16);
+    let in_f32 = tenants().into_iter().filter(|t| t.low.is_none());
     in_f32.map(move |t| match t.backend.name() {
         "cpu" => (t, cpu),
         _ => (t, others),

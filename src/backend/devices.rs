@@ -1,7 +1,7 @@
 //! Every backend's devices.
 
 use super::device_info::BackendDevices;
-use super::{cpu, cuda};
+use super::{cpu, cuda, wgpu};
 
 /// The devices of every backend, the CPU first. Libraries are opened to find them and GPUs asked for their properties;
 /// nothing is compiled and nothing is kept open.
@@ -15,6 +15,10 @@ pub fn devices() -> Vec<BackendDevices> {
             backend: "cuda",
             devices: cuda::devices().map_err(|e| e.detail()),
         },
+        BackendDevices {
+            backend: "wgpu",
+            devices: wgpu::devices().map_err(|e| e.detail()),
+        },
     ]
 }
 
@@ -26,7 +30,7 @@ mod tests {
     fn the_cpu_is_always_there_and_what_is_not_says_why() {
         let all = devices();
         let names: Vec<_> = all.iter().map(|b| b.backend).collect();
-        assert_eq!(names, ["cpu", "cuda"]);
+        assert_eq!(names, ["cpu", "cuda", "wgpu"]);
         let cpu = &all[0].devices.as_ref().unwrap()[0];
         assert_eq!(cpu.precisions[0].support, Ok(()));
         for backend in &all {

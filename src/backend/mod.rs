@@ -163,7 +163,7 @@ pub mod gpu {
     mod mse;
     mod operand;
     mod patchify;
-    mod pool;
+    pub(super) mod pool;
     mod prepend_class;
     mod prepend_mean;
     pub(super) mod recorder;
@@ -174,6 +174,7 @@ pub mod gpu {
     mod storage;
     mod submatrix;
     mod sum;
+    mod table;
     mod weighted_sum;
 
     use arguments::arguments;
@@ -222,3 +223,4 @@ pub mod gpu {
 }
 
 pub mod cuda;
+pub mod wgpu;

@@ -3,9 +3,10 @@
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda;
+use crate::backend::wgpu;
 use crate::settings::device::DeviceFlags;
 use crate::settings::error::{Result, input, usage};
-use crate::settings::values::{Device, Precision};
+use crate::settings::values::{Device, DeviceChoice, Precision};
 use std::sync::Arc;
 
 /// The device that the flags ask for, with one line that says which it is and why.
@@ -19,40 +20,76 @@ pub fn open(flags: &DeviceFlags) -> Result<(Arc<dyn Backend>, String)> {
             .num_threads(threads)
             .build_global();
     }
-    let (number, precision) = (flags.device, flags.precision);
+    let (which, precision) = (&flags.device, flags.precision);
     let (backend, why) = match flags.backend {
         Device::Cpu => (cpu(precision)?, String::new()),
         Device::Cuda => {
-            let found = cuda(number, precision);
+            let found = cuda(which, precision);
             let found = found.map_err(|e| input(format!("--backend cuda: {e}")))?;
             (found, String::new())
         }
-        Device::Wgpu => return usage("--backend wgpu is not in this build yet: use cuda or cpu"),
-        Device::Auto => match auto(number, precision) {
-            Ok(found) => (found, " (auto: CUDA works)".to_owned()),
-            Err(why) => (cpu(precision)?, format!(" (auto: {why})")),
-        },
+        Device::Wgpu => {
+            let found = wgpu(which, precision);
+            let found = found.map_err(|e| input(format!("--backend wgpu: {e}")))?;
+            (found, String::new())
+        }
+        Device::Auto => auto(which, precision)?,
     };
     let line = format!("{}{why}", backend.describe());
     Ok((backend, line))
 }
 
-/// Whether a GPU has passed the checks of `tests/`. Until then CUDA is for those who ask for it.
-const CUDA_CHECKED_ON_A_GPU: bool = false;
+/// CUDA, else a GPU through wgpu (never a software adapter), else the CPU; and why.
+fn auto(which: &DeviceChoice, precision: Precision) -> Result<(Arc<dyn Backend>, String)> {
+    // What to do about it is for those who asked for that backend.
+    let short = |e: String| e.split(';').next().unwrap_or_default().to_owned();
+    let no_cuda = match cuda(which, precision) {
+        Ok(found) => return Ok((found, " (auto: CUDA works)".to_owned())),
+        Err(e) => short(e),
+    };
+    let no_wgpu = match wgpu::gpu().and_then(|_| wgpu(which, precision)) {
+        Ok(found) => return Ok((found, format!(" (auto: no CUDA: {no_cuda})"))),
+        Err(e) => short(e),
+    };
+    let why = format!(" (auto: no CUDA: {no_cuda}; no GPU through wgpu: {no_wgpu})");
+    Ok((cpu(precision)?, why))
+}
 
-/// CUDA for a run that did not ask for it. Otherwise why not, in short.
-fn auto(number: usize, precision: Precision) -> Result<Arc<dyn Backend>, String> {
-    let found = cuda(number, precision).map_err(|e| {
-        // What to do about it is for those who asked for CUDA.
-        e.split(';').next().unwrap_or_default().to_owned()
-    })?;
-    match CUDA_CHECKED_ON_A_GPU {
-        true => Ok(found),
-        false => Err("there is a GPU, which --backend cuda takes; unchecked so far".to_owned()),
+/// An error's text without the backend's name, which the flag gives.
+fn without(name: &str, text: String) -> String {
+    match text.strip_prefix(name) {
+        Some(rest) => rest.to_owned(),
+        None => text,
     }
 }
 
-fn cuda(number: usize, precision: Precision) -> Result<Arc<dyn Backend>, String> {
+fn wgpu(which: &DeviceChoice, precision: Precision) -> Result<Arc<dyn Backend>, String> {
+    let f16 = match precision {
+        Precision::Fp32 => false,
+        Precision::AmpFp16 => true,
+        Precision::AmpBf16 => {
+            return Err("there is no --precision amp_bf16; take amp_fp16 or fp32".into());
+        }
+    };
+    let adapter = match which {
+        DeviceChoice::Number(number) => wgpu::Choice::Index(*number),
+        DeviceChoice::Name(name) => wgpu::Choice::Name(name.clone()),
+    };
+    let options = wgpu::Options {
+        adapter,
+        f16,
+        ..Default::default()
+    };
+    match wgpu::open(&options) {
+        Ok(found) => Ok(Arc::new(found)),
+        Err(e) => Err(without("wgpu: ", e.to_string())),
+    }
+}
+
+fn cuda(which: &DeviceChoice, precision: Precision) -> Result<Arc<dyn Backend>, String> {
+    let DeviceChoice::Number(number) = *which else {
+        return Err(format!("--device {which} is not a GPU's number"));
+    };
     let bf16 = match precision {
         Precision::Fp32 => false,
         Precision::AmpBf16 => true,
@@ -62,11 +99,7 @@ fn cuda(number: usize, precision: Precision) -> Result<Arc<dyn Backend>, String>
     };
     match cuda::open(number, bf16) {
         Ok(cuda) => Ok(Arc::new(cuda)),
-        // The flag names the backend.
-        Err(e) => {
-            let text = e.to_string();
-            Err(text.strip_prefix("cuda: ").unwrap_or(&text).to_owned())
-        }
+        Err(e) => Err(without("cuda: ", e.to_string())),
     }
 }
 

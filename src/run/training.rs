@@ -36,7 +36,7 @@ pub fn train(
     let cache = cache.map(|cache| {
         let device = &settings.device;
         let teacher = (&config.teacher, &config.teacher_checkpoint);
-        let device = (device.backend, device.device, device.precision);
+        let device = (device.backend, device.device.clone(), device.precision);
         Share::new(cache.clone(), &(teacher, device))
     });
     let teacher = teacher(settings, backend.as_ref())?.map(|t| t.with_cache(cache));

@@ -1,6 +1,6 @@
 //! The flags that choose a device.
 
-use super::values::{Device, Precision};
+use super::values::{Device, DeviceChoice, Precision};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
@@ -11,9 +11,9 @@ pub struct DeviceFlags {
     /// Device.
     #[arg(long, value_enum, default_value_t, help_heading = "Device")]
     pub backend: Device,
-    /// Which of several GPUs, counted from 0.
-    #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Device")]
-    pub device: usize,
+    /// Which of several GPUs: its number in --list-devices, or with wgpu a part of its name.
+    #[arg(long, default_value_t, value_name = "N|NAME", help_heading = "Device")]
+    pub device: DeviceChoice,
     /// Precision of matrix products.
     #[arg(long, value_enum, default_value_t, help_heading = "Device")]
     pub precision: Precision,

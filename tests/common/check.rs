@@ -5,7 +5,7 @@
 use crate::oracle::{Array, normal, numeric_gradients, worst_difference};
 use crate::tolerance;
 use clip_distill::autodiff::{self, Grads, Result, Tape, Var};
-use clip_distill::backend::{Backend, Error, Op, cpu::Cpu, cuda};
+use clip_distill::backend::{Backend, Error, Op, cpu::Cpu, cuda, wgpu};
 use clip_distill::tensor::DType;
 use require::{NO_BF16, Part, require};
 use std::sync::{Arc, OnceLock};
@@ -13,18 +13,23 @@ use std::sync::{Arc, OnceLock};
 #[path = "require.rs"]
 pub mod require;
 
+/// Environment variable that leaves only these backends, by the names that checks print, with commas between them.
+const TENANTS: &str = "CLIP_DISTILL_TENANTS";
+
 /// A backend at hand.
 #[derive(Clone)]
 pub struct Tenant {
     pub backend: Arc<dyn Backend>,
-    /// Whether it keeps activations in bf16.
-    pub bf16: bool,
+    /// The type that it keeps activations in, if it is not f32.
+    pub low: Option<DType>,
+    /// What sets it apart from others of its backend; or empty.
+    kind: &'static str,
 }
 
 impl Tenant {
-    fn new(backend: impl Backend + 'static, bf16: bool) -> Self {
+    fn new(backend: impl Backend + 'static, low: Option<DType>, kind: &'static str) -> Self {
         let backend = Arc::new(backend);
-        Self { backend, bf16 }
+        Self { backend, low, kind }
     }
 
     /// Whether it has `op` at all: for small operands.
@@ -34,15 +39,20 @@ impl Tenant {
 
     /// For messages.
     pub fn name(&self) -> String {
-        let precision = if self.bf16 { " in bf16" } else { "" };
-        format!("{}{precision}", self.backend.name())
+        let precision = match self.low {
+            Some(DType::F16) => " in f16",
+            Some(_) => " in bf16",
+            None => "",
+        };
+        format!("{}{}{precision}", self.backend.name(), self.kind)
     }
 
     /// An operation's tolerances: of its value, of a gradient.
     pub fn tolerances(&self) -> (f64, f64) {
-        match self.bf16 {
-            false => (tolerance::FORWARD, tolerance::GRADIENT),
-            true => (tolerance::FORWARD_BF16, tolerance::GRADIENT_BF16),
+        match self.low {
+            None => (tolerance::FORWARD, tolerance::GRADIENT),
+            Some(DType::F16) => (tolerance::FORWARD_F16, tolerance::GRADIENT_F16),
+            Some(_) => (tolerance::FORWARD_BF16, tolerance::GRADIENT_BF16),
         }
     }
 }
@@ -57,7 +67,7 @@ pub fn cpu_bf16(checked: &str) -> Option<Arc<dyn Backend>> {
 pub fn tenants() -> &'static [Tenant] {
     static FOUND: OnceLock<Vec<Tenant>> = OnceLock::new();
     FOUND.get_or_init(|| {
-        let mut found = vec![Tenant::new(Cpu::new(), false)];
+        let mut found = vec![Tenant::new(Cpu::new(), None, "")];
         for bf16 in [false, true] {
             let (checked, gpu) = match bf16 {
                 false => ("operations in f32", Part::Cuda),
@@ -65,12 +75,28 @@ pub fn tenants() -> &'static [Tenant] {
             };
             let emulated = require(Part::Emulated, checked, cuda::emulated(bf16));
             let real = require(gpu, checked, cuda::open(0, bf16));
-            found.extend(
-                [emulated, real]
-                    .into_iter()
-                    .flatten()
-                    .map(|d| Tenant::new(d, bf16)),
-            );
+            let low = bf16.then_some(DType::BF16);
+            let both = [emulated, real].into_iter().flatten();
+            found.extend(both.map(|d| Tenant::new(d, low, "")));
+        }
+        for (part, f16, checked) in [
+            (Part::Wgpu, false, "operations in WGSL in f32"),
+            (Part::WgpuF16, true, "operations in WGSL in f16"),
+        ] {
+            for (subgroups, kind) in [(true, ""), (false, " without subgroups")] {
+                let options = wgpu::Options {
+                    f16,
+                    subgroups,
+                    ..Default::default()
+                };
+                let gpu = require(part, checked, wgpu::open(&options));
+                let low = f16.then_some(DType::F16);
+                found.extend(gpu.map(|gpu| Tenant::new(gpu, low, kind)));
+            }
+        }
+        if let Ok(only) = std::env::var(TENANTS) {
+            found.retain(|t| only.split(',').any(|name| t.name() == name));
+            assert!(!found.is_empty(), "{TENANTS}: there is no backend {only}");
         }
         for tenant in &found {
             let lacking = Op::ALL.iter().filter(|op| !tenant.has(**op));
@@ -100,7 +126,9 @@ pub fn tenants_with(operations: &[Op]) -> Vec<Tenant> {
 
 /// The backends in f32 that have all of these operations.
 pub fn backends(operations: &[Op]) -> Vec<Arc<dyn Backend>> {
-    let tenants = tenants_with(operations).into_iter().filter(|t| !t.bf16);
+    let tenants = tenants_with(operations)
+        .into_iter()
+        .filter(|t| t.low.is_none());
     tenants.map(|t| t.backend).collect()
 }
 
@@ -143,7 +171,7 @@ pub fn check_shape(
             ),
         }
     }
-    let (mixed, single): (Vec<_>, Vec<_>) = able.into_iter().partition(|t| t.bf16);
+    let (mixed, single): (Vec<_>, Vec<_>) = able.into_iter().partition(|t| t.low.is_some());
     check_tenants(&single, name, inputs, &op, &oracle);
     let inputs: Vec<Array> = inputs.iter().map(coarse).collect();
     check_tenants(&mixed, name, &inputs, &op, &oracle);
@@ -160,7 +188,8 @@ pub fn check_on(
 ) {
     let tenant = Tenant {
         backend: backend.clone(),
-        bf16: false,
+        low: None,
+        kind: "",
     };
     check_tenants(&[tenant], name, inputs, &op, &oracle);
 }

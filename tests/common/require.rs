@@ -33,12 +33,16 @@ pub enum Part {
     Cuda,
     /// The same, of compute capability 8.0 or later.
     CudaBf16,
+    /// An adapter for WGSL, of hardware or of software.
+    Wgpu,
+    /// One with f16.
+    WgpuF16,
 }
 
 use Part::*;
 
 impl Part {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Cpu,
         CpuBf16,
         Emulated,
@@ -47,6 +51,8 @@ impl Part {
         CublasLt,
         Cuda,
         CudaBf16,
+        Wgpu,
+        WgpuF16,
     ];
 
     /// Its name in [`REQUIRE`].
@@ -60,6 +66,8 @@ impl Part {
             CublasLt => "cublaslt",
             Cuda => "cuda",
             CudaBf16 => "cuda_bf16",
+            Wgpu => "wgpu",
+            WgpuF16 => "wgpu_f16",
         }
     }
 
@@ -83,6 +91,8 @@ impl Part {
             NvrtcOthers => says(&["names no other version"]),
             CublasLt => says(&["cuBLASLt is missing"]),
             Cuda => says(&NO_GPU) || says(&["7.5 (Turing) is the least"]),
+            Wgpu => says(&["no adapter"]),
+            WgpuF16 => says(&["no adapter", "it lacks the feature SHADER_F16"]),
             CudaBf16 => {
                 says(&NO_GPU)
                     || says(&["7.5 (Turing) is the least", "needs compute capability 8.0"])

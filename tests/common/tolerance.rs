@@ -26,7 +26,17 @@
 //! | an operation's gradient | 32 u = 0.063 | max(1, expected) | a weight's gradient sums up to 33 products of size about 1, each off by some 0.8 u: what the activation's derivative reads was rounded, and so was its product. That is 5 u, and the worst of some thousand entries is five times it |
 //! | a directional derivative of a channel's normalisation | 2⁻⁸ | max(1, Σ of its terms' sizes) | each entry of the gradient is rounded once, by half the distance of two neighbours, which is 2⁻⁸ of it at most |
 //! | a term of the loss over four steps | 0.05 | max(1, expected) | features are off by a few u after a dozen roundings, logits by α = 14 times that, and a term is a mean over rows |
+//!
+//! A backend in f16 rounds as one in bf16 does, to eleven bits in place of eight: u = 2⁻¹². The same multiples of it hold.
+//!
+//! | what, in f16 | allowed | relative to |
+//! |---|---|---|
+//! | an operation's value | 8 u = 0.002 | max(1, expected) |
+//! | an operation's gradient | 32 u = 0.0078 | max(1, expected) |
+//! | a directional derivative of a channel's normalisation | 2⁻¹¹ | max(1, Σ of its terms' sizes) |
 #![allow(dead_code)] // each test crate uses a part
+
+use clip_distill::tensor::DType;
 
 /// An operation's value.
 pub const FORWARD: f64 = 2e-5;
@@ -36,6 +46,10 @@ pub const GRADIENT: f64 = 1e-4;
 pub const FORWARD_BF16: f64 = 8.0 / 512.0;
 /// An operation's gradient on a backend in bf16.
 pub const GRADIENT_BF16: f64 = 32.0 / 512.0;
+/// An operation's value on a backend in f16.
+pub const FORWARD_F16: f64 = 8.0 / 4096.0;
+/// An operation's gradient on a backend in f16.
+pub const GRADIENT_F16: f64 = 32.0 / 4096.0;
 /// The cosine of two unit rows.
 pub const COSINE: f64 = 8.0 / 16_777_216.0;
 /// Losses smaller than this are compared as if they were this large.
@@ -53,8 +67,12 @@ pub const TRAJECTORY: f32 = 1e-4;
 /// Parameters at a trajectory's end.
 pub const FINAL_PARAMETERS: f32 = 2e-5;
 /// A directional derivative of one channel, relative to the sum of its terms' sizes.
-pub fn directional(bf16: bool) -> f64 {
-    if bf16 { 1.0 / 256.0 } else { 1e-4 }
+pub fn directional(low: Option<DType>) -> f64 {
+    match low {
+        Some(DType::F16) => 1.0 / 2048.0,
+        Some(_) => 1.0 / 256.0,
+        None => 1e-4,
+    }
 }
 /// A term of the loss over a few steps in bf16.
 pub const TERM_BF16: f64 = 0.05;

@@ -21,7 +21,7 @@ pub fn devices() -> Result<Vec<DeviceInfo>> {
         let host = cpu::device();
         return Ok(vec![DeviceInfo {
             name: "software CUDA device".into(),
-            capability: "the kernels, compiled by a C++ compiler".into(),
+            capability: "runs the kernels on the processor, compiled by a C++ compiler".into(),
             precisions: precisions(Ok(()), Ok(())),
             ..host
         }]);

@@ -13,6 +13,7 @@ use super::pinned_uploads::PinnedUploads;
 use super::product::Products;
 use super::properties::{Properties, dotted, initialise};
 use crate::backend::{Result, device_error};
+use crate::tensor::DType;
 use cudarc::driver::sys::{self, CUmemPool_attribute};
 use std::ffi::c_void;
 use std::ptr;
@@ -151,6 +152,10 @@ impl Device for Driver {
             self.gpu.capability.1,
             dotted(self.version)
         )
+    }
+
+    fn low_type(&self) -> DType {
+        DType::BF16
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address> {

@@ -31,6 +31,7 @@ mod tests;
 use super::device::{Address, Call, Device, Kernel, Launch, Product, Replay};
 use super::modules::{self, Module};
 use crate::backend::{Error, Result, device_error};
+use crate::tensor::DType;
 use library::{Entry, Fault, Worker};
 use memory::Memory;
 use std::collections::HashMap;
@@ -192,6 +193,10 @@ impl Device for Emulated {
             "emulated on the processor, {} threads, order {}",
             self.workers, self.seed
         )
+    }
+
+    fn low_type(&self) -> DType {
+        DType::BF16
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address> {

@@ -30,9 +30,15 @@ pub use report::{KernelReport, compile_report};
 
 use super::gpu::{Gpu, device};
 use crate::backend::Result;
+use crate::tensor::DType;
 
 /// What errors and logs name.
 const NAME: &str = "cuda";
+
+/// The type beside f32 of mixed precision.
+fn low(bf16: bool) -> Option<DType> {
+    bf16.then_some(DType::BF16)
+}
 
 /// The backend on NVIDIA GPU `ordinal` (or on the emulated device, if `CLIP_DISTILL_CUDA_DEVICE=emulated`), in f32 or,
 /// with `bf16`, in mixed precision: activations and products in bf16, sums in f32.
@@ -40,7 +46,7 @@ const NAME: &str = "cuda";
 /// # Errors
 /// If driver, GPU or a library is missing, with what to do about it.
 pub fn open(ordinal: usize, bf16: bool) -> Result<Gpu> {
-    Ok(Gpu::on(open::device(ordinal, bf16)?, NAME, bf16))
+    Ok(Gpu::on(open::device(ordinal, bf16)?, NAME, low(bf16)))
 }
 
 /// The backend on the device that runs the kernels on the processor: slow, strict, and anywhere where there is a C++
@@ -49,7 +55,7 @@ pub fn open(ordinal: usize, bf16: bool) -> Result<Gpu> {
 /// # Errors
 /// Without a C++ compiler, or if it fails.
 pub fn emulated(bf16: bool) -> Result<Gpu> {
-    Ok(Gpu::on(emulated::emulated()?, "emulated", bf16))
+    Ok(Gpu::on(emulated::emulated()?, "emulated", low(bf16)))
 }
 
 /// The devices at hand, emulated and real, each twice: with steps that are replayed, and without. `checked` is what the
@@ -64,7 +70,10 @@ pub(crate) fn both_ways(bf16: bool, checked: &str) -> Vec<[Gpu; 2]> {
         let devices = open().and_then(|one| Ok((one, open()?)));
         let (one, other) = require(part, checked, devices)?;
         let one = Arc::new(Recorder::new(one));
-        Some([Gpu::on(one, name, bf16), Gpu::on(other, name, bf16)])
+        Some([
+            Gpu::on(one, name, low(bf16)),
+            Gpu::on(other, name, low(bf16)),
+        ])
     };
     let real = if bf16 { Part::CudaBf16 } else { Part::Cuda };
     let emulated = twice(Part::Emulated, "emulated", &emulated::emulated);

@@ -1,13 +1,11 @@
-//! AdamW over all parameters in one launch, and clamping.
+//! AdamW over all parameters at once, and clamping.
 
 use super::device::{Address, Kernel, Launch};
 use super::operand::optional;
+use super::table::{BUFFERS, Entry, packs};
 use super::{Gpu, arguments};
 use crate::backend::{AdamW, AdamWStep, AdamWTensor, Result, shape_error};
 use crate::tensor::{DType, Tensor};
-
-/// Elements of a block, as `cuda/table.cuh` has it.
-const CHUNK: usize = 4096;
 
 arguments! {
     struct AdamWEntry in "adamw" {
@@ -26,6 +24,7 @@ arguments! {
         table: Address,
         numbers: Address,
         norm: Address,
+        buffers: [Address; BUFFERS],
         count: i32,
         beta1: f32,
         beta2: f32,
@@ -42,16 +41,24 @@ arguments! {
     }
 }
 
-/// The chunks of the next tensor of `n` elements: its first, counting on from `total`.
-pub(super) fn chunks(total: &mut usize, n: usize) -> i64 {
-    let first = *total;
-    *total += n.div_ceil(CHUNK);
-    first as i64
-}
+impl Entry for AdamWEntry {
+    fn elements(&self) -> usize {
+        self.n as usize
+    }
 
-/// A block a chunk.
-pub(super) fn launch(chunks: usize) -> Launch {
-    Launch::blocks([chunks, 1, 1], 256)
+    fn addresses(&mut self) -> Vec<&mut Address> {
+        vec![
+            &mut self.param,
+            &mut self.grad,
+            &mut self.m,
+            &mut self.v,
+            &mut self.low,
+        ]
+    }
+
+    fn begin(&mut self, chunk: i64) {
+        self.first = chunk;
+    }
 }
 
 impl AdamW for Gpu {
@@ -60,7 +67,7 @@ impl AdamW for Gpu {
         if let Some(clip) = step.clip.filter(|clip| clip.norm.len() != 1) {
             return shape_error(OP, format!("norm {:?}", clip.norm.shape()));
         }
-        let (mut entries, mut grads, mut total) = (Vec::new(), Vec::new(), 0);
+        let (mut entries, mut grads) = (Vec::new(), Vec::new());
         for tensor in tensors {
             let n = tensor.param.len();
             if [tensor.grad.len(), tensor.m.len(), tensor.v.len()] != [n; 3] {
@@ -83,14 +90,11 @@ impl AdamW for Gpu {
                 v: self.write(OP, tensor.v)?,
                 low,
                 n: n as i64,
-                first: chunks(&mut total, n),
+                first: 0,
                 weight_decay: tensor.weight_decay,
                 padding: 0,
             });
             grads.push(grad);
-        }
-        if entries.is_empty() {
-            return Ok(());
         }
         let norm = step.clip.map(|clip| self.read(OP, clip.norm, DType::F32));
         let norm = norm.transpose()?;
@@ -104,20 +108,24 @@ impl AdamW for Gpu {
             (1.0 / correction2.sqrt()) as f32,
         ];
         let numbers = self.input(bytemuck::cast_slice(&numbers))?;
-        let table = self.input(bytemuck::cast_slice(&entries))?;
-        let arguments = AdamWArguments {
-            table: table.at(),
-            numbers: numbers.at(),
-            norm: optional(&norm),
-            count: entries.len() as i32,
-            beta1: step.beta1,
-            beta2: step.beta2,
-            eps: step.eps,
-            max_norm: step.clip.map_or(0.0, |clip| clip.max),
-            padding: 0,
-        };
-        let kernel = Kernel::new(OP, "adamw_f32");
-        self.launch(kernel, launch(total), &arguments)
+        for pack in packs(self, entries) {
+            let table = pack.upload(self)?;
+            let arguments = AdamWArguments {
+                table: table.at(),
+                numbers: numbers.at(),
+                norm: optional(&norm),
+                buffers: pack.buffers,
+                count: pack.count(),
+                beta1: step.beta1,
+                beta2: step.beta2,
+                eps: step.eps,
+                max_norm: step.clip.map_or(0.0, |clip| clip.max),
+                padding: 0,
+            };
+            let kernel = Kernel::new(OP, "adamw_f32");
+            self.launch(kernel, pack.launch(), &arguments)?;
+        }
+        Ok(())
     }
 
     fn clamp(&self, x: &mut Tensor, low: f32, high: f32) -> Result<()> {

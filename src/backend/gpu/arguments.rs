@@ -53,16 +53,16 @@ macro_rules! arguments {
             &[$(<$name as $crate::backend::gpu::arguments::Arguments>::LAYOUT),+];
     };
 }
-pub(super) use arguments;
+pub(in crate::backend) use arguments;
 
 /// A struct that kernels take, or that is in one or in a table that they read.
-pub(super) trait Arguments: Pod {
+pub(in crate::backend) trait Arguments: Pod {
     const LAYOUT: Layout;
 }
 
 /// A struct in C++.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Layout {
+pub(in crate::backend) struct Layout {
     pub name: &'static str,
     /// The modules that declare it.
     pub modules: &'static [&'static str],
@@ -72,7 +72,7 @@ pub(super) struct Layout {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Field {
+pub(in crate::backend) struct Field {
     pub name: &'static str,
     pub of: Type,
     /// Bytes before it.
@@ -81,13 +81,13 @@ pub(super) struct Field {
 
 /// A type in C++: an array if it has `elements`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Type {
+pub(in crate::backend) struct Type {
     pub name: &'static str,
     pub elements: Option<usize>,
 }
 
 /// What a field may be.
-pub(super) trait Argument {
+pub(in crate::backend) trait Argument {
     const TYPE: Type;
 }
 
@@ -159,10 +159,14 @@ const fn same(a: &str, b: &str) -> bool {
     true
 }
 
+/// The structs of every kernel.
+pub(in crate::backend) fn layouts() -> impl Iterator<Item = &'static Layout> {
+    LAYOUTS.iter().copied().flatten()
+}
+
 /// The last lines of a module's source: its argument structs are those of this side.
 pub(in crate::backend) fn checks(module: &str) -> String {
-    let layouts = LAYOUTS.iter().copied().flatten();
-    let of = layouts.filter(|layout| layout.modules.contains(&module));
+    let of = layouts().filter(|layout| layout.modules.contains(&module));
     let text: String = of.map(Layout::check).collect();
     match text.as_str() {
         "" => text,

@@ -41,7 +41,8 @@ arguments! {
     }
 }
 
-/// The kernels for heads of up to 32, 64 and 128 columns, as `cuda/attention_{f32,bf16}.cuh` lay out their tiles.
+/// The kernels for heads of up to 32, 64 and 128 columns, as `cuda/attention_{f32,bf16}.cuh` lay out their tiles; those
+/// of `shaders/attention.wgsl` own as many rows a block, and declare their memory themselves.
 struct Instance {
     forward: &'static str,
     queries: &'static str,
@@ -79,6 +80,9 @@ fn instance(dim: usize, dtype: DType) -> Instance {
         (0..=32, DType::BF16) => kernels!("32_bf16", 64, 64, 32, BF16),
         (33..=64, DType::BF16) => kernels!("64_bf16", 64, 64, 64, BF16),
         (_, DType::BF16) => kernels!("128_bf16", 64, 64, 128, BF16),
+        (0..=32, DType::F16) => kernels!("32_f16", 64, 32, 36, F16),
+        (33..=64, DType::F16) => kernels!("64_f16", 64, 32, 68, F16),
+        (_, DType::F16) => kernels!("128_f16", 32, 16, 132, F16),
         (0..=32, _) => kernels!("32_f32", 64, 32, 36, F32),
         (33..=64, _) => kernels!("64_f32", 64, 32, 68, F32),
         _ => kernels!("128_f32", 32, 16, 132, F32),

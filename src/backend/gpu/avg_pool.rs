@@ -10,7 +10,7 @@ const OP: &str = "avg_pool";
 
 arguments! {
     struct AvgPoolArguments in "avg_pool" {
-        from: Address,
+        source: Address,
         to: Address,
         rows: i32,
         width: i32,
@@ -25,14 +25,14 @@ arguments! {
 fn run(
     gpu: &Gpu,
     kernel: Kernel,
-    [from, to]: [Address; 2],
+    [source, to]: [Address; 2],
     [batch, height, width, channels]: [usize; 4],
     size: usize,
     add: bool,
 ) -> Result<()> {
     let units = batch * height * width * channels.div_ceil(16 / gpu.activations().size());
     let arguments = AvgPoolArguments {
-        from,
+        source,
         to,
         rows: (batch * height) as i32,
         width: width as i32,

@@ -21,7 +21,7 @@ arguments! {
     struct Conv2dArguments in "conv2d" {
         source: Address,
         filters: Address,
-        target: Address,
+        result: Address,
         batch: i32,
         source_height: i32,
         source_width: i32,
@@ -33,7 +33,7 @@ arguments! {
         filter_width: i32,
         kernel: i32,
         stride: i32,
-        padding: i32,
+        kernel_padding: i32,
         add: i32,
         unused: i32,
     }
@@ -53,7 +53,7 @@ arguments! {
         out: i32,
         kernel: i32,
         stride: i32,
-        padding: i32,
+        kernel_padding: i32,
     }
 
     struct FinishArguments in "conv2d" {
@@ -103,9 +103,11 @@ fn units<'a>(gpu: &Gpu, t: &'a Tensor, width: usize, dtype: DType) -> Result<Uni
     if padded == width {
         return Ok(Units::Own(gpu.read(OP, t, dtype)?));
     }
-    // On its way to bf16 the kernel rounds while it pads.
+    // On its way to the low type the kernel rounds while it pads.
     let (from, entry) = match (t.dtype(), dtype) {
         (DType::F32, DType::BF16) => (DType::F32, "pad_channels_f32_bf16"),
+        (DType::F32, DType::F16) => (DType::F32, "pad_channels_f32_f16"),
+        (_, DType::F16) => (DType::F16, "pad_channels_f16_f16"),
         (_, DType::BF16) => (DType::BF16, "pad_channels_bf16_bf16"),
         _ => (DType::F32, "pad_channels_f32_f32"),
     };
@@ -165,7 +167,7 @@ impl Conv2d for Gpu {
         let arguments = Conv2dArguments {
             source: source.at(),
             filters: filters.at(),
-            target: y_at,
+            result: y_at,
             batch: batch as i32,
             source_height: height as i32,
             source_width: width as i32,
@@ -177,7 +179,7 @@ impl Conv2d for Gpu {
             filter_width: channels as i32,
             kernel: shape.kernel as i32,
             stride: shape.stride as i32,
-            padding: shape.padding as i32,
+            kernel_padding: shape.padding as i32,
             add: 0,
             unused: 0,
         };
@@ -234,7 +236,7 @@ fn input_gradient(
     let arguments = Conv2dArguments {
         source: dy,
         filters: filters.at(),
-        target: dx.at(),
+        result: dx.at(),
         batch: batch as i32,
         source_height: from_height as i32,
         source_width: from_width as i32,
@@ -246,7 +248,7 @@ fn input_gradient(
         filter_width: padded(channels, dtype) as i32,
         kernel: shape.kernel as i32,
         stride: shape.stride as i32,
-        padding: shape.padding as i32,
+        kernel_padding: shape.padding as i32,
         add: dx.add().into(),
         unused: 0,
     };
@@ -296,7 +298,7 @@ fn weight_gradient(
         out: out as i32,
         kernel: shape.kernel as i32,
         stride: shape.stride as i32,
-        padding: shape.padding as i32,
+        kernel_padding: shape.padding as i32,
     };
     let launch = Launch::blocks([tiles[0], tiles[1], splits], THREADS);
     let kernel = instance!("conv2d", "conv2d_weights", dtype);

@@ -11,12 +11,12 @@ use crate::tensor::DType;
 /// An address in the device's memory.
 pub(in crate::backend) type Address = u64;
 
-/// An entry point of `cuda/<module>.cu`: an `extern "C"` kernel that takes one struct by value.
+/// An entry point of `cuda/<module>.cu` and of `shaders/<module>.wgsl`: a kernel that takes one struct.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::backend) struct Kernel {
     /// File name without its end.
     pub module: &'static str,
-    /// Name of the function; instances for an element type end in `_f32` or `_bf16`.
+    /// Name of the function; instances for an element type end in `_f32`, `_bf16` or `_f16`.
     pub entry: &'static str,
 }
 
@@ -59,7 +59,7 @@ impl Launch {
 pub(in crate::backend) struct Matrix {
     /// First element.
     pub at: Address,
-    /// [`DType::F32`] or [`DType::BF16`].
+    /// [`DType::F32`] or the device's low type.
     pub dtype: DType,
     /// Elements from one stored row to the next.
     pub stride: usize,
@@ -116,6 +116,9 @@ pub(in crate::backend) trait Device: Send + Sync + std::fmt::Debug {
     /// One line about the device, for the log.
     fn describe(&self) -> String;
 
+    /// The element type beside f32 that its kernels take.
+    fn low_type(&self) -> DType;
+
     /// Memory of at least `bytes` (and at least one byte), aligned to 256, of any content.
     fn allocate(&self, bytes: usize) -> Result<Address>;
 
@@ -153,6 +156,12 @@ pub(in crate::backend) trait Device: Send + Sync + std::fmt::Debug {
     /// The argument struct's name in C++, where the device knows it.
     fn takes(&self, _kernel: Kernel) -> Result<Option<String>> {
         Ok(None)
+    }
+
+    /// The buffer that holds `at`, bound as a whole under this address, and the bytes before `at` in it; `None` where
+    /// kernels follow addresses that they find in memory.
+    fn buffer_of(&self, _at: Address) -> Option<(Address, u64)> {
+        None
     }
 
     /// Runs a matrix product.

@@ -1,8 +1,8 @@
 //! The Euclidean norm of all gradients together.
 
-use super::adamw::{chunks, launch};
 use super::device::{Address, Kernel};
 use super::sum::Partials;
+use super::table::{BUFFERS, Entry, packs};
 use super::{Gpu, arguments};
 use crate::backend::{GradNorm, Result};
 use crate::tensor::{DType, Tensor};
@@ -19,36 +19,58 @@ arguments! {
     struct GradNormArguments in "grad_norm" {
         table: Address,
         partials: Address,
+        buffers: [Address; BUFFERS],
         count: i32,
         padding: i32,
     }
 }
 
+impl Entry for GradNormEntry {
+    fn elements(&self) -> usize {
+        self.n as usize
+    }
+
+    fn addresses(&mut self) -> Vec<&mut Address> {
+        vec![&mut self.grad]
+    }
+
+    fn begin(&mut self, chunk: i64) {
+        self.first = chunk;
+    }
+}
+
 impl GradNorm for Gpu {
     fn grad_norm(&self, grads: &[&Tensor]) -> Result<Tensor> {
-        let (mut entries, mut operands, mut total) = (Vec::new(), Vec::new(), 0);
+        let (mut entries, mut operands) = (Vec::new(), Vec::new());
         for grad in grads.iter().filter(|grad| !grad.is_empty()) {
             let operand = self.read(OP, grad, DType::F32)?;
             entries.push(GradNormEntry {
                 grad: operand.at(),
                 n: grad.len() as i64,
-                first: chunks(&mut total, grad.len()),
+                first: 0,
             });
             operands.push(operand);
         }
         if entries.is_empty() {
             return self.zero_tensor(&[1], DType::F32);
         }
-        let partials = Partials::new(self, total)?;
-        let table = self.input(bytemuck::cast_slice(&entries))?;
-        let arguments = GradNormArguments {
-            table: table.at(),
-            partials: partials.at(),
-            count: entries.len() as i32,
-            padding: 0,
-        };
-        let kernel = Kernel::new(OP, "grad_norm_f32");
-        self.launch(kernel, launch(total), &arguments)?;
+        let packs = packs(self, entries);
+        let chunks = packs.iter().map(|pack| pack.chunks());
+        let partials = Partials::new(self, chunks.sum())?;
+        let mut to = partials.at();
+        for pack in packs {
+            let table = pack.upload(self)?;
+            let arguments = GradNormArguments {
+                table: table.at(),
+                partials: to,
+                buffers: pack.buffers,
+                count: pack.count(),
+                padding: 0,
+            };
+            let kernel = Kernel::new(OP, "grad_norm_f32");
+            self.launch(kernel, pack.launch(), &arguments)?;
+            to += 8 * pack.chunks() as Address;
+        }
         let (norm, at) = self.empty(&[1], DType::F32)?;
         partials.finish_root(self, at)?;
         Ok(norm)

@@ -1,8 +1,8 @@
 //! The backend over one device, in f32 or in mixed precision.
 //!
-//! In f32 every tensor is f32. In bf16 what is kept between operations, and its gradients, are bf16 tensors;
-//! parameters stay f32, with a bf16 copy beside them for products; their gradients, statistics of norms, unit
-//! features and losses are f32. A kernel takes its operands in the one type that it is compiled for
+//! In f32 every tensor is f32. In mixed precision what is kept between operations, and its gradients, are tensors of a
+//! low type (bf16 on CUDA, f16 in WGSL); parameters stay f32, with a low copy beside them for products; their gradients,
+//! statistics of norms, unit features and losses are f32. A kernel takes its operands in the one type that it is compiled for
 //! (`Gpu::activations`), and an operand of the other type is cast first.
 
 use super::LIMITS;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 pub struct Gpu {
     pub(super) device: Arc<dyn Device>,
     pub(super) name: &'static str,
-    bf16: bool,
+    low: Option<DType>,
 }
 
 /// Instances of a kernel, by element type.
@@ -27,6 +27,7 @@ macro_rules! instance {
             module: $module,
             entry: match $dtype {
                 $crate::tensor::DType::BF16 => concat!($entry, "_bf16"),
+                $crate::tensor::DType::F16 => concat!($entry, "_f16"),
                 _ => concat!($entry, "_f32"),
             },
         }
@@ -38,9 +39,13 @@ pub(super) use instance;
 const LEAST_TEXT_BUCKET: usize = 64;
 
 impl Gpu {
-    /// The backend on `device`, under the name that tests and logs know it by.
-    pub(in crate::backend) fn on(device: Arc<dyn Device>, name: &'static str, bf16: bool) -> Self {
-        Self { device, name, bf16 }
+    /// The backend on `device`, under the name that tests and logs know it by; in mixed precision if there is a low type.
+    pub(in crate::backend) fn on(
+        device: Arc<dyn Device>,
+        name: &'static str,
+        low: Option<DType>,
+    ) -> Self {
+        Self { device, name, low }
     }
 
     /// How often the host has waited for all work so far, in downloads and in [`Gpu::synchronise`].
@@ -58,10 +63,12 @@ impl Gpu {
 
     /// The element type of what is kept between operations.
     pub(super) fn activations(&self) -> DType {
-        match self.bf16 {
-            true => DType::BF16,
-            false => DType::F32,
-        }
+        self.low.unwrap_or(DType::F32)
+    }
+
+    /// The type beside f32 that kernels take, whether or not activations are kept in it.
+    pub(super) fn low_type(&self) -> DType {
+        self.device.low_type()
     }
 
     /// Refuses what [`Info::supports`] denies for its size.
@@ -125,9 +132,10 @@ impl Info for Gpu {
     }
 
     fn describe(&self) -> String {
-        let precision = match self.bf16 {
-            true => ", bf16",
-            false => "",
+        let precision = match self.low {
+            Some(DType::F16) => ", f16",
+            Some(_) => ", bf16",
+            None => "",
         };
         format!("{}{precision}", self.device.describe())
     }
@@ -136,7 +144,7 @@ impl Info for Gpu {
         let has_type = match op {
             // Parameters stay f32; so are images as they come.
             Op::AdamW | Op::Images => dtype == DType::F32,
-            _ => matches!(dtype, DType::F32 | DType::BF16),
+            _ => dtype == DType::F32 || dtype == self.low_type(),
         };
         has_type && limit(op, shape).is_none()
     }

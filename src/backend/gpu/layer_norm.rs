@@ -2,7 +2,7 @@
 
 use super::device::{Address, Kernel, Launch};
 use super::operand::{done, target_add, target_address};
-use super::{Gpu, arguments, column_sums};
+use super::{Gpu, arguments, column_sums, instance};
 use crate::backend::{LayerNorm, LayerNormBackward, LayerNormOutput, Op, Result, Slot};
 use crate::tensor::{DType, Tensor};
 
@@ -55,19 +55,26 @@ pub(super) fn limit(shape: &[usize]) -> (bool, &'static str) {
 }
 
 fn instance(width: usize, dtype: DType) -> Instance {
-    let low = dtype == DType::BF16;
-    let (forward, backward, rows) = match (width, low) {
-        (0..=512, false) => ("layer_norm_512_f32", "layer_norm_backward_512_f32", 8),
-        (0..=512, true) => ("layer_norm_512_bf16", "layer_norm_backward_512_bf16", 8),
-        (513..=1024, false) => ("layer_norm_1024_f32", "layer_norm_backward_1024_f32", 8),
-        (513..=1024, true) => ("layer_norm_1024_bf16", "layer_norm_backward_1024_bf16", 8),
-        (_, false) => ("layer_norm_8192_f32", "layer_norm_backward_8192_f32", 1),
-        (_, true) => ("layer_norm_8192_bf16", "layer_norm_backward_8192_bf16", 1),
+    let (forward, backward, rows) = match width {
+        0..=512 => (
+            instance!("layer_norm", "layer_norm_512", dtype),
+            instance!("layer_norm", "layer_norm_backward_512", dtype),
+            8,
+        ),
+        513..=1024 => (
+            instance!("layer_norm", "layer_norm_1024", dtype),
+            instance!("layer_norm", "layer_norm_backward_1024", dtype),
+            8,
+        ),
+        _ => (
+            instance!("layer_norm", "layer_norm_8192", dtype),
+            instance!("layer_norm", "layer_norm_backward_8192", dtype),
+            1,
+        ),
     };
-    let kernel = |entry| Kernel { module: OP, entry };
     Instance {
-        forward: kernel(forward),
-        backward: kernel(backward),
+        forward,
+        backward,
         rows,
     }
 }

@@ -32,7 +32,7 @@ impl Drop for Memory {
 #[derive(Debug)]
 pub(super) struct Buffer {
     pub(super) memory: Memory,
-    /// f32 elements rounded to bf16, made at first use; a write to the elements renews or drops it.
+    /// f32 elements rounded to the low type, made at first use; a write to the elements renews or drops it.
     pub(super) low: OnceLock<Memory>,
     /// What the host knows of i32 elements.
     pub(super) index: Option<Index>,

@@ -93,7 +93,7 @@ impl Gpu {
         }
     }
 
-    /// The elements of an f32 or bf16 tensor as `dtype`, one of the two.
+    /// The elements of a tensor of f32 or the low type as `dtype`, one of the two.
     pub(super) fn read<'a>(
         &self,
         op: &'static str,
@@ -101,12 +101,18 @@ impl Gpu {
         dtype: DType,
     ) -> Result<Operand<'a>> {
         let buffer = self.buffer(op, t)?;
+        let low = self.low_type();
         let (at, cast) = match (t.dtype(), dtype) {
-            (DType::F32, DType::F32) | (DType::BF16, DType::BF16) => (buffer.memory.at, None),
-            (DType::F32, DType::BF16) => (self.low(buffer, t.len())?, None),
-            (DType::BF16, DType::F32) => {
+            (DType::F32, DType::F32) => (buffer.memory.at, None),
+            (DType::F32, to) if to == low => (self.low(buffer, t.len())?, None),
+            (from, to) if from == low && to == low => (buffer.memory.at, None),
+            (from, DType::F32) if from == low => {
                 let memory = self.allocate(t.len() * 4)?;
-                self.cast("cast_bf16_f32", buffer.memory.at, memory.at, t.len())?;
+                let entry = match low {
+                    DType::F16 => "cast_f16_f32",
+                    _ => "cast_bf16_f32",
+                };
+                self.cast(entry, buffer.memory.at, memory.at, t.len())?;
                 (memory.at, Some(memory))
             }
             _ => return Err(self.unsupported_type(op, t)),
@@ -118,13 +124,17 @@ impl Gpu {
         })
     }
 
-    /// The bf16 copy of f32 elements.
+    /// The low copy of f32 elements.
     fn low(&self, buffer: &Buffer, len: usize) -> Result<Address> {
         if let Some(low) = buffer.low.get() {
             return Ok(low.at);
         }
         let memory = self.allocate(len * 2)?;
-        self.cast("cast_f32_bf16", buffer.memory.at, memory.at, len)?;
+        let entry = match self.low_type() {
+            DType::F16 => "cast_f32_f16",
+            _ => "cast_f32_bf16",
+        };
+        self.cast(entry, buffer.memory.at, memory.at, len)?;
         Ok(buffer.low.get_or_init(|| memory).at)
     }
 
@@ -173,7 +183,7 @@ impl Gpu {
         buffer.ok_or(Error::Foreign { op, backend })
     }
 
-    /// The elements of an unshared f32 tensor, for writing; a bf16 copy is dropped.
+    /// The elements of an unshared f32 tensor, for writing; a low copy is dropped.
     pub(super) fn write(&self, op: &'static str, t: &mut Tensor) -> Result<Address> {
         if t.dtype() != DType::F32 {
             return Err(self.unsupported_type(op, t));
@@ -183,7 +193,7 @@ impl Gpu {
         Ok(buffer.memory.at)
     }
 
-    /// As [`Gpu::write`] for a kernel that renews the bf16 copy, if there is one, beside the elements:
+    /// As [`Gpu::write`] for a kernel that renews the low copy, if there is one, beside the elements:
     /// its address, or 0.
     pub(super) fn write_both(
         &self,
@@ -232,7 +242,7 @@ impl Gpu {
         }))
     }
 
-    /// The elements of `t` for adding into: storage of its own if it was shared, no bf16 copy.
+    /// The elements of `t` for adding into: storage of its own if it was shared, no low copy.
     pub(super) fn own(&self, op: &'static str, t: &mut Tensor) -> Result<Address> {
         if t.storage_mut().is_none() {
             *t = self.copy(t)?;

@@ -7,13 +7,13 @@ use super::device::Address;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Blocks begin and end at multiples of this many bytes within their segment.
-const ALIGNMENT: usize = 256;
+pub(in crate::backend) const ALIGNMENT: usize = 256;
 /// Bytes of the smallest segment.
 const SEGMENT: usize = 8 << 20;
 
 /// Segments of memory, and which of their bytes are free.
 #[derive(Debug, Default)]
-pub(super) struct Pool {
+pub(in crate::backend) struct Pool {
     /// Bytes by address.
     segments: BTreeMap<Address, usize>,
     /// Free blocks, none of which touches another of the same segment: bytes by address.

@@ -19,6 +19,7 @@ use super::device::{Address, Call, Device, Kernel, Launch, Product, Replay};
 use super::pool::Pool;
 use crate::backend::{Result, device_error};
 use crate::notices::warning;
+use crate::tensor::DType;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -261,6 +262,10 @@ impl Known {
 impl Device for Recorder {
     fn describe(&self) -> String {
         self.inner.describe()
+    }
+
+    fn low_type(&self) -> DType {
+        self.inner.low_type()
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address> {

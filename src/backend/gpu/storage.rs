@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 arguments! {
     struct MoveArguments in "storage" {
-        from: Address,
+        source: Address,
         to: Address,
         n: i64,
     }
@@ -54,7 +54,13 @@ impl Storage for Gpu {
                     .download(at, bytemuck::cast_slice_mut(&mut values))?;
                 Ok(values.into_iter().map(half::bf16::to_f32).collect())
             }
-            _ => Err(self.unsupported_type("download", tensor)),
+            DType::F16 => {
+                let mut values = vec![half::f16::ZERO; tensor.len()];
+                self.device
+                    .download(at, bytemuck::cast_slice_mut(&mut values))?;
+                Ok(values.into_iter().map(half::f16::to_f32).collect())
+            }
+            DType::I32 => Err(self.unsupported_type("download", tensor)),
         }
     }
 
@@ -92,6 +98,9 @@ impl Storage for Gpu {
             (DType::F32, DType::BF16) => "accumulate_f32_bf16",
             (DType::BF16, DType::F32) => "accumulate_bf16_f32",
             (DType::BF16, DType::BF16) => "accumulate_bf16_bf16",
+            (DType::F32, DType::F16) => "accumulate_f32_f16",
+            (DType::F16, DType::F32) => "accumulate_f16_f32",
+            (DType::F16, DType::F16) => "accumulate_f16_f16",
             _ => return Err(self.unsupported_type(OP, &value)),
         };
         let to = self.own(OP, sum)?;
@@ -100,17 +109,17 @@ impl Storage for Gpu {
 }
 
 impl Gpu {
-    /// Runs an entry of `cuda/storage.cu` over `len` elements.
+    /// Runs an entry of `storage` over `len` elements.
     pub(super) fn cast(
         &self,
         entry: &'static str,
-        from: Address,
+        source: Address,
         to: Address,
         len: usize,
     ) -> Result<()> {
         let kernel = Kernel::new("storage", entry);
         let launch = Launch::spread(len, 256 * 8);
         let n = len as i64;
-        self.launch(kernel, launch, &MoveArguments { from, to, n })
+        self.launch(kernel, launch, &MoveArguments { source, to, n })
     }
 }

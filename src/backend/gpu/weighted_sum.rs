@@ -1,4 +1,4 @@
-//! Σ_k weight_k · term_k, in bf16 if all terms are.
+//! Σ_k weight_k · term_k, in the low type if all terms are.
 
 use super::device::{Address, Launch};
 use super::operand::done;
@@ -8,8 +8,8 @@ use crate::tensor::{DType, Tensor};
 
 const OP: &str = "weighted_sum";
 
-/// Terms of a launch.
-const TERMS: usize = 8;
+/// Terms of a launch: with the result seven buffers, where eight can be bound everywhere.
+const TERMS: usize = 6;
 
 arguments! {
     struct WeightedSumArguments in "weighted_sum" {
@@ -60,8 +60,9 @@ impl WeightedSum for Gpu {
         let Some((first, _)) = terms.first() else {
             return shape_error(OP, "no terms");
         };
-        let dtype = match terms.iter().all(|(t, _)| t.dtype() == DType::BF16) {
-            true => DType::BF16,
+        let low = self.low_type();
+        let dtype = match terms.iter().all(|(t, _)| t.dtype() == low) {
+            true => low,
             false => DType::F32,
         };
         let (y, y_at) = self.empty(first.shape(), dtype)?;

@@ -66,6 +66,10 @@ impl Device for Plain {
         "plain memory".into()
     }
 
+    fn low_type(&self) -> DType {
+        DType::BF16
+    }
+
     fn allocate(&self, bytes: usize) -> Result<Address> {
         let mut state = self.state();
         if state.held + bytes > self.room {

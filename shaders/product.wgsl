@@ -1,0 +1,244 @@
+// D = A B + C + bias, A m × k and B k × n as stored (n) or transposed (t), accumulated in f32.
+//
+// A workgroup of 16 × 16 invocations makes a tile of $M × $M of D, each invocation 8 × 8 elements of it (4 × 4 of a tile
+// of 64): in quarters, so that neighbours read neighbouring vectors. The tile's rows of A and columns of B go by DEPTH at
+// a time through workgroup memory: two buffers, so that one barrier a step is enough, and what comes next is on its way
+// in registers meanwhile. Of 128 × 128 × 8: 1024 multiply-adds an invocation for 32 reads of 16 bytes.
+#include common
+#values A n t
+#values B n t
+#values V wide narrow
+#values M 64 128
+
+#if M == 128
+const DEPTH = 8u;
+#else
+const DEPTH = 16u;
+#end
+
+// Lines of M elements, DEPTH of them a buffer.
+var<workgroup> left_tile: array<vec4<f32>, 512>;
+var<workgroup> right_tile: array<vec4<f32>, 512>;
+const LINE = $Mu / 4u;
+
+#if V == wide
+#if S == f32
+const LEFT_BYTES = 16u;
+#else
+const LEFT_BYTES = 8u;
+#end
+#if T == f32
+const OUT_BYTES = 16u;
+#else
+const OUT_BYTES = 8u;
+#end
+#else
+#if S == f32
+const LEFT_BYTES = 4u;
+#else
+const LEFT_BYTES = 2u;
+#end
+#if T == f32
+const OUT_BYTES = 4u;
+#else
+const OUT_BYTES = 2u;
+#end
+#end
+
+// Four elements of A or B that are next to each other in memory, with zeros beyond `inner` elements of `outer` lines.
+fn fetch_left(line: u32, at: u32, outer: u32, inner: u32) -> vec4<f32> {
+  var v = vec4<f32>();
+  let base = a.left / LEFT_BYTES;
+#if V == wide
+  if (line < outer && at < inner) { v = vec4<f32>(left[base + (line * a.left_stride + at) / 4u]); }
+#else
+  if (line < outer) {
+    let first = base + line * a.left_stride + at;
+    if (at < inner) { v.x = f32(left[first]); }
+    if (at + 1u < inner) { v.y = f32(left[first + 1u]); }
+    if (at + 2u < inner) { v.z = f32(left[first + 2u]); }
+    if (at + 3u < inner) { v.w = f32(left[first + 3u]); }
+  }
+#end
+  return v;
+}
+
+fn fetch_right(line: u32, at: u32, outer: u32, inner: u32) -> vec4<f32> {
+  var v = vec4<f32>();
+  let base = a.right / LEFT_BYTES;
+#if V == wide
+  if (line < outer && at < inner) { v = vec4<f32>(right[base + (line * a.right_stride + at) / 4u]); }
+#else
+  if (line < outer) {
+    let first = base + line * a.right_stride + at;
+    if (at < inner) { v.x = f32(right[first]); }
+    if (at + 1u < inner) { v.y = f32(right[first + 1u]); }
+    if (at + 2u < inner) { v.z = f32(right[first + 2u]); }
+    if (at + 3u < inner) { v.w = f32(right[first + 3u]); }
+  }
+#end
+  return v;
+}
+
+// An invocation's four elements of the tile whose first row (column) is `first`, at step `depth` of the sum.
+fn next_left(thread: u32, first: u32, depth: u32) -> vec4<f32> {
+#if A == n
+  return fetch_left(first + thread / (DEPTH / 4u), depth + thread % (DEPTH / 4u) * 4u, a.m, a.k);
+#else
+  return fetch_left(depth + thread / LINE, first + thread % LINE * 4u, a.k, a.m);
+#end
+}
+
+fn next_right(thread: u32, first: u32, depth: u32) -> vec4<f32> {
+#if B == t
+  return fetch_right(first + thread / (DEPTH / 4u), depth + thread % (DEPTH / 4u) * 4u, a.n, a.k);
+#else
+  return fetch_right(depth + thread / LINE, first + thread % LINE * 4u, a.k, a.n);
+#end
+}
+
+fn stage_left(thread: u32, buffer: u32, v: vec4<f32>) {
+#if A == n
+  let row = thread / (DEPTH / 4u);
+  let at = buffer + thread % (DEPTH / 4u) * 4u * LINE + row / 4u;
+  left_tile[at][row % 4u] = v.x;
+  left_tile[at + LINE][row % 4u] = v.y;
+  left_tile[at + 2u * LINE][row % 4u] = v.z;
+  left_tile[at + 3u * LINE][row % 4u] = v.w;
+#else
+  left_tile[buffer + thread] = v;
+#end
+}
+
+fn stage_right(thread: u32, buffer: u32, v: vec4<f32>) {
+#if B == t
+  let column = thread / (DEPTH / 4u);
+  let at = buffer + thread % (DEPTH / 4u) * 4u * LINE + column / 4u;
+  right_tile[at][column % 4u] = v.x;
+  right_tile[at + LINE][column % 4u] = v.y;
+  right_tile[at + 2u * LINE][column % 4u] = v.z;
+  right_tile[at + 3u * LINE][column % 4u] = v.w;
+#else
+  right_tile[buffer + thread] = v;
+#end
+}
+
+// Four neighbours of D.
+fn finish(row: u32, column: u32, sum: vec4<f32>) {
+  if (row >= a.m || column >= a.n) { return; }
+  var v = sum;
+#if V == wide
+  let at = a.out / OUT_BYTES + (row * a.out_stride + column) / 4u;
+  if (a.bias != NONE) { v += vec4<f32>(bias[a.bias / OUT_BYTES + column / 4u]); }
+  if (a.addend != NONE) { v += vec4<f32>(addend[a.addend / OUT_BYTES + (row * a.addend_stride + column) / 4u]); }
+  if (a.add != 0) { v += vec4<f32>(out[at]); }
+  out[at] = vec4<$T>(v);
+#else
+  for (var i = 0u; i < 4u && column + i < a.n; i++) {
+    let at = a.out / OUT_BYTES + row * a.out_stride + column + i;
+    var x = v[i];
+    if (a.bias != NONE) { x += f32(bias[a.bias / OUT_BYTES + column + i]); }
+    if (a.addend != NONE) { x += f32(addend[a.addend / OUT_BYTES + row * a.addend_stride + column + i]); }
+    if (a.add != 0) { x += f32(out[at]); }
+    out[at] = $T(x);
+  }
+#end
+}
+
+#kernel product_$A$B_$V_$M_$S_$T ProductArguments 256
+#if V == wide
+#buffer left array<vec4<$S>>
+#buffer right array<vec4<$S>>
+#buffer addend array<vec4<$T>>
+#buffer out array<vec4<$T>>
+#buffer bias array<vec4<$T>>
+#else
+#buffer left array<$S>
+#buffer right array<$S>
+#buffer addend array<$T>
+#buffer out array<$T>
+#buffer bias array<$T>
+#end
+  let first_row = block.y * $Mu;
+  let first_column = block.x * $Mu;
+  let x = thread % 16u;
+  let y = thread / 16u;
+  var c0 = vec4<f32>();
+  var c1 = vec4<f32>();
+  var c2 = vec4<f32>();
+  var c3 = vec4<f32>();
+#if M == 128
+  var d0 = vec4<f32>();
+  var d1 = vec4<f32>();
+  var d2 = vec4<f32>();
+  var d3 = vec4<f32>();
+  var e0 = vec4<f32>();
+  var e1 = vec4<f32>();
+  var e2 = vec4<f32>();
+  var e3 = vec4<f32>();
+  var f0 = vec4<f32>();
+  var f1 = vec4<f32>();
+  var f2 = vec4<f32>();
+  var f3 = vec4<f32>();
+#end
+  var buffer = 0u;
+  stage_left(thread, buffer, next_left(thread, first_row, 0u));
+  stage_right(thread, buffer, next_right(thread, first_column, 0u));
+  for (var depth = 0u; depth < a.k; depth += DEPTH) {
+    // What this step reads is there, and nobody reads what the next one replaces.
+    workgroupBarrier();
+    let more = depth + DEPTH;
+    let l = next_left(thread, first_row, more);
+    let r = next_right(thread, first_column, more);
+    for (var step = 0u; step < DEPTH; step++) {
+      let line = buffer + step * LINE;
+      let p = left_tile[line + y];
+      let q = right_tile[line + x];
+      c0 = fma(vec4<f32>(p.x), q, c0);
+      c1 = fma(vec4<f32>(p.y), q, c1);
+      c2 = fma(vec4<f32>(p.z), q, c2);
+      c3 = fma(vec4<f32>(p.w), q, c3);
+#if M == 128
+      let s = left_tile[line + 16u + y];
+      let t = right_tile[line + 16u + x];
+      d0 = fma(vec4<f32>(p.x), t, d0);
+      d1 = fma(vec4<f32>(p.y), t, d1);
+      d2 = fma(vec4<f32>(p.z), t, d2);
+      d3 = fma(vec4<f32>(p.w), t, d3);
+      e0 = fma(vec4<f32>(s.x), q, e0);
+      e1 = fma(vec4<f32>(s.y), q, e1);
+      e2 = fma(vec4<f32>(s.z), q, e2);
+      e3 = fma(vec4<f32>(s.w), q, e3);
+      f0 = fma(vec4<f32>(s.x), t, f0);
+      f1 = fma(vec4<f32>(s.y), t, f1);
+      f2 = fma(vec4<f32>(s.z), t, f2);
+      f3 = fma(vec4<f32>(s.w), t, f3);
+#end
+    }
+    buffer = 256u - buffer;
+    if (more < a.k) {
+      stage_left(thread, buffer, l);
+      stage_right(thread, buffer, r);
+    }
+  }
+  let row = first_row + 4u * y;
+  let column = first_column + 4u * x;
+  finish(row, column, c0);
+  finish(row + 1u, column, c1);
+  finish(row + 2u, column, c2);
+  finish(row + 3u, column, c3);
+#if M == 128
+  finish(row, column + 64u, d0);
+  finish(row + 1u, column + 64u, d1);
+  finish(row + 2u, column + 64u, d2);
+  finish(row + 3u, column + 64u, d3);
+  finish(row + 64u, column, e0);
+  finish(row + 65u, column, e1);
+  finish(row + 66u, column, e2);
+  finish(row + 67u, column, e3);
+  finish(row + 64u, column + 64u, f0);
+  finish(row + 65u, column + 64u, f1);
+  finish(row + 66u, column + 64u, f2);
+  finish(row + 67u, column + 64u, f3);
+#end
+#end

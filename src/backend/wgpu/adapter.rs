@@ -1,0 +1,242 @@
+//! Adapters: which there are, which one a run takes, and what it must have.
+
+use super::NAME;
+use crate::backend::device_info::{DeviceInfo, PrecisionSupport};
+use crate::backend::{Result, device_error};
+use ::wgpu::{Adapter, Backends, DeviceType, Features, Instance, InstanceDescriptor, Limits};
+
+/// Which adapter a backend is opened on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// The first GPU; a software adapter where there is no GPU.
+    #[default]
+    Best,
+    /// By its place in the list of [`devices`].
+    Index(usize),
+    /// The first whose name contains this, in any case.
+    Name(String),
+}
+
+/// What makes use of what an adapter has beyond WebGPU's defaults.
+const WANTED: Features = Features::IMMEDIATES
+    .union(Features::SUBGROUP)
+    .union(Features::PIPELINE_CACHE)
+    .union(Features::TIMESTAMP_QUERY);
+
+/// Storage buffers that the largest kernel binds.
+const STORAGE_BUFFERS: u32 = 16;
+
+fn instance() -> Instance {
+    Instance::new(InstanceDescriptor {
+        backends: Backends::VULKAN | Backends::METAL | Backends::DX12,
+        ..InstanceDescriptor::new_without_display_handle()
+    })
+}
+
+/// Real GPUs first, integrated ones after discrete ones, software last; otherwise in the system's order.
+fn adapters() -> Vec<Adapter> {
+    let mut adapters = pollster::block_on(instance().enumerate_adapters(Backends::all()));
+    adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
+        DeviceType::DiscreteGpu => 0,
+        DeviceType::IntegratedGpu => 1,
+        DeviceType::VirtualGpu => 2,
+        DeviceType::Other => 3,
+        DeviceType::Cpu => 4,
+    });
+    adapters
+}
+
+fn kind(of: DeviceType) -> &'static str {
+    match of {
+        DeviceType::DiscreteGpu => "discrete GPU",
+        DeviceType::IntegratedGpu => "integrated GPU",
+        DeviceType::VirtualGpu => "virtual GPU",
+        DeviceType::Other => "device",
+        DeviceType::Cpu => "software adapter",
+    }
+}
+
+const NONE: &str = "no adapter: neither a Vulkan driver (on Linux the packages libvulkan1 and mesa-vulkan-drivers, or \
+                    your GPU's own driver), nor Metal, nor DirectX 12 was found";
+
+/// What an adapter lacks that every kernel needs.
+fn lacking(limits: &Limits) -> Option<String> {
+    let needs = [
+        (
+            "max_storage_buffers_per_shader_stage",
+            limits.max_storage_buffers_per_shader_stage,
+            STORAGE_BUFFERS,
+        ),
+        (
+            "max_compute_workgroup_storage_size",
+            limits.max_compute_workgroup_storage_size,
+            16384,
+        ),
+        (
+            "max_compute_invocations_per_workgroup",
+            limits.max_compute_invocations_per_workgroup,
+            256,
+        ),
+        (
+            "max_compute_workgroup_size_x",
+            limits.max_compute_workgroup_size_x,
+            256,
+        ),
+        (
+            "max_compute_workgroups_per_dimension",
+            limits.max_compute_workgroups_per_dimension,
+            65535,
+        ),
+    ];
+    let short = needs.into_iter().find(|&(_, has, least)| has < least);
+    short.map(|(name, has, least)| format!("its limit {name} is {has}, and kernels need {least}"))
+}
+
+/// What an adapter lacks for f16.
+fn lacking_f16(features: Features) -> Option<String> {
+    let has = features.contains(Features::SHADER_F16);
+    (!has).then(|| "it lacks the feature SHADER_F16".to_owned())
+}
+
+/// An adapter's device and its queue.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub device: ::wgpu::Device,
+    pub queue: ::wgpu::Queue,
+    pub info: ::wgpu::AdapterInfo,
+}
+
+/// The adapter that is chosen, with its own limits.
+pub(super) fn open(choice: &Choice, f16: bool) -> Result<Opened> {
+    let all = adapters();
+    if all.is_empty() {
+        return device_error(NAME, NONE);
+    }
+    let names: Vec<String> = all.iter().map(|a| a.get_info().name).collect();
+    let named = |part: &String| {
+        names
+            .iter()
+            .position(|n| n.to_lowercase().contains(&part.to_lowercase()))
+    };
+    let place = match choice {
+        Choice::Best => Some(0),
+        Choice::Index(index) => Some(*index).filter(|i| *i < all.len()),
+        Choice::Name(part) => named(part),
+    };
+    let Some(adapter) = place.map(|place| &all[place]) else {
+        let wanted = match choice {
+            Choice::Name(part) => format!("whose name contains `{part}`"),
+            Choice::Index(index) => format!("{index}"),
+            Choice::Best => String::new(),
+        };
+        let list: Vec<_> = names
+            .iter()
+            .enumerate()
+            .map(|(i, n)| format!("{i}: {n}"))
+            .collect();
+        return device_error(
+            NAME,
+            format!(
+                "there is no adapter {wanted}; there are {}",
+                list.join(", ")
+            ),
+        );
+    };
+    let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
+    let missing = lacking(&limits).or_else(|| lacking_f16(features).filter(|_| f16));
+    if let Some(missing) = missing {
+        return device_error(NAME, format!("{} cannot be used: {missing}", info.name));
+    }
+    let low = if f16 {
+        Features::SHADER_F16
+    } else {
+        Features::empty()
+    };
+    let descriptor = ::wgpu::DeviceDescriptor {
+        label: None,
+        required_features: (features & WANTED) | low,
+        required_limits: limits,
+        ..Default::default()
+    };
+    match pollster::block_on(adapter.request_device(&descriptor)) {
+        Ok((device, queue)) => Ok(Opened {
+            device,
+            queue,
+            info,
+        }),
+        Err(error) => device_error(NAME, format!("{} cannot be opened: {error}", info.name)),
+    }
+}
+
+/// Whether the adapter that [`Choice::Best`] takes is a GPU, and its name.
+///
+/// # Errors
+/// Why there is none.
+pub fn gpu() -> std::result::Result<String, String> {
+    let all = adapters();
+    let Some(first) = all.first().map(Adapter::get_info) else {
+        return Err(NONE.into());
+    };
+    match first.device_type {
+        DeviceType::Cpu => Err(format!("{} is a software adapter", first.name)),
+        _ => Ok(first.name),
+    }
+}
+
+/// The adapters at hand, GPUs first.
+///
+/// # Errors
+/// If there is none: what to install.
+pub fn devices() -> Result<Vec<DeviceInfo>> {
+    let all = adapters();
+    if all.is_empty() {
+        return device_error(NAME, NONE);
+    }
+    let device = |(index, adapter): (usize, &Adapter)| {
+        let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
+        let named = [
+            (Features::SHADER_F16, "f16"),
+            (Features::SUBGROUP, "subgroups"),
+            (Features::IMMEDIATES, "immediates"),
+            (Features::TIMESTAMP_QUERY, "timestamps"),
+            (Features::PIPELINE_CACHE, "pipeline cache"),
+            (
+                Features::EXPERIMENTAL_COOPERATIVE_MATRIX,
+                "cooperative matrices",
+            ),
+        ];
+        let has = named
+            .into_iter()
+            .filter(|(feature, _)| features.contains(*feature));
+        let has: Vec<_> = has.map(|(_, name)| name).collect();
+        let fp32 = lacking(&limits).map_or(Ok(()), Err);
+        let fp16 = fp32
+            .clone()
+            .and_then(|()| lacking_f16(features).map_or(Ok(()), Err));
+        DeviceInfo {
+            index,
+            name: info.name,
+            capability: format!(
+                "{} through {}, bindings of {} MiB, {} KiB a workgroup, {}",
+                kind(info.device_type),
+                info.backend,
+                limits.max_storage_buffer_binding_size >> 20,
+                limits.max_compute_workgroup_storage_size >> 10,
+                has.join(", "),
+            ),
+            memory: None,
+            free: Err("WebGPU does not tell".into()),
+            precisions: vec![
+                PrecisionSupport {
+                    precision: "fp32",
+                    support: fp32,
+                },
+                PrecisionSupport {
+                    precision: "amp_fp16",
+                    support: fp16,
+                },
+            ],
+        }
+    };
+    Ok(all.iter().enumerate().map(device).collect())
+}
