@@ -18,7 +18,8 @@ struct AdamWEntry {
 
 struct AdamWArguments {
   const AdamWEntry* table;
-  // lr, lr / (1 − β₁ᵗ) and 1 / √(1 − β₂ᵗ): in memory, since they change at every step.
+  // lr, lr / (1 − β₁ᵗ), 1 / √(1 − β₂ᵗ), the gradients' factor and whether the step is taken: in memory, since they
+  // change at every step.
   const float* numbers;
   // The gradients' norm; null where nothing is clipped.
   const float* norm;
@@ -34,11 +35,12 @@ struct AdamWArguments {
 };
 
 KERNEL(adamw_f32, AdamWArguments, 256) {
+  if (a.numbers[4] == 0.f) return;
   const AdamWEntry& e = entry_of(a.table, a.count, blockIdx.x);
   const long long first = (blockIdx.x - e.first) * TABLE_CHUNK;
   const long long last = first + TABLE_CHUNK < e.n ? first + TABLE_CHUNK : e.n;
   // fminf(1, NaN) is 1: NaN gradients show in the parameters.
-  const float grad_scale = a.norm ? fminf(1.f, a.max_norm / (*a.norm + 1e-6f)) : 1.f;
+  const float grad_scale = a.norm ? fminf(1.f, a.max_norm / (*a.norm + 1e-6f)) : a.numbers[3];
   const float step_size = a.numbers[1], inverse_correction2 = a.numbers[2];
   const float keep = 1.f - a.numbers[0] * e.weight_decay;
   for (long long i = first + threadIdx.x * 4; i < last; i += 256 * 4) {

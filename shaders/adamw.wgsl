@@ -16,7 +16,8 @@
   let entry = entry_of(block.x, 16u, 12u);
   let first = (block.x - table[entry + 12u]) * TABLE_CHUNK;
   let last = min(first + TABLE_CHUNK, table[entry + 10u]);
-  var grad_scale = 1.0;
+  if (numbers[4] == 0.0) { return; }
+  var grad_scale = numbers[3];
   if (a.norm != NONE) {
     // NaN gradients are not scaled: they show in the parameters.
     let scale = a.max_norm / (norm[0] + 1e-6);

@@ -5,7 +5,8 @@ use check::{Tenant, coarse, tenants_with};
 use clip_distill::autodiff::{Result, Tape, Var};
 use clip_distill::backend::Op;
 use clip_distill::backend::{
-    Activation, AdamWStep, AdamWTensor, Backend, Clipping, Error, Segments, cpu::Cpu,
+    Activation, AdamWStep, AdamWTensor, Backend, Clipping, Error, FIRST_COUNTS, LossScaleState,
+    LossScaling, ScaledStep, Segments, cpu::Cpu,
 };
 use clip_distill::backend::{AttentionBackward, LinearBackward};
 use clip_distill::ops;
@@ -240,6 +241,7 @@ fn adamw_of_many_sizes() {
                 eps: 1e-6,
                 step: number,
                 clip: Some(clip),
+                scaled: None,
             };
             backend.adamw(&mut tensors, step).expect("adamw");
             let many = backend.zeros(&[2]).expect("zeros");
@@ -320,6 +322,7 @@ fn products_see_what_the_optimiser_wrote() {
             eps: 1e-6,
             step: 1,
             clip: None,
+            scaled: None,
         };
         let mut tensors = [AdamWTensor {
             param: &mut w,
@@ -620,5 +623,110 @@ fn heads_too_wide_are_refused() {
             unsupported && error.to_string().contains("at most 128 columns"),
             "{error}"
         );
+    }
+}
+
+/// Twelve steps of one parameter under dynamic loss scaling, some of whose gradients are infinite or NaN, against
+/// `torch.amp.GradScaler` and AdamW written out in f64.
+#[test]
+fn scaled_steps_are_those_of_a_grad_scaler() {
+    let (lr, beta1, beta2, eps, decay, max_norm) = (0.1, 0.9, 0.98, 1e-6, 0.2, 0.5);
+    let scaling = LossScaling {
+        start: 1024.0,
+        growth: 2.0,
+        backoff: 0.5,
+        interval: 3,
+    };
+    // Unscaled, of the first element; the second is -2 of it.
+    let grads = [
+        0.3,
+        f32::INFINITY,
+        0.1,
+        -0.2,
+        0.7,
+        f32::NAN,
+        1e-7,
+        0.01,
+        -0.4,
+        0.2,
+        0.3,
+        0.1,
+    ];
+    for tenant in tenants_with(&[Op::AdamW, Op::LossScale]) {
+        let (backend, name) = (&*tenant.backend, tenant.name());
+        let values = |t: &Tensor| backend.download(t).expect("download");
+        let of = |values: &[f32]| backend.upload(&[values.len()], values).expect("upload");
+        let mut state = LossScaleState {
+            scale: of(&[scaling.start]),
+            counts: of(&FIRST_COUNTS),
+        };
+        let (mut p, mut m, mut v) = (of(&[1.0, -1.0]), of(&[0.0; 2]), of(&[0.0; 2]));
+        let (mut scale, mut good, mut taken, mut skipped) = (1024.0f64, 0, 0, 0);
+        let mut want = [[1.0f64, -1.0], [0.0; 2], [0.0; 2]];
+        for g in grads {
+            let unscaled = [g, -2.0 * g];
+            let grad = of(&unscaled.map(|g| g * scale as f32));
+            let norm = backend.grad_norm(&[&grad]).expect("norm");
+            let step = ScaledStep {
+                norm: &norm,
+                lr,
+                beta1,
+                beta2,
+                max_norm: Some(max_norm),
+                scaling,
+            };
+            let (numbers, own) = backend.loss_scale(&mut state, step).expect("scaling");
+            let step = AdamWStep {
+                lr,
+                beta1,
+                beta2,
+                eps,
+                step: 0,
+                clip: None,
+                scaled: Some(&numbers),
+            };
+            let tensor = AdamWTensor {
+                param: &mut p,
+                grad: &grad,
+                m: &mut m,
+                v: &mut v,
+                weight_decay: decay,
+            };
+            backend.adamw(&mut [tensor], step).expect("step");
+            if g.is_finite() {
+                let g = unscaled.map(f64::from);
+                let length = g[0].hypot(g[1]);
+                let off = (f64::from(values(&own)[0]) / length - 1.0).abs();
+                assert!(off < 1e-6, "{name}: the norm is off by {off:e}");
+                (taken, good) = (taken + 1, good + 1);
+                let factor = (f64::from(max_norm) / (length + 1e-6)).min(1.0);
+                let [lr, b1, b2] = [lr, beta1, beta2].map(f64::from);
+                for i in 0..2 {
+                    let [p, m, v] = [0, 1, 2].map(|k| want[k][i]);
+                    let m = b1 * m + (1.0 - b1) * g[i] * factor;
+                    let v = b2 * v + (1.0 - b2) * (g[i] * factor).powi(2);
+                    let hat = (v / (1.0 - b2.powi(taken))).sqrt() + f64::from(eps);
+                    let p =
+                        p * (1.0 - lr * f64::from(decay)) - lr * m / (1.0 - b1.powi(taken)) / hat;
+                    [want[0][i], want[1][i], want[2][i]] = [p, m, v];
+                }
+                if good == 3 {
+                    (scale, good) = (scale * 2.0, 0);
+                }
+            } else {
+                assert!(!values(&own)[0].is_finite(), "{name}");
+                (scale, good, skipped) = (scale * 0.5, 0, skipped + 1);
+            }
+            assert_eq!(values(&state.scale), [scale as f32], "{name}");
+            let counts = [good, taken, skipped].map(|n| n as f32);
+            assert_eq!(values(&state.counts)[..3], counts, "{name}");
+            for (got, want) in [&p, &m, &v].into_iter().zip(&want) {
+                for (got, want) in values(got).iter().zip(want) {
+                    let off = (f64::from(*got) - want).abs();
+                    assert!(off < 2e-6, "{name}: {got}, not {want}");
+                }
+            }
+        }
+        assert_eq!((taken, skipped), (10, 2));
     }
 }

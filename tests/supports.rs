@@ -91,7 +91,8 @@ defaults!(
     Sum,
     Mse,
     AdamW,
-    GradNorm
+    GradNorm,
+    LossScale
 );
 
 /// The first operand's shape, as the call below has it, and as `supports` is asked.
@@ -102,7 +103,7 @@ fn shapes(op: Op) -> (&'static [usize], &'static [usize]) {
         Op::Attention => (&[4, 24], &[4, 2, 4]),
         Op::AttentionPool => (&[4, 8], &[4, 2, 2, 4]),
         Op::IntraWeighting => (&[4], &[4]),
-        Op::Sum => (&[1], &[1]),
+        Op::Sum | Op::LossScale => (&[1], &[1]),
         _ => (&[4, 8], &[4, 8]),
     }
 }
@@ -339,6 +340,7 @@ fn calls(on: &dyn Backend, op: Op, x: Tensor) -> Vec<Result<()>> {
                 eps: 1e-8,
                 step: 1,
                 clip: None,
+                scaled: None,
             };
             let tensor = AdamWTensor {
                 param: &mut x,
@@ -350,6 +352,21 @@ fn calls(on: &dyn Backend, op: Op, x: Tensor) -> Vec<Result<()>> {
             vec![on.adamw(&mut [tensor], step), on.clamp(&mut x, 0.0, 1.0)]
         }
         Op::GradNorm => vec![done(on.grad_norm(&[&x]))],
+        Op::LossScale => {
+            let mut state = LossScaleState {
+                scale: x,
+                counts: full(&[7]),
+            };
+            let step = ScaledStep {
+                norm: &full(&[1]),
+                lr: 0.1,
+                beta1: 0.9,
+                beta2: 0.99,
+                max_norm: None,
+                scaling: LossScaling::default(),
+            };
+            vec![done(on.loss_scale(&mut state, step))]
+        }
     }
 }
 

@@ -153,6 +153,7 @@ impl Bench {
                     norm: &norm,
                     max: 1.0,
                 }),
+                scaled: None,
             };
             device.adamw(&mut [tensor], step).expect("adamw");
         });

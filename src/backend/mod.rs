@@ -52,6 +52,7 @@ operations::operations! {
     Mse = "mse",
     AdamW = "adamw",
     GradNorm = "grad_norm",
+    LossScale = "loss_scale",
 }
 
 /// What a device is asked: a trait an operation, its formula and its operands.
@@ -72,6 +73,7 @@ pub mod contract {
     mod l2_normalize;
     mod layer_norm;
     mod linear;
+    mod loss_scale;
     mod matmul;
     mod mse;
     mod patchify;
@@ -90,7 +92,7 @@ pub mod contract {
     pub use {
         adamw::*, attention::*, attention_pool::*, avg_pool::*, batch_norm::*, conv2d::*,
         embedding::*, exp::*, grad::*, grad_norm::*, images::*, info::*, intra_weights::*,
-        l2_normalize::*, layer_norm::*, linear::*, matmul::*, mse::*, patchify::*,
+        l2_normalize::*, layer_norm::*, linear::*, loss_scale::*, matmul::*, mse::*, patchify::*,
         prepend_class::*, prepend_mean::*, relation::*, relation_backward::*,
         relation_curvature::*, select_rows::*, steps::*, storage::*, submatrix::*, sum::*,
         weighted_sum::*,
@@ -116,6 +118,7 @@ pub mod cpu {
     mod l2_normalize;
     mod layer_norm;
     mod linear;
+    mod loss_scale;
     mod math;
     mod matmul;
     mod memory;
@@ -158,6 +161,7 @@ pub mod gpu {
     mod l2_normalize;
     mod layer_norm;
     mod linear;
+    mod loss_scale;
     mod matmul;
     mod memory;
     mod mse;
@@ -207,6 +211,7 @@ pub mod gpu {
         l2_normalize::LAYOUTS,
         layer_norm::LAYOUTS,
         linear::LAYOUTS,
+        loss_scale::LAYOUTS,
         mse::LAYOUTS,
         patchify::LAYOUTS,
         prepend_class::LAYOUTS,

@@ -1,7 +1,10 @@
 //! AdamW over named parameters.
 
 use crate::autodiff::Grads;
-use crate::backend::{AdamWStep, AdamWTensor, Backend, Clipping, Result};
+use crate::backend::{
+    AdamWStep, AdamWTensor, Backend, Clipping, FIRST_COUNTS, LossScaleState, LossScaling, Result,
+    ScaledStep,
+};
 use crate::model::{Bound, Parameters};
 use crate::tensor::Tensor;
 
@@ -32,6 +35,9 @@ pub struct AdamW {
     pub m: Vec<Tensor>,
     /// Second moments.
     pub v: Vec<Tensor>,
+    /// Where dynamic loss scaling stands, on a backend that needs it: then the gradients of a step are those of the
+    /// loss times the scale.
+    pub loss_scale: Option<LossScaleState>,
 }
 
 impl AdamW {
@@ -50,17 +56,35 @@ impl AdamW {
                 .map(|p| backend.zeros(p.tensor.shape()))
                 .collect()
         };
+        let scaling = || -> Result<LossScaleState> {
+            Ok(LossScaleState {
+                scale: backend.upload(&[1], &[LossScaling::default().start])?,
+                counts: backend.upload(&[FIRST_COUNTS.len()], &FIRST_COUNTS)?,
+            })
+        };
         Ok(Self {
             config,
             steps: 0,
             m: zeros()?,
             v: zeros()?,
+            loss_scale: backend.scales_losses().then(scaling).transpose()?,
         })
+    }
+
+    /// What the loss of the next step is multiplied by, `[1]`, if losses are scaled.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn scale_of_loss(&self, backend: &dyn Backend) -> Result<Option<Tensor>> {
+        let state = self.loss_scale.as_ref();
+        let copy = |state: &LossScaleState| backend.scale_by(&state.scale, 1.0, None, 1);
+        state.map(copy).transpose()
     }
 
     /// One step at learning rate `lr`, after clipping the gradients' global norm to `max_norm` if
     /// given; then every parameter named `…logit_scale` is clamped to [0, ln 100]. A parameter
-    /// without gradient took no part and stays. Returns the norm before clipping, `[1]`.
+    /// without gradient took no part and stays. Returns the norm before clipping, `[1]`, of the unscaled loss's gradients.
+    /// Where losses are scaled, a step with an infinite or NaN gradient is skipped.
     ///
     /// `bound` and its tape must be gone or unused: a parameter still shared cannot be written.
     ///
@@ -75,8 +99,21 @@ impl AdamW {
         max_norm: Option<f64>,
     ) -> Result<Tensor> {
         let present: Vec<&Tensor> = grads.iter().flatten().collect();
-        let norm = backend.grad_norm(&present)?;
+        let mut norm = backend.grad_norm(&present)?;
         self.steps += 1;
+        let mut scaled = None;
+        if let Some(state) = &mut self.loss_scale {
+            let of = ScaledStep {
+                norm: &norm,
+                lr: lr as f32,
+                beta1: self.config.beta1,
+                beta2: self.config.beta2,
+                max_norm: max_norm.map(|max| max as f32),
+                scaling: LossScaling::default(),
+            };
+            let (numbers, unscaled) = backend.loss_scale(state, of)?;
+            (scaled, norm) = (Some(numbers), unscaled);
+        }
         let decay = self.config.weight_decay;
         let mut tensors: Vec<AdamWTensor> = parameters
             .iter_mut()
@@ -108,6 +145,7 @@ impl AdamW {
                 norm: &norm,
                 max: max as f32,
             }),
+            scaled: scaled.as_ref(),
         };
         backend.adamw(&mut tensors, step)?;
         for p in parameters

@@ -72,7 +72,7 @@ pub fn train(
     let seed = config.seed;
     let gates = gates(&config.inherit, clip.config(), seed)?;
     let mut trainer = Trainer::new(backend, clip, parameters, objective, teacher, recipe, seed)?
-        .with_gates(gates)
+        .with_gates(gates)?
         .with_held_scale(config.inherit.logit_scale)?;
     if let Some(tensors) = state {
         trainer.restore(position.step, tensors)?;

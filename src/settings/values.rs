@@ -65,8 +65,8 @@ pub enum Precision {
     /// Matrix products in bfloat16, sums in single precision.
     #[value(name = "amp_bf16", alias = "amp-bf16")]
     AmpBf16,
-    /// Matrix products in half precision, with loss scaling: not in this build.
-    #[value(name = "amp_fp16", alias = "amp-fp16", alias = "amp", hide = true)]
+    /// Matrix products in half precision, sums in single precision, with dynamic loss scaling: wgpu.
+    #[value(name = "amp_fp16", alias = "amp-fp16", alias = "amp")]
     AmpFp16,
 }
 

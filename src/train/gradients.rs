@@ -38,6 +38,8 @@ pub(super) struct Student<'a> {
     pub(super) seed: u64,
     /// The part of the student that its gates leave, if it has any.
     pub(super) gated: Option<&'a Gated>,
+    /// What the loss is multiplied by on its way to the gradients, `[1]`.
+    pub(super) loss_scale: Option<&'a Tensor>,
 }
 
 /// The student's features of some pairs, not normalised.
@@ -263,8 +265,11 @@ impl Student<'_> {
             grads: Vec::new(),
             seen: Vec::new(),
         };
-        let grads = tape.backward(&value.total).map_err(failed)?;
-        Ok((losses, grads))
+        let grads = match self.loss_scale {
+            Some(scale) => tape.backward_from(&[(&value.total, scale.clone())]),
+            None => tape.backward(&value.total),
+        };
+        Ok((losses, grads.map_err(failed)?))
     }
 }
 
@@ -356,6 +361,7 @@ mod tests {
             masking: Some(Masking::new(clip.config(), objective.mask_ratio).unwrap()),
             seed: 5,
             gated: None,
+            loss_scale: None,
         };
         let whole = student.gradients(batch, 1).unwrap();
         assert_eq!(whole.terms.len(), 10, "every loss takes part");

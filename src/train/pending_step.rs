@@ -7,10 +7,14 @@
 
 use super::anchors::AnchorValues;
 use super::gates::GateReport;
-use crate::backend::{Backend, Fetch};
+use crate::backend::{Backend, FIRST_COUNTS, Fetch, LossScaleState};
 use crate::loss::Anchors;
+use crate::notices::warning;
 use crate::settings::error::{Error, Result, failed};
 use crate::tensor::Tensor;
+
+/// A loss scale below which skipped steps are a failure.
+const LEAST_LOSS_SCALE: f32 = 1.0 / 16384.0;
 
 /// What a step tells.
 #[derive(Clone, Debug)]
@@ -27,10 +31,23 @@ pub struct StepReport {
     pub loss_scales: Vec<(String, f32)>,
     /// The gradient's norm before clipping.
     pub grad_norm: f32,
+    /// Where losses are scaled.
+    pub loss_scale: Option<LossScaleReport>,
     /// Of automatic weight inheritance: sparsities and multipliers by name.
     pub gates: GateReport,
     /// The anchors of the intra-modal loss by modality.
     pub anchors: Vec<AnchorValues>,
+}
+
+/// Dynamic loss scaling after a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LossScaleReport {
+    /// What the next loss is multiplied by.
+    pub scale: f32,
+    /// Steps skipped so far, since a gradient was infinite or NaN.
+    pub skipped_steps: u64,
+    /// Whether this step was one of them.
+    pub skipped: bool,
 }
 
 /// A scale that a loss has learned, on the device.
@@ -48,6 +65,7 @@ pub(super) struct StepTensors<'a> {
     pub(super) total: &'a Tensor,
     pub(super) scale: &'a Tensor,
     pub(super) grad_norm: &'a Tensor,
+    pub(super) loss_scale: Option<&'a LossScaleState>,
     pub(super) loss_scales: Vec<LossScale<'a>>,
     pub(super) anchors: &'a [Anchors],
 }
@@ -60,6 +78,8 @@ pub struct PendingStep {
     lr: f64,
     gates: GateReport,
     terms: Vec<&'static str>,
+    /// Whether the state of loss scaling comes.
+    scales_loss: bool,
     /// By loss, and whether its logarithm comes.
     loss_scales: Vec<(String, bool)>,
     /// Modality, how many there are, and whether they have weights.
@@ -78,6 +98,9 @@ impl PendingStep {
     ) -> Result<Self> {
         let mut tensors: Vec<&Tensor> = left.terms.iter().map(|(_, t)| t).collect();
         tensors.extend([left.total, left.scale, left.grad_norm]);
+        if let Some(state) = left.loss_scale {
+            tensors.extend([&state.scale, &state.counts]);
+        }
         tensors.extend(left.loss_scales.iter().map(|s| s.parameter));
         for a in left.anchors {
             tensors.extend([&a.divergence, &a.slope].into_iter().chain(&a.weight));
@@ -89,6 +112,7 @@ impl PendingStep {
             lr,
             gates,
             terms: left.terms.iter().map(|(name, _)| *name).collect(),
+            scales_loss: left.loss_scale.is_some(),
             loss_scales: left.loss_scales.iter().map(scale).collect(),
             anchors: left.anchors.iter().map(anchor).collect(),
             values: backend.fetch(&tensors).map_err(failed)?,
@@ -121,9 +145,35 @@ impl PendingStep {
             .zip(take(self.terms.len())?)
             .collect();
         let [total, scale, grad_norm] = [take(1)?[0], take(1)?[0], take(1)?[0]];
-        for (what, value) in [("the loss", total), ("the gradient's norm", grad_norm)] {
+        let loss_scale = match self.scales_loss {
+            true => {
+                let (scale, counts) = (take(1)?[0], take(FIRST_COUNTS.len())?);
+                Some(LossScaleReport {
+                    scale,
+                    skipped_steps: counts[2] as u64,
+                    skipped: !grad_norm.is_finite(),
+                })
+            }
+            false => None,
+        };
+        if let Some(LossScaleReport {
+            scale,
+            skipped: true,
+            ..
+        }) = loss_scale
+        {
+            let norm = grad_norm;
+            warning(format_args!(
+                "step {}: the gradient's norm is {norm}: the step is skipped, and the loss scale is now {scale:e}",
+                self.number
+            ));
+        }
+        // Below, half precision holds no gradient either: it is not the scale's fault.
+        let may_skip = loss_scale.is_some_and(|l| l.scale >= LEAST_LOSS_SCALE);
+        let numbers = [("the loss", total), ("the gradient's norm", grad_norm)];
+        for (what, value) in &numbers[..if may_skip { 1 } else { 2 }] {
             if !value.is_finite() {
-                return Err(diverged(self.number, what, value, &terms));
+                return Err(diverged(self.number, what, *value, &terms));
             }
         }
         let mut loss_scales = Vec::new();
@@ -147,6 +197,7 @@ impl PendingStep {
             scale,
             loss_scales,
             grad_norm,
+            loss_scale,
             gates: self.gates,
             anchors,
         })

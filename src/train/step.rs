@@ -18,6 +18,10 @@ use crate::tensor::Tensor;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Names of dynamic loss scaling's state in a checkpoint.
+const LOSS_SCALE: &str = "loss_scale";
+const LOSS_SCALE_COUNTS: &str = "loss_scale.counts";
+
 /// A student in training: everything that a step changes, and what it needs to do so.
 #[derive(Debug)]
 pub struct Trainer {
@@ -110,8 +114,14 @@ impl Trainer {
     }
 
     /// The same with gates that learn which part of the student to keep.
-    pub fn with_gates(self, gates: Option<Gates>) -> Self {
-        Self { gates, ..self }
+    ///
+    /// # Errors
+    /// On a backend that scales losses: gates learn on the host from gradients that are not scaled.
+    pub fn with_gates(self, gates: Option<Gates>) -> Result<Self> {
+        if gates.is_some() && self.optimiser.loss_scale.is_some() {
+            return usage("automatic inheritance does not run in --precision amp_fp16: take fp32");
+        }
+        Ok(Self { gates, ..self })
     }
 
     /// The really smaller student that the gates have arrived at; `None` without gates.
@@ -180,6 +190,10 @@ impl Trainer {
             Some(drawn) => Some(drawn.beside(&self.parameters, backend.as_ref())?),
             None => None,
         };
+        let loss_scale = self
+            .optimiser
+            .scale_of_loss(backend.as_ref())
+            .map_err(failed)?;
         let student = Student {
             backend: &self.backend,
             clip: &self.clip,
@@ -190,6 +204,7 @@ impl Trainer {
             masking: self.masking,
             seed: self.seed,
             gated: drawn.as_ref().map(|d| &d.gated),
+            loss_scale: loss_scale.as_ref(),
         };
         let Gradients {
             terms,
@@ -230,6 +245,7 @@ impl Trainer {
             total: &total,
             scale: &scale,
             grad_norm: &grad_norm,
+            loss_scale: self.optimiser.loss_scale.as_ref(),
             loss_scales: self.loss_scales(),
             anchors: &anchors,
         };
@@ -270,6 +286,10 @@ impl Trainer {
                 add(p.name.clone(), &p.tensor);
             }
         }
+        if let Some(state) = &self.optimiser.loss_scale {
+            add(LOSS_SCALE.into(), &state.scale);
+            add(LOSS_SCALE_COUNTS.into(), &state.counts);
+        }
         let gates = self.gates.iter().flat_map(Gates::state);
         tensors.extend(gates.map(Pending::from));
         tensors
@@ -306,6 +326,17 @@ impl Trainer {
             take(format!("v.{}", p.name), v)?;
             if p.name.starts_with("heads.") {
                 take(p.name.clone(), &mut p.tensor)?;
+            }
+        }
+        match &mut self.optimiser.loss_scale {
+            Some(state) => {
+                take(LOSS_SCALE.into(), &mut state.scale)?;
+                take(LOSS_SCALE_COUNTS.into(), &mut state.counts)?;
+            }
+            // A run may go on in another precision, which needs no scale.
+            None => {
+                tensors.remove(LOSS_SCALE);
+                tensors.remove(LOSS_SCALE_COUNTS);
             }
         }
         if let Some(gates) = &mut self.gates {

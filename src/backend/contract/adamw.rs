@@ -33,6 +33,9 @@ pub struct AdamWStep<'a> {
     pub step: u64,
     /// Clips all gradients together first.
     pub clip: Option<Clipping<'a>>,
+    /// What [`LossScale::loss_scale`](super::LossScale::loss_scale) gave, `[5]`, for gradients of a scaled loss: in place
+    /// of `step` and `clip`, and the step may be skipped.
+    pub scaled: Option<&'a Tensor>,
 }
 
 /// Clipping as torch's `clip_grad_norm_`: gradients times min(1, max/(norm + 1e-6)).

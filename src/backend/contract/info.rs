@@ -27,4 +27,9 @@ pub trait Info: Send + Sync + std::fmt::Debug {
         let _ = tokens;
         1
     }
+
+    /// Whether gradients need a scaled loss ([`LossScale`](super::LossScale)): in half precision small ones would be zero.
+    fn scales_losses(&self) -> bool {
+        false
+    }
 }

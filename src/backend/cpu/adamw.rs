@@ -16,15 +16,24 @@ impl AdamW for Cpu {
         let t = step.step as i32;
         let correction1 = 1.0 - f64::from(step.beta1).powi(t);
         let correction2_sqrt = (1.0 - f64::from(step.beta2).powi(t)).sqrt();
-        let step_size = (f64::from(step.lr) / correction1) as f32;
-        let inverse_correction2 = (1.0 / correction2_sqrt) as f32;
-        let grad_scale = match step.clip {
+        let mut step_size = (f64::from(step.lr) / correction1) as f32;
+        let mut inverse_correction2 = (1.0 / correction2_sqrt) as f32;
+        let mut grad_scale = match step.clip {
             Some(clip) => match f32s(OP, clip.norm)? {
                 [norm] => (clip.max / (norm + 1e-6)).min(1.0),
                 _ => return shape_error(OP, format!("norm {:?}", clip.norm.shape())),
             },
             None => 1.0,
         };
+        if let Some(numbers) = step.scaled {
+            let &[_, size, inverse, factor, taken] = f32s(OP, numbers)? else {
+                return shape_error(OP, format!("scaled {:?}", numbers.shape()));
+            };
+            if taken == 0.0 {
+                return Ok(());
+            }
+            (step_size, inverse_correction2, grad_scale) = (size, inverse, factor);
+        }
         for tensor in tensors {
             let n = tensor.param.len();
             if [tensor.grad.len(), tensor.m.len(), tensor.v.len()] != [n; 3] {

@@ -1,7 +1,7 @@
 //! AdamW over all parameters at once, and clamping.
 
 use super::device::{Address, Kernel, Launch};
-use super::operand::optional;
+use super::operand::{Operand, optional};
 use super::table::{BUFFERS, Entry, packs};
 use super::{Gpu, arguments};
 use crate::backend::{AdamW, AdamWStep, AdamWTensor, Result, shape_error};
@@ -64,8 +64,12 @@ impl Entry for AdamWEntry {
 impl AdamW for Gpu {
     fn adamw(&self, tensors: &mut [AdamWTensor], step: AdamWStep) -> Result<()> {
         const OP: &str = "adamw";
-        if let Some(clip) = step.clip.filter(|clip| clip.norm.len() != 1) {
+        let clip = step.clip.filter(|_| step.scaled.is_none());
+        if let Some(clip) = clip.filter(|clip| clip.norm.len() != 1) {
             return shape_error(OP, format!("norm {:?}", clip.norm.shape()));
+        }
+        if let Some(scaled) = step.scaled.filter(|scaled| scaled.len() != 5) {
+            return shape_error(OP, format!("scaled {:?}", scaled.shape()));
         }
         let (mut entries, mut grads) = (Vec::new(), Vec::new());
         for tensor in tensors {
@@ -96,7 +100,7 @@ impl AdamW for Gpu {
             });
             grads.push(grad);
         }
-        let norm = step.clip.map(|clip| self.read(OP, clip.norm, DType::F32));
+        let norm = clip.map(|clip| self.read(OP, clip.norm, DType::F32));
         let norm = norm.transpose()?;
         let t = step.step as i32;
         let correction1 = 1.0 - f64::from(step.beta1).powi(t);
@@ -106,20 +110,29 @@ impl AdamW for Gpu {
             step.lr,
             (lr / correction1) as f32,
             (1.0 / correction2.sqrt()) as f32,
+            1.0,
+            1.0,
         ];
-        let numbers = self.input(bytemuck::cast_slice(&numbers))?;
+        let scaled = step.scaled.map(|scaled| self.read(OP, scaled, DType::F32));
+        let scaled = scaled.transpose()?;
+        let own = match scaled {
+            Some(_) => None,
+            None => Some(self.input(bytemuck::cast_slice(&numbers))?),
+        };
+        let own_at = own.as_ref().map_or(0, |own| own.at());
+        let numbers = scaled.as_ref().map_or(own_at, Operand::at);
         for pack in packs(self, entries) {
             let table = pack.upload(self)?;
             let arguments = AdamWArguments {
                 table: table.at(),
-                numbers: numbers.at(),
+                numbers,
                 norm: optional(&norm),
                 buffers: pack.buffers,
                 count: pack.count(),
                 beta1: step.beta1,
                 beta2: step.beta2,
                 eps: step.eps,
-                max_norm: step.clip.map_or(0.0, |clip| clip.max),
+                max_norm: clip.map_or(0.0, |clip| clip.max),
                 padding: 0,
             };
             let kernel = Kernel::new(OP, "adamw_f32");

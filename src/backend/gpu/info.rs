@@ -143,10 +143,14 @@ impl Info for Gpu {
     fn supports(&self, op: Op, dtype: DType, shape: &[usize]) -> bool {
         let has_type = match op {
             // Parameters stay f32; so are images as they come.
-            Op::AdamW | Op::Images => dtype == DType::F32,
+            Op::AdamW | Op::LossScale | Op::Images => dtype == DType::F32,
             _ => dtype == DType::F32 || dtype == self.low_type(),
         };
         has_type && limit(op, shape).is_none()
+    }
+
+    fn scales_losses(&self) -> bool {
+        self.low == Some(DType::F16)
     }
 
     /// cuBLASLt's algorithms are chosen by a trial of each kind of product, a step is replayed where its launches are
