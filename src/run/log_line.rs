@@ -50,7 +50,7 @@ pub(super) fn line(
     }
     put("grad_norm", json!(report.grad_norm));
     if let Some(loss_scale) = report.loss_scale {
-        put("loss_scale", json!(loss_scale.scale));
+        put("amp_scale", json!(loss_scale.scale));
         put("skipped_steps", json!(loss_scale.skipped_steps));
     }
     for (name, x) in &report.gates {

@@ -34,6 +34,7 @@
 //! | an operation's value | 8 u = 0.002 | max(1, expected) |
 //! | an operation's gradient | 32 u = 0.0078 | max(1, expected) |
 //! | a directional derivative of a channel's normalisation | 2⁻¹¹ | max(1, Σ of its terms' sizes) |
+//! | a term of the loss over four steps | 0.05 / 8 | max(1, expected) |
 #![allow(dead_code)] // each test crate uses a part
 
 use clip_distill::tensor::DType;
@@ -74,5 +75,7 @@ pub fn directional(low: Option<DType>) -> f64 {
         None => 1e-4,
     }
 }
+/// A term of the loss over a few steps in f16.
+pub const TERM_F16: f64 = 0.05 / 8.0;
 /// A term of the loss over a few steps in bf16.
 pub const TERM_BF16: f64 = 0.05;
