@@ -2,11 +2,11 @@
 // WGSL does not have.
 //
 // What is exact here is so only as it is written, and WGSL lets a compiler reorder sums. `opaque` ends that: it flips no
-// bit of a number, which no compiler can know, as `a.zero` comes with the launch.
+// bit of a number, which no compiler can know: `a.fold`, which comes with the launch, is below 2¹⁶.
 #include math
 
 fn opaque(x: f32) -> f32 {
-  return bitcast<f32>(bitcast<u32>(x) ^ a.zero);
+  return bitcast<f32>(bitcast<u32>(x) ^ (a.fold >> 31u));
 }
 
 // x + y exactly (Knuth, The Art of Computer Programming, volume 2, 4.2.2).

@@ -7,7 +7,7 @@
 #if kernel embedding_backward_$T select_rows_backward_$T
 fn from_index(at: u32) -> u32 { return u32(distinct[at / 4u]); }
 
-fn scatter(block: vec3<u32>, grid: vec3<u32>, thread: u32) {
+fn scatter(block: vec3<u32>, grid: vec2<u32>, thread: u32) {
   let width = u32(a.width);
   let first = block.y * COLUMNS + thread % 32u;
   let column = block.y * COLUMNS + thread;

@@ -166,6 +166,7 @@ fn check_launch(kernel: Kernel, launch: Launch, entry: &Entry, arguments: &[u8])
         grid,
         block,
         shared,
+        work: _,
     } = launch;
     let [x, y, z] = grid;
     let complaint = if x == 0 || y == 0 || z == 0 || x > i32::MAX as u32 || y > 65_535 || z > 65_535

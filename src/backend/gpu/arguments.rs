@@ -15,7 +15,7 @@ macro_rules! arguments {
     ($(
         $(#[$meta:meta])*
         $visibility:vis struct $name:ident in $($module:literal),+ {
-            $($(#[$field_meta:meta])* $field:ident: $type:ty),+ $(,)?
+            $($(#[$field_meta:meta])* $field_visibility:vis $field:ident: $type:ty),+ $(,)?
         }
     )+) => {
         $(
@@ -23,7 +23,7 @@ macro_rules! arguments {
             #[repr(C)]
             #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
             $visibility struct $name {
-                $($(#[$field_meta])* $field: $type),+
+                $($(#[$field_meta])* $field_visibility $field: $type),+
             }
 
             impl $crate::backend::gpu::arguments::Arguments for $name {

@@ -90,9 +90,18 @@ fn instance(dim: usize, dtype: DType) -> Instance {
 }
 
 impl Instance {
-    /// A launch with `own` tiles of a block's rows and two operands streamed past them.
-    fn launch(&self, own: usize, segments: &Segments, heads: usize) -> Launch {
+    /// A launch with `own` tiles of a block's rows and two operands streamed past them, whose kernel makes `products`
+    /// products for each pair of rows.
+    fn launch(
+        &self,
+        own: usize,
+        products: usize,
+        segments: &Segments,
+        [heads, dim]: [usize; 2],
+    ) -> Launch {
         let tiles = segments.total() / self.rows + segments.count();
+        let lengths = segments.offsets().windows(2).map(|pair| pair[1] - pair[0]);
+        let of_rows: usize = lengths.map(|length| length * length).sum();
         let (threads, shared) = match self.dtype {
             // Two buffers of each streamed tile, and of two statistics a row.
             DType::BF16 => (
@@ -109,6 +118,7 @@ impl Instance {
             grid: [(tiles * heads) as u32, 1, 1],
             block: threads as u32,
             shared: shared as u32,
+            work: (products * 2 * of_rows * heads * dim) as u64,
         }
     }
 }
@@ -145,7 +155,7 @@ impl Attention for Gpu {
             causal: causal.into(),
             scale: 1.0 / (dim as f32).sqrt(),
         };
-        let launch = instance.launch(1, segments, heads);
+        let launch = instance.launch(1, 2, segments, [heads, dim]);
         self.launch(kernel(instance.forward), launch, &arguments)?;
         Ok((out, lse))
     }
@@ -187,7 +197,7 @@ impl Attention for Gpu {
             add: target.add().into(),
             padding: 0,
         };
-        let launch = instance.launch(2, segments, heads);
+        let launch = instance.launch(2, 4, segments, [heads, dim]);
         self.launch(kernel(instance.queries), launch, &arguments)?;
         self.launch(kernel(instance.keys), launch, &arguments)?;
         done(self, [Some(target)])

@@ -56,6 +56,7 @@ fn launch(batch: usize, heads: usize, tokens: usize) -> Launch {
         grid: [(batch * heads) as u32, 1, 1],
         block: 128,
         shared: 4 * tokens as u32,
+        work: 0,
     }
 }
 

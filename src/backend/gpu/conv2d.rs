@@ -185,7 +185,9 @@ impl Conv2d for Gpu {
         };
         let pixels = batch * y_shape[1] * y_shape[2];
         let kernel = instance!("conv2d", "conv2d", dtype);
-        self.launch(kernel, launch(pixels, out, 1), &arguments)?;
+        let taps = shape.kernel * shape.kernel * channels;
+        let launch = launch(pixels, out, 1).of_work(2 * pixels * out * taps);
+        self.launch(kernel, launch, &arguments)?;
         Ok(y)
     }
 
@@ -254,7 +256,9 @@ fn input_gradient(
     };
     // Pixels of one remainder by the stride: at most these, and stride² kinds of them.
     let pixels = batch * height.div_ceil(shape.stride) * width.div_ceil(shape.stride);
-    let launch = launch(pixels, channels, shape.stride * shape.stride);
+    let kinds = shape.stride * shape.stride;
+    let work = 2 * batch * from_height * from_width * out * channels * shape.kernel * shape.kernel;
+    let launch = launch(pixels, channels, kinds).of_work(work);
     let kernel = instance!("conv2d", "conv2d_input", dtype);
     gpu.launch(kernel, launch, &arguments)
 }
@@ -300,7 +304,8 @@ fn weight_gradient(
         stride: shape.stride as i32,
         kernel_padding: shape.padding as i32,
     };
-    let launch = Launch::blocks([tiles[0], tiles[1], splits], THREADS);
+    let launch =
+        Launch::blocks([tiles[0], tiles[1], splits], THREADS).of_work(2 * pixels * rows * wide);
     let kernel = instance!("conv2d", "conv2d_weights", dtype);
     gpu.launch(kernel, launch, &arguments)?;
     let arguments = FinishArguments {

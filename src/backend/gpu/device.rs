@@ -35,6 +35,8 @@ pub(in crate::backend) struct Launch {
     pub block: u32,
     /// Dynamic shared memory of a block in bytes.
     pub shared: u32,
+    /// About how many operations all blocks make, where they are many: a device may run them in several parts.
+    pub work: u64,
 }
 
 impl Launch {
@@ -44,6 +46,15 @@ impl Launch {
             grid: grid.map(|blocks| blocks as u32),
             block: threads,
             shared: 0,
+            work: 0,
+        }
+    }
+
+    /// The same, of about as many operations.
+    pub fn of_work(self, operations: usize) -> Self {
+        Self {
+            work: operations as u64,
+            ..self
         }
     }
 

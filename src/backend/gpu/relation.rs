@@ -25,7 +25,7 @@ arguments! {
         x: Address,
         y: Address,
         scale: Address,
-        width: i32,
+        pub(super) width: i32,
         padding: i32,
     }
 
@@ -145,6 +145,11 @@ impl<'a> Operands<'a> {
         (self.student.argument(), teacher)
     }
 
+    /// Elements of a student's and a teacher's feature together.
+    pub(super) fn widths(&self) -> usize {
+        self.width + self.teacher.as_ref().map_or(0, |t| t.width)
+    }
+
     /// The student's candidates.
     pub(super) fn y(&self) -> Address {
         self.student.y.at()
@@ -194,7 +199,8 @@ impl Relation for Gpu {
             tiles: tiles as i32,
             skip_diagonal: pair.skip_diagonal.into(),
         };
-        let launch = Launch::blocks([n.div_ceil(TILE_ROWS), splits, 1], THREADS);
+        let launch = Launch::blocks([n.div_ceil(TILE_ROWS), splits, 1], THREADS)
+            .of_work(2 * n * m * operands.widths());
         let entry = match &pair.teacher {
             Some(_) => "relation_teacher_f32",
             None => "relation_f32",

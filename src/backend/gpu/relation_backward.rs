@@ -184,7 +184,8 @@ fn backward_by(
         arguments.column_end = columns.end as i32;
         arguments.mirrored = (symmetric && rows == columns).into();
         let [x, y] = tiles(rows, columns);
-        let launch = Launch::blocks([x, y, 1], THREADS);
+        let work = 2 * rows.len() * columns.len() * operands.widths();
+        let launch = Launch::blocks([x, y, 1], THREADS).of_work(work);
         gpu.launch(kernel, launch, &arguments)?;
         if partials.is_some() {
             arguments.partials += 8 * (x * y) as u64;

@@ -85,7 +85,9 @@ fn means(
         tiles: tiles as i32,
         padding: 0,
     };
-    let launch = Launch::blocks([n.div_ceil(TILE_ROWS), splits, 1], THREADS);
+    let width = products.features.width as usize;
+    let launch =
+        Launch::blocks([n.div_ceil(TILE_ROWS), splits, 1], THREADS).of_work(6 * n * m * width);
     gpu.launch(kernel("relation_curvature_mean_f32"), launch, &arguments)?;
     let arguments = RelationCurvatureFinishArguments {
         partials: partials.at(),
@@ -256,7 +258,8 @@ fn curvature_by(
         arguments.first_column = columns.start as i32;
         arguments.column_end = columns.end as i32;
         let [across, down] = tiles(rows, columns);
-        let launch = Launch::blocks([across, down, 1], THREADS);
+        let work = 6 * rows.len() * columns.len() * width;
+        let launch = Launch::blocks([across, down, 1], THREADS).of_work(work);
         gpu.launch(kernel("relation_curvature_f32"), launch, &arguments)?;
         if partials.is_some() {
             arguments.partials += 8 * (across * down) as u64;

@@ -12,9 +12,20 @@ use std::fmt::Write;
 /// The number of an address of 0.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// Numbers that precede the struct's: the grid's sides, the workgroups of a row of the folded grid, and a zero that no
-/// compiler knows to be one (`shaders/pairs.wgsl`).
-const GRID: [&str; 5] = ["grid_x", "grid_y", "grid_z", "fold", "zero"];
+/// Numbers that precede the struct's.
+const GRID: [&str; 5] = ["grid_x", "grid_y", "fold", "first", "last"];
+
+/// The workgroups of a dispatch: some or all of a launch's grid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Workgroups {
+    /// Sides of the launch's grid; the third follows from the workgroups' number.
+    pub grid: [u32; 2],
+    /// Workgroups of a row of the dispatch, which is folded into two dimensions.
+    pub fold: u32,
+    /// The numbers of the first, and of the one after the last.
+    pub first: u32,
+    pub last: u32,
+}
 
 /// What a scalar of a struct is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,21 +153,19 @@ impl Plan {
         found.map(|s| s.at)
     }
 
-    /// The numbers of `bytes`, a struct, in a grid of these sides of which a row has `fold` workgroups. `offset` gives
-    /// the bytes from the beginning of the buffer bound to an address.
+    /// The numbers of `bytes`, a struct, for a dispatch. `offset` gives the bytes from the beginning of the buffer bound to an address.
     ///
     /// # Errors
     /// A count that 32 bits do not hold.
     pub fn numbers(
         &self,
         bytes: &[u8],
-        grid: [u32; 3],
-        fold: u32,
+        of: Workgroups,
         offset: impl Fn(&str, Address) -> Result<u32, String>,
     ) -> Result<Vec<u32>, String> {
         let mut words = Vec::with_capacity(self.size() / 4);
-        words.extend(grid);
-        words.extend([fold, 0]);
+        words.extend(of.grid);
+        words.extend([of.fold, of.first, of.last]);
         for Scalar { name, kind, at } in &self.scalars {
             let word = |n: usize| {
                 u32::from_ne_bytes(bytes[at + n..at + n + 4].try_into().expect("four bytes"))

@@ -3,7 +3,7 @@
 use super::adapter::{self, Opened};
 use super::faults::Faults;
 use super::memory::Memory;
-use super::pipelines::Pipelines;
+use super::pipelines::{Dispatches, Pipelines};
 use super::readback::{self, Readback};
 use super::{NAME, Options, moves, product};
 use crate::backend::gpu::device::{Address, Device, Kernel, Launch, Product};
@@ -16,6 +16,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Dispatches of a submission: enough that submitting costs little, and few enough that the device begins early.
 const MOST_DISPATCHES: usize = 256;
+/// Operations of a submission, for the same reason.
+const MOST_WORK: u64 = 20_000_000_000;
 /// Bytes sent by the host before they are submitted: wgpu holds a copy of them until then.
 const MOST_SENT: usize = 64 << 20;
 /// Slots for numbers that immediates have no room for, of a submission, and the bytes of each.
@@ -40,6 +42,8 @@ struct State {
     uniform_buffer: ::wgpu::Buffer,
     uniform_group: ::wgpu::BindGroup,
     dispatches: usize,
+    /// Operations of these dispatches, as far as they are told.
+    work: u64,
     sent: usize,
     readbacks: HashMap<u64, Readback>,
     tickets: u64,
@@ -74,7 +78,7 @@ impl Wgpu {
             && info.subgroup_min_size == info.subgroup_max_size
             && [8, 16, 32, 64].contains(&info.subgroup_min_size);
         let size = if subgroups { info.subgroup_min_size } else { 0 };
-        let pipelines = Pipelines::new(&device, size, None);
+        let pipelines = Pipelines::new(&device, (size, options.immediates), None);
         let uniform_buffer = device.create_buffer(&::wgpu::BufferDescriptor {
             label: None,
             size: (UNIFORMS * UNIFORM) as u64,
@@ -110,6 +114,7 @@ impl Wgpu {
                 uniform_buffer,
                 uniform_group,
                 dispatches: 0,
+                work: 0,
                 sent: 0,
                 readbacks: HashMap::new(),
                 tickets: 0,
@@ -146,7 +151,7 @@ impl Wgpu {
             state.uniforms.clear();
         }
         let index = self.queue.submit(commands);
-        (state.dispatches, state.sent) = (0, 0);
+        (state.dispatches, state.work, state.sent) = (0, 0, 0);
         state.memory.submitted();
         index
     }
@@ -271,34 +276,43 @@ impl Device for Wgpu {
     fn launch(&self, kernel: Kernel, launch: Launch, arguments: &[u8]) -> Result<()> {
         self.faults.check()?;
         let state = &mut *self.state();
-        let dispatch = state
+        let Dispatches {
+            pipeline,
+            buffers,
+            immediate,
+            parts,
+        } = state
             .pipelines
-            .dispatch(&state.memory, kernel, launch, arguments)?;
-        let recording = self.recording(&mut state.recording);
-        let pass = match &mut recording.pass {
-            Some(pass) => pass,
-            none => {
-                let pass = recording.encoder.begin_compute_pass(&Default::default());
-                none.insert(pass.forget_lifetime())
+            .dispatches(&state.memory, kernel, launch, arguments)?;
+        let pipeline = pipeline.clone();
+        for (numbers, [x, y]) in parts {
+            let recording = self.recording(&mut state.recording);
+            let pass = match &mut recording.pass {
+                Some(pass) => pass,
+                none => {
+                    let pass = recording.encoder.begin_compute_pass(&Default::default());
+                    none.insert(pass.forget_lifetime())
+                }
+            };
+            pass.set_pipeline(&pipeline);
+            pass.set_bind_group(0, &buffers, &[]);
+            let numbers: &[u8] = bytemuck::cast_slice(&numbers);
+            match immediate {
+                true => pass.set_immediates(0, numbers),
+                false => {
+                    let at = state.uniforms.len();
+                    pass.set_bind_group(1, &state.uniform_group, &[at as u32]);
+                    state.uniforms.extend_from_slice(numbers);
+                    state.uniforms.resize(at + UNIFORM, 0);
+                }
             }
-        };
-        pass.set_pipeline(dispatch.pipeline);
-        pass.set_bind_group(0, &dispatch.buffers, &[]);
-        let numbers: &[u8] = bytemuck::cast_slice(&dispatch.numbers);
-        match dispatch.immediate {
-            true => pass.set_immediates(0, numbers),
-            false => {
-                let at = state.uniforms.len();
-                pass.set_bind_group(1, &state.uniform_group, &[at as u32]);
-                state.uniforms.extend_from_slice(numbers);
-                state.uniforms.resize(at + UNIFORM, 0);
+            pass.dispatch_workgroups(x, y, 1);
+            state.dispatches += 1;
+            state.work += launch.work;
+            let full = state.uniforms.len() >= UNIFORMS * UNIFORM;
+            if full || state.dispatches >= MOST_DISPATCHES || state.work >= MOST_WORK {
+                self.submit(state);
             }
-        }
-        let [x, y] = dispatch.workgroups;
-        pass.dispatch_workgroups(x, y, 1);
-        state.dispatches += 1;
-        if state.dispatches >= MOST_DISPATCHES || state.uniforms.len() >= UNIFORMS * UNIFORM {
-            self.submit(state);
         }
         Ok(())
     }
@@ -312,9 +326,7 @@ impl Device for Wgpu {
     }
 
     fn product(&self, product: &Product) -> Result<()> {
-        product::dispatches(product)?
-            .into_iter()
-            .try_for_each(|dispatch| self.run(dispatch))
+        self.run(product::launch(product)?)
     }
 
     fn synchronise(&self) -> Result<()> {

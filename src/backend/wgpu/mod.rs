@@ -39,15 +39,18 @@ pub struct Options {
     pub f16: bool,
     /// Whether kernels use subgroup operations, where the adapter has them.
     pub subgroups: bool,
+    /// Whether numbers go to kernels as immediates, where the adapter has them, or all as uniforms.
+    pub immediates: bool,
 }
 
 impl Default for Options {
-    /// The best adapter, f32, with subgroups.
+    /// The best adapter, f32, and all that it has.
     fn default() -> Self {
         Self {
             adapter: Choice::Best,
             f16: false,
             subgroups: true,
+            immediates: true,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Kernels of a device: WGSL assembled, compiled at its first use, and bound to buffers.
 
 use super::NAME;
-use super::arguments::{NONE, Plan, address};
+use super::arguments::{NONE, Plan, Workgroups, address};
 use super::memory::{Memory, Range};
 use super::source::{self, Instance};
 use crate::backend::gpu::device::{Address, Kernel, Launch};
@@ -13,8 +13,11 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::num::NonZeroU64;
 
-/// Workgroups in a row of a folded grid.
-const FOLD: u32 = 65_535;
+/// Workgroups in a row of a folded dispatch.
+const FOLD: u64 = 65_535;
+
+/// Operations of a dispatch: systems with a desktop end what runs for seconds.
+const MOST_WORK: u64 = 20_000_000_000;
 
 /// A kernel's text in WGSL and what is bound to it.
 #[derive(Clone, Debug)]
@@ -79,10 +82,10 @@ pub(super) fn shader(instance: &Instance, immediates: usize) -> source::Result<S
         wgsl,
         "@compute @workgroup_size({threads})
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32{subgroup}) {{
-  let grid = vec3<u32>(a.grid_x, a.grid_y, a.grid_z);
-  let number = workgroup.y * a.fold + workgroup.x;
+  let grid = vec2<u32>(a.grid_x, a.grid_y);
+  let number = a.first + workgroup.y * a.fold + workgroup.x;
+  if (number >= a.last) {{ return; }}
   let block = vec3<u32>(number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y);
-  if (block.z >= grid.z) {{ return; }}
 {body}}}
 "
     )
@@ -111,14 +114,14 @@ struct Compiled {
     layout: BindGroupLayout,
 }
 
-/// What a dispatch needs.
-pub(super) struct Dispatch<'a> {
+/// What a launch needs: one dispatch, or several where it is too much work for one.
+pub(super) struct Dispatches<'a> {
     pub pipeline: &'a ComputePipeline,
     pub buffers: BindGroup,
-    /// The numbers, and whether they go into immediates.
-    pub numbers: Vec<u32>,
+    /// Whether numbers go into immediates.
     pub immediate: bool,
-    pub workgroups: [u32; 2],
+    /// The numbers of each, and its workgroups in x and y.
+    pub parts: Vec<(Vec<u32>, [u32; 2])>,
 }
 
 /// A device's kernels.
@@ -157,9 +160,16 @@ fn uniform_layout(device: &::wgpu::Device) -> BindGroupLayout {
 }
 
 impl Pipelines {
-    pub fn new(device: &::wgpu::Device, lanes: u32, cache: Option<::wgpu::PipelineCache>) -> Self {
+    pub fn new(
+        device: &::wgpu::Device,
+        (lanes, immediates): (u32, bool),
+        cache: Option<::wgpu::PipelineCache>,
+    ) -> Self {
         Self {
-            immediates: device.limits().max_immediate_size as usize,
+            immediates: match immediates {
+                true => device.limits().max_immediate_size as usize,
+                false => 0,
+            },
             lanes,
             compiled: HashMap::new(),
             groups: HashMap::new(),
@@ -292,14 +302,14 @@ impl Pipelines {
         }
     }
 
-    /// The dispatch of a kernel on `arguments`, the bytes of its struct.
-    pub fn dispatch(
+    /// The dispatches of a kernel on `arguments`, the bytes of its struct.
+    pub fn dispatches(
         &mut self,
         memory: &Memory,
         kernel: Kernel,
         launch: Launch,
         arguments: &[u8],
-    ) -> Result<Dispatch<'_>> {
+    ) -> Result<Dispatches<'_>> {
         if !self.compiled.contains_key(&kernel) {
             let compiled = self.compile(kernel)?;
             self.compiled.insert(kernel, compiled);
@@ -340,21 +350,33 @@ impl Pipelines {
             }
             ranges.push(range);
         }
-        let total: u64 = launch.grid.iter().map(|&side| u64::from(side)).product();
-        let fold = (total.min(FOLD.into())) as u32;
-        let rows = total.div_ceil(fold.into());
-        if rows > u64::from(FOLD) {
-            return wrong(format!("a grid of {:?} workgroups", launch.grid));
-        }
         let offset = |_: &str, address: Address| match memory.range(address) {
             Ok((_, offset)) if offset < u64::from(NONE) => Ok(offset as u32),
             Ok((_, offset)) => Err(format!("an offset of {offset} bytes")),
             Err(error) => Err(error.detail()),
         };
-        let numbers = match shader.plan.numbers(arguments, launch.grid, fold, offset) {
-            Ok(numbers) => numbers,
-            Err(what) => return wrong(what),
+        let [x, y, z] = launch.grid.map(u64::from);
+        let total = x * y * z;
+        let Ok(end) = u32::try_from(total) else {
+            return wrong(format!("a grid of {:?} workgroups", launch.grid));
         };
+        let wanted = launch.work.div_ceil(MOST_WORK).clamp(1, total);
+        let each = total.div_ceil(wanted).min(FOLD * FOLD);
+        let mut parts = Vec::new();
+        for first in (0..end).step_by(each as usize) {
+            let last = u64::from(first).saturating_add(each).min(total) as u32;
+            let fold = u64::from(last - first).min(FOLD) as u32;
+            let of = Workgroups {
+                grid: [launch.grid[0], launch.grid[1]],
+                fold,
+                first,
+                last,
+            };
+            match shader.plan.numbers(arguments, of, offset) {
+                Ok(numbers) => parts.push((numbers, [fold, (last - first).div_ceil(fold)])),
+                Err(what) => return wrong(what),
+            }
+        }
         if self.groups.len() >= MOST_GROUPS {
             self.groups.clear();
         }
@@ -386,12 +408,11 @@ impl Pipelines {
                 group
             }
         };
-        Ok(Dispatch {
+        Ok(Dispatches {
             pipeline,
             buffers,
-            numbers,
             immediate: shader.immediate,
-            workgroups: [fold, rows as u32],
+            parts,
         })
     }
 }

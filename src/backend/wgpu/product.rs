@@ -1,4 +1,4 @@
-//! Matrix products: which kernel of `shaders/product.wgsl` takes one, and in how many dispatches.
+//! Matrix products: which kernel of `shaders/product.wgsl` takes one.
 
 use super::NAME;
 use crate::backend::gpu::arguments::arguments;
@@ -25,9 +25,6 @@ arguments! {
         padding: i32,
     }
 }
-
-/// Operations of a dispatch: systems with a desktop end what runs for seconds.
-const MOST_FLOP: usize = 20_000_000_000;
 
 /// From this many elements of the result on, its tiles are of 128 × 128: enough of them to fill a GPU.
 const LARGE: usize = 64 * 128 * 128;
@@ -58,19 +55,8 @@ fn wide(at: Address, dtype: DType, stride: usize, length: usize) -> bool {
     stride.is_multiple_of(4) && length.is_multiple_of(4) && at.is_multiple_of(unit)
 }
 
-/// `matrix` from row `row` of what the product takes on.
-fn from_row(matrix: Matrix, row: usize) -> Matrix {
-    let elements = if matrix.transposed {
-        row
-    } else {
-        row * matrix.stride
-    };
-    let at = matrix.at + (elements * matrix.dtype.size()) as u64;
-    Matrix { at, ..matrix }
-}
-
-/// The dispatches of a product: kernel, launch and struct of each.
-pub(super) fn dispatches(of: &Product) -> Result<Vec<(Kernel, Launch, ProductArguments)>> {
+/// The kernel of a product, its launch and its struct.
+pub(super) fn launch(of: &Product) -> Result<(Kernel, Launch, ProductArguments)> {
     let Product {
         m,
         n,
@@ -101,32 +87,24 @@ pub(super) fn dispatches(of: &Product) -> Result<Vec<(Kernel, Launch, ProductArg
             format!("no product of {:?} to {:?}", a.dtype, d.dtype),
         );
     };
-    let rows = (MOST_FLOP / (2 * n * k.max(1)))
-        .max(1)
-        .next_multiple_of(tile);
-    let parts = (0..m).step_by(rows).map(|first| {
-        let height = rows.min(m - first);
-        let (a, d) = (from_row(a, first), from_row(d, first));
-        let c = c.map(|c| from_row(c, first));
-        let in_place = c.is_some_and(|c| c.at == d.at);
-        let arguments = ProductArguments {
-            left: a.at,
-            right: b.at,
-            addend: c.filter(|_| !in_place).map_or(0, |c| c.at),
-            out: d.at,
-            bias: bias.unwrap_or(0),
-            m: height as i64,
-            n: n as i64,
-            k: k as i64,
-            left_stride: a.stride as i64,
-            right_stride: b.stride as i64,
-            addend_stride: c.map_or(0, |c| c.stride as i64),
-            out_stride: d.stride as i64,
-            add: in_place.into(),
-            padding: 0,
-        };
-        let launch = Launch::blocks([n.div_ceil(tile), height.div_ceil(tile), 1], 256);
-        (Kernel::new("product", entry), launch, arguments)
-    });
-    Ok(parts.collect())
+    let in_place = c.is_some_and(|c| c.at == d.at);
+    let arguments = ProductArguments {
+        left: a.at,
+        right: b.at,
+        addend: c.filter(|_| !in_place).map_or(0, |c| c.at),
+        out: d.at,
+        bias: bias.unwrap_or(0),
+        m: m as i64,
+        n: n as i64,
+        k: k as i64,
+        left_stride: a.stride as i64,
+        right_stride: b.stride as i64,
+        addend_stride: c.map_or(0, |c| c.stride as i64),
+        out_stride: d.stride as i64,
+        add: in_place.into(),
+        padding: 0,
+    };
+    let launch =
+        Launch::blocks([n.div_ceil(tile), m.div_ceil(tile), 1], 256).of_work(2 * m * n * k);
+    Ok((Kernel::new("product", entry), launch, arguments))
 }

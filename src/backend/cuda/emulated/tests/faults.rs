@@ -19,6 +19,7 @@ fn fault_on(device: &Emulated, entry: &'static str, block: u32) -> String {
         grid: [3, 1, 1],
         block,
         shared: 32,
+        work: 0,
     };
     let error = run(entry, launch).expect_err(entry);
     assert!(matches!(error, Error::Fault { .. }), "{error}");

@@ -58,6 +58,7 @@ fn shared_memory_is_unwritten_in_each_block() {
         grid: [3, 1, 1],
         block: 32,
         shared: 128,
+        work: 0,
     };
     device
         .launch(faults("reads_shared"), launch, &arguments(&[y, y], &[0]))

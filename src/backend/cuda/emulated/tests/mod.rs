@@ -48,6 +48,7 @@ fn grid(grid: [u32; 3], block: u32) -> Launch {
         grid,
         block,
         shared: 0,
+        work: 0,
     }
 }
 

@@ -52,6 +52,7 @@ fn pipelined(entry: &'static str, seed: u64) -> Vec<f32> {
         grid: [1, 1, 1],
         block: 128,
         shared: 4096,
+        work: 0,
     };
     launch(&device, entry, shape, &arguments(&[x, y], &[TILES as i32]));
     download(&device, y, TILES * 128)
