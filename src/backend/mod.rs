@@ -6,6 +6,7 @@
 //!
 //! Shapes are checked by the operations (`ops`, `loss`); a backend checks only what would be unsafe to trust.
 
+mod cache;
 mod device_info;
 mod devices;
 mod error;

@@ -5,7 +5,6 @@
 
 mod answer;
 mod api;
-mod cache;
 mod compile;
 mod cubin;
 mod cublaslt;
@@ -28,6 +27,7 @@ pub use devices::devices;
 pub use emulated::emulated_libraries;
 pub use report::{KernelReport, compile_report};
 
+use super::cache;
 use super::gpu::{Gpu, device};
 use crate::backend::Result;
 use crate::tensor::DType;

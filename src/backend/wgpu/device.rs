@@ -3,6 +3,7 @@
 use super::adapter::{self, Opened};
 use super::faults::Faults;
 use super::memory::Memory;
+use super::pipeline_cache::DiskCache;
 use super::pipelines::{Dispatches, Pipelines};
 use super::readback::{self, Readback};
 use super::{NAME, Options, moves, product};
@@ -78,7 +79,11 @@ impl Wgpu {
             && info.subgroup_min_size == info.subgroup_max_size
             && [8, 16, 32, 64].contains(&info.subgroup_min_size);
         let size = if subgroups { info.subgroup_min_size } else { 0 };
-        let pipelines = Pipelines::new(&device, (size, options.immediates), None);
+        let pipelines = Pipelines::new(
+            &device,
+            (size, options.immediates),
+            DiskCache::open(&device, &info),
+        );
         let uniform_buffer = device.create_buffer(&::wgpu::BufferDescriptor {
             label: None,
             size: (UNIFORMS * UNIFORM) as u64,

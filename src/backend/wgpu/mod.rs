@@ -9,6 +9,7 @@ mod device;
 mod faults;
 mod memory;
 mod moves;
+mod pipeline_cache;
 mod pipelines;
 mod product;
 mod readback;

@@ -3,6 +3,7 @@
 use super::NAME;
 use super::arguments::{NONE, Plan, Workgroups, address};
 use super::memory::{Memory, Range};
+use super::pipeline_cache::DiskCache;
 use super::source::{self, Instance};
 use crate::backend::gpu::device::{Address, Kernel, Launch};
 use crate::backend::{Result, device_error};
@@ -137,7 +138,9 @@ pub(super) struct Pipelines {
     uniform: BindGroupLayout,
     /// Bound where an address is not there.
     dummy: ::wgpu::Buffer,
-    cache: Option<::wgpu::PipelineCache>,
+    cache: Option<DiskCache>,
+    /// Whether something was compiled that the cache on disk may lack.
+    fresh: bool,
 }
 
 /// Bind groups kept; beyond, all are forgotten.
@@ -159,11 +162,19 @@ fn uniform_layout(device: &::wgpu::Device) -> BindGroupLayout {
     })
 }
 
+impl Drop for Pipelines {
+    fn drop(&mut self) {
+        if let Some(cache) = self.cache.as_ref().filter(|_| self.fresh) {
+            cache.save();
+        }
+    }
+}
+
 impl Pipelines {
     pub fn new(
         device: &::wgpu::Device,
         (lanes, immediates): (u32, bool),
-        cache: Option<::wgpu::PipelineCache>,
+        cache: Option<DiskCache>,
     ) -> Self {
         Self {
             immediates: match immediates {
@@ -182,6 +193,7 @@ impl Pipelines {
             }),
             device: device.clone(),
             cache,
+            fresh: false,
         }
     }
 
@@ -284,7 +296,7 @@ impl Pipelines {
                     zero_initialize_workgroup_memory: false,
                     ..Default::default()
                 },
-                cache: self.cache.as_ref(),
+                cache: self.cache.as_ref().map(|cache| &cache.pipelines),
             });
         match pollster::block_on(scope.pop()) {
             None => Ok(Compiled {
@@ -313,6 +325,7 @@ impl Pipelines {
         if !self.compiled.contains_key(&kernel) {
             let compiled = self.compile(kernel)?;
             self.compiled.insert(kernel, compiled);
+            self.fresh = true;
         }
         let Some(Compiled {
             shader,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A name for what is made from these texts: it changes with any of them. Another version of the standard library
 /// may give another name, which costs a compilation.
-pub(super) fn key<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+pub(in crate::backend) fn key<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     let mut hasher = DefaultHasher::new();
     for part in parts {
         hasher.write_usize(part.len());
@@ -17,7 +17,7 @@ pub(super) fn key<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
 }
 
 /// The cache's folder: below `XDG_CACHE_HOME`, `~/.cache` or the folder of temporary files.
-fn folder() -> PathBuf {
+pub(in crate::backend) fn folder() -> PathBuf {
     let set = |name| {
         std::env::var_os(name)
             .filter(|v| !v.is_empty())
@@ -35,7 +35,7 @@ fn folder() -> PathBuf {
 ///
 /// # Errors
 /// Those of `make`, or the path and the system's error.
-pub(super) fn file(
+pub(in crate::backend) fn file(
     kind: &str,
     name: &str,
     make: impl FnOnce(&Path) -> Result<PathBuf, String>,
