@@ -2,7 +2,7 @@
 //! neighbouring steps of k are added to the sum in one instruction, twice the rate of f32.
 
 use super::View;
-use super::kernel::{Element, Left, Out, ROWS};
+use super::kernel::{Element, Left, Out};
 use crate::backend::cpu::memory::Memory;
 use crate::backend::cpu::parallel::over_rows;
 use bytemuck::{Pod, Zeroable};
@@ -178,7 +178,8 @@ impl Element for Steps {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Left, Out, ROWS, Steps};
+    use super::super::kernel::ROWS;
+    use super::{Left, Out, Steps};
     use std::arch::x86_64::*;
 
     /// # Safety

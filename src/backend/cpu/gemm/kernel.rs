@@ -29,6 +29,7 @@ pub(super) enum Left<E> {
     Packed(*const E),
 }
 
+#[cfg(target_arch = "x86_64")]
 impl<E> Left<E> {
     /// The first element, and the distances between rows and between steps of k.
     pub(super) fn strides(self) -> (*const E, usize, usize) {

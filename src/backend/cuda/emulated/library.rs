@@ -64,6 +64,21 @@ pub(super) struct Compiler {
 /// The compiler of this machine, asked once.
 ///
 /// # Errors
+/// Options that depend on the processor.
+fn of_this_processor() -> Vec<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        // Stacks are switched by hand: no shadow stack.
+        let mut options = vec!["-fcf-protection=none"];
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            options.extend(["-mavx2", "-mfma"]);
+        }
+        options
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    Vec::new()
+}
+
 /// If there is none, or if this is a kind of machine that the fibers do not know.
 pub(super) fn compiler() -> Result<&'static Compiler> {
     static FOUND: OnceLock<std::result::Result<Compiler, String>> = OnceLock::new();
@@ -81,19 +96,10 @@ pub(super) fn compiler() -> Result<&'static Compiler> {
                 ));
             }
         };
-        let mut options = OPTIONS.to_vec();
-        #[cfg(target_arch = "x86_64")]
-        {
-            // Stacks are switched by hand: no shadow stack.
-            options.push("-fcf-protection=none");
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                options.extend(["-mavx2", "-mfma"]);
-            }
-        }
         Ok(Compiler {
             program,
             version: String::from_utf8_lossy(&output.stdout).into_owned(),
-            options,
+            options: [OPTIONS, &of_this_processor()].concat(),
         })
     });
     match found {
