@@ -334,8 +334,8 @@ fn wrong_input_is_one_clear_line() {
     bad("--batch-size 1", &["--batch-size"]);
     bad("--model ViT-Z-9", &["ViT-Z-9", "ViT-T-16"]);
     bad("--model none.json", &["none.json"]);
-    bad("--precision amp_fp16", &["--precision", "amp_bf16", "fp32"]);
-    bad("--backend wgpu", &["--backend", "wgpu"]);
+    let half = "--backend cpu --precision amp_fp16";
+    bad(half, &["--precision", "amp_bf16", "fp32"]);
     bad("--train-data none/{00..01}.tar", &["none/00.tar"]);
     bad("--train-data none.csv", &["none.csv"]);
     bad(
@@ -415,7 +415,11 @@ fn without_a_gpu_cuda_says_what_is_missing_and_auto_takes_the_cpu() {
         run("--backend cuda --precision amp_fp16"),
         &["--precision", "amp_fp16", "amp_bf16"],
     );
-    refuses(run("--device first"), &["--device", "first"]);
+    refuses(run("--backend cuda --device first"), &["--device", "first"]);
+    refuses(
+        run("--device imagined"),
+        &["--device imagined", "no such GPU"],
+    );
     let mut other = run("--backend cuda");
     other.env("CLIP_DISTILL_CUDA_DEVICE", "imagined");
     refuses(other, &["CLIP_DISTILL_CUDA_DEVICE=imagined", "emulated"]);

@@ -79,9 +79,20 @@ impl ModelFlags {
     }
 }
 
+/// Turns off Mesa's choice of a default device, which looks for a desktop's display, and prints an error where there is
+/// none. Adapters are chosen here.
+fn quiet_drivers() {
+    const CHOICE: &str = "NODEVICE_SELECT";
+    if cfg!(target_os = "linux") && std::env::var_os(CHOICE).is_none() {
+        // SAFETY: the first statement of `main`: there is no other thread yet.
+        unsafe { std::env::set_var(CHOICE, "1") };
+    }
+}
+
 /// The program `name`: does its `work` while what is said of it is printed to stderr, and ends with one line if it
 /// fails.
 pub fn main(name: &str, work: impl FnOnce() -> Result<()>) -> ExitCode {
+    quiet_drivers();
     terminal::show();
     match work() {
         Ok(()) => ExitCode::SUCCESS,

@@ -22,6 +22,11 @@ pub fn open(flags: &DeviceFlags) -> Result<(Arc<dyn Backend>, String)> {
     }
     let (which, precision) = (&flags.device, flags.precision);
     let (backend, why) = match flags.backend {
+        Device::Cpu if *which != DeviceChoice::default() => {
+            return usage(format!(
+                "--device {which} chooses a GPU, and --backend is cpu"
+            ));
+        }
         Device::Cpu => (cpu(precision)?, String::new()),
         Device::Cuda => {
             let found = cuda(which, precision);
@@ -42,7 +47,7 @@ pub fn open(flags: &DeviceFlags) -> Result<(Arc<dyn Backend>, String)> {
 /// CUDA, else a GPU through wgpu (never a software adapter), else the CPU; and why.
 fn auto(which: &DeviceChoice, precision: Precision) -> Result<(Arc<dyn Backend>, String)> {
     // What to do about it is for those who asked for that backend.
-    let short = |e: String| e.split(';').next().unwrap_or_default().to_owned();
+    let short = |e: String| e.split([':', ';']).next().unwrap_or_default().to_owned();
     let no_cuda = match cuda(which, precision) {
         Ok(found) => return Ok((found, " (auto: CUDA works)".to_owned())),
         Err(e) => short(e),
@@ -51,6 +56,11 @@ fn auto(which: &DeviceChoice, precision: Precision) -> Result<(Arc<dyn Backend>,
         Ok(found) => return Ok((found, format!(" (auto: no CUDA: {no_cuda})"))),
         Err(e) => short(e),
     };
+    if *which != DeviceChoice::default() {
+        return usage(format!(
+            "--device {which}: there is no such GPU (CUDA: {no_cuda}; wgpu: {no_wgpu})"
+        ));
+    }
     let why = format!(" (auto: no CUDA: {no_cuda}; no GPU through wgpu: {no_wgpu})");
     Ok((cpu(precision)?, why))
 }
