@@ -1,11 +1,12 @@
-"""Takes every barrier and every wait out of the CUDA kernels, one at a time, and expects a test to fail.
+"""Takes every barrier and every wait out of the kernels, one at a time, and expects a test to fail.
 
-    python tests/barriers.py [FILE ...]        # only those of cuda/FILE
+    python tests/barriers.py [FILE ...]        # only those of cuda/FILE and shaders/FILE
 
-Needs cargo and g++, and about a minute for each of them. The tests are built once: the emulated device compiles
-the kernels when it runs, with a compiler that removes one line from what it is given. Each mutant has a cache of
-its own, which holds the modules that it does not change. Prints who noticed, and ends with the count; 1 if
-anything went unnoticed.
+Needs cargo, g++ for the CUDA kernels and an adapter for the shaders (Mesa's software adapter), and up to a minute for
+each of them. The tests are built once. The emulated CUDA device compiles the kernels when it runs, with a compiler that
+removes one line from what it is given; each mutant has a cache of its own, which holds the modules that it does not
+change. Shaders are read from a changed copy of their folder, and run with their invocations in both orders. Prints who
+noticed, and ends with the count; 1 if anything went unnoticed.
 """
 
 import json
@@ -21,20 +22,22 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CUDA = ROOT / "cuda"
+SHADERS = ROOT / "shaders"
 CALL = re.compile(r"(__syncthreads\(\)|__syncwarp\(\)|cp_async_wait<[^>]*>\(\));")
+BARRIER = re.compile(r"((?:workgroup|storage)Barrier\(\));")
 # Quick ones first: the first failure is enough.
 SUITES = ["kernels", "relation", "convolutions", "ops", "towers", "losses"]
 # What defines the calls.
 DEFINITIONS = {"common.cuh", "nvidia.cuh"}
 
 
-def sites(wanted):
+def sites(folder, call, wanted):
     """(file, line counted from 1, call) of everything to remove."""
-    for path in sorted(CUDA.iterdir()):
+    for path in sorted(folder.iterdir()):
         if path.name in DEFINITIONS or (wanted and path.name not in wanted):
             continue
         for number, line in enumerate(path.read_text().splitlines(), 1):
-            match = CALL.search(line.split("//")[0])
+            match = call.search(line.split("//")[0])
             if match:
                 yield path.name, number, match[1]
 
@@ -61,31 +64,13 @@ def executables():
     }
 
 
-def compiler(folder, name, number):
-    """A compiler that removes the call in line `number` of the file `name`, wherever it is given that file."""
-    real = os.environ.get("CXX", "g++")
-    removal = rf"{number}s/__sync[a-z]*()\|cp_async_wait<[^>]*>()/((void)0)/"
-    path = folder / "compiler"
-    path.write_text(
-        "#!/bin/sh\n"
-        f'[ "$1" = --version ] || [ ! -f {name} ] || sed -i \'{removal}\' {name}\n'
-        f'exec {real} "$@"\n'
-    )
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
-
-
-def run(suite, program, cache, cxx=None):
-    """Whether the suite passes."""
-    environment = os.environ | {
-        "XDG_CACHE_HOME": str(cache),
-        "CLIP_DISTILL_REQUIRE": "cpu,emulated",
+def passes(program, variables):
+    """Whether the suite passes under these environment variables."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    environment = os.environ | variables | {
         "PROPTEST_MAX_SHRINK_ITERS": "0",
         "PROPTEST_DISABLE_FAILURE_PERSISTENCE": "1",
     }
-    if cxx:
-        environment["CXX"] = str(cxx)
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     try:
         done = subprocess.run([program], cwd=ROOT, env=environment, timeout=900, **quiet)
     except subprocess.TimeoutExpired:
@@ -93,40 +78,101 @@ def run(suite, program, cache, cxx=None):
     return done.returncode == 0
 
 
-def noticed(programs, whole, site):
-    """The suite that fails without `site`, or None."""
-    name, number, _ = site
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        changed = including(name)
+class Cuda:
+    """The CUDA kernels on the emulated device."""
+
+    folder, call = CUDA, CALL
+
+    def __init__(self, whole):
+        self.whole = whole
+
+    def variables(self, cache, cxx=None):
+        """For a run with this cache, and with this compiler."""
+        of = {"XDG_CACHE_HOME": str(cache), "CLIP_DISTILL_REQUIRE": "cpu,emulated"}
+        return of | {"CLIP_DISTILL_TENANTS": "cpu,emulated,emulated in bf16"} | ({"CXX": str(cxx)} if cxx else {})
+
+    def runs(self):
+        """What a run with every barrier in place needs."""
+        return [self.variables(self.whole)]
+
+    def without(self, folder, name, number):
+        """The runs without the call in this line."""
         kept = folder / "clip-distill" / "emulated"
         kept.mkdir(parents=True)
-        for library in (whole / "clip-distill" / "emulated").glob("*.so"):
+        changed = including(name)
+        for library in (self.whole / "clip-distill" / "emulated").glob("*.so"):
             if library.name.rsplit("-", 1)[0] not in changed:
                 shutil.copy(library, kept)
-        cxx = compiler(folder, name, number)
-        failing = (s for s in SUITES if not run(s, programs[s], folder, cxx))
-        return next(failing, None)
+        real = os.environ.get("CXX", "g++")
+        removal = rf"{number}s/__sync[a-z]*()\|cp_async_wait<[^>]*>()/((void)0)/"
+        path = folder / "compiler"
+        path.write_text(
+            "#!/bin/sh\n"
+            f'[ "$1" = --version ] || [ ! -f {name} ] || sed -i \'{removal}\' {name}\n'
+            f'exec {real} "$@"\n'
+        )
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return [self.variables(folder, path)]
+
+
+class Shaders:
+    """The shaders on an adapter, their invocations from the first to the last and from the last to the first."""
+
+    folder, call = SHADERS, BARRIER
+
+    def __init__(self, whole):
+        pass
+
+    def variables(self, folder):
+        """For runs with the shaders of this folder."""
+        of = {
+            "CLIP_DISTILL_REQUIRE": "wgpu,wgpu_f16",
+            "CLIP_DISTILL_SHADERS": str(folder),
+            "PROPTEST_CASES": "24",
+        }
+        alone = {"CLIP_DISTILL_TENANTS": "wgpu without subgroups,wgpu without subgroups in f16"}
+        both = {"CLIP_DISTILL_TENANTS": "wgpu,wgpu without subgroups,wgpu in f16"}
+        return [of | both, of | alone | {"CLIP_DISTILL_SHADER_ORDER": "reversed"}]
+
+    def runs(self):
+        """What a run with every barrier in place needs."""
+        return self.variables(SHADERS)
+
+    def without(self, folder, name, number):
+        """The runs without the barrier in this line."""
+        changed = folder / "shaders"
+        shutil.copytree(SHADERS, changed)
+        lines = (changed / name).read_text().splitlines(keepends=True)
+        lines[number - 1] = BARRIER.sub("", lines[number - 1])
+        (changed / name).write_text("".join(lines))
+        return self.variables(changed)
 
 
 def main():
     programs = executables()
-    missed = []
-    todo = list(sites(set(sys.argv[1:])))
-    with tempfile.TemporaryDirectory() as whole:
-        whole = Path(whole)
-        for suite in SUITES:
-            if not run(suite, programs[suite], whole):
-                sys.exit(f"{suite} fails with every barrier in place")
-        for site in todo:
-            start = time.monotonic()
-            by = noticed(programs, whole, site)
-            name, number, call = site
-            seconds = time.monotonic() - start
-            print(f"cuda/{name}:{number} {call}: {by or 'NOT NOTICED'} ({seconds:.0f} s)", flush=True)
-            if by is None:
-                missed.append(site)
-    print(f"{len(todo) - len(missed)} of {len(todo)} noticed")
+    missed, count = [], 0
+    for kind in (Cuda, Shaders):
+        todo = list(sites(kind.folder, kind.call, set(sys.argv[1:])))
+        if not todo:
+            continue
+        with tempfile.TemporaryDirectory() as whole:
+            kernels = kind(Path(whole))
+            for suite in SUITES:
+                if not all(passes(programs[suite], run) for run in kernels.runs()):
+                    sys.exit(f"{suite} fails with every barrier in place")
+            for name, number, call in todo:
+                start = time.monotonic()
+                with tempfile.TemporaryDirectory() as folder:
+                    runs = kernels.without(Path(folder), name, number)
+                    failing = (s for s in SUITES for run in runs if not passes(programs[s], run))
+                    by = next(failing, None)
+                seconds = time.monotonic() - start
+                place = f"{kind.folder.name}/{name}:{number} {call}"
+                print(f"{place}: {by or 'NOT NOTICED'} ({seconds:.0f} s)", flush=True)
+                count += 1
+                if by is None:
+                    missed.append(place)
+    print(f"{count - len(missed)} of {count} noticed")
     sys.exit(1 if missed else 0)
 
 

@@ -102,15 +102,11 @@ impl Wgpu {
                 }),
             }],
         });
-        let lanes = match subgroups {
-            true => format!("subgroups of {}", info.subgroup_min_size),
-            false => "no subgroups".into(),
-        };
         let description = format!(
-            "{} through {} ({} {}), {lanes}",
+            "{} through {} ({} {})",
             info.name, info.backend, info.driver, info.driver_info
         );
-        Ok(Self {
+        let mut opened = Self {
             state: Mutex::new(State {
                 memory: Memory::default(),
                 pipelines,
@@ -129,7 +125,27 @@ impl Wgpu {
             queue,
             description,
             faults,
-        })
+        };
+        let lanes = match subgroups && opened.lanes_are_neighbours(info.subgroup_min_size)? {
+            true => format!("subgroups of {}", info.subgroup_min_size),
+            false => {
+                opened.state().pipelines.without_subgroups();
+                "no subgroups".into()
+            }
+        };
+        opened.description += &format!(", {lanes}");
+        Ok(opened)
+    }
+
+    /// Whether a subgroup is `size` neighbouring invocations in their order, which WGSL does not promise and sums rely on.
+    fn lanes_are_neighbours(&self, size: u32) -> Result<bool> {
+        let mut words = [0u32; 256];
+        let at = self.allocate(size_of_val(&words), false)?;
+        self.run(moves::lanes(at))?;
+        self.download(at, bytemuck::cast_slice_mut(&mut words))?;
+        self.free(at, size_of_val(&words));
+        let mut places = (0..).zip(words);
+        Ok(places.all(|(i, word)| word == (i % size) | (size << 16)))
     }
 
     /// The state, whose every change leaves it whole even if a holder panicked.

@@ -1,4 +1,4 @@
-//! Copies and zeros within the device, by kernels: the commands that wgpu has for it would end the pass that all other
+//! Copies, zeros and the numbering of lanes within the device, by kernels: the commands that wgpu has for it would end the pass that all other
 //! dispatches share, and cannot copy within one buffer.
 
 use crate::backend::gpu::arguments::arguments;
@@ -14,6 +14,10 @@ arguments! {
     pub(super) struct ClearArguments in "moves" {
         to: Address,
         words: i64,
+    }
+
+    pub(super) struct LanesArguments in "moves" {
+        to: Address,
     }
 }
 
@@ -33,6 +37,15 @@ pub(super) fn copy(source: Address, to: Address, bytes: usize) -> Move<CopyArgum
         words: words as i64,
     };
     (Kernel::new("moves", "copy_words"), spread(words), arguments)
+}
+
+/// Writes each of 256 invocations' place in its subgroup, and in the upper half of the word the subgroup's size.
+pub(super) fn lanes(to: Address) -> Move<LanesArguments> {
+    (
+        Kernel::new("moves", "lanes"),
+        Launch::blocks([1, 1, 1], 256),
+        LanesArguments { to },
+    )
 }
 
 /// Sets `bytes` bytes to zero, and up to three more of the same block.

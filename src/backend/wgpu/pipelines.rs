@@ -79,11 +79,17 @@ pub(super) fn shader(instance: &Instance, immediates: usize) -> source::Result<S
         }
         false => "",
     };
+    // A kernel with subgroups relies on which invocations are neighbours.
+    let order = match source::reversed() && values.get(&'L').is_none_or(|lanes| lanes == "0") {
+        true => "  let thread = (INVOCATIONS - 1u) - invocation;\n",
+        false => "  let thread = invocation;\n",
+    };
+    writeln!(wgsl, "const INVOCATIONS = u32({threads});").expect("to a string");
     write!(
         wgsl,
         "@compute @workgroup_size({threads})
-fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32{subgroup}) {{
-  let grid = vec2<u32>(a.grid_x, a.grid_y);
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) invocation: u32{subgroup}) {{
+{order}  let grid = vec2<u32>(a.grid_x, a.grid_y);
   let number = a.first + workgroup.y * a.fold + workgroup.x;
   if (number >= a.last) {{ return; }}
   let block = vec3<u32>(number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y);
@@ -195,6 +201,13 @@ impl Pipelines {
             cache,
             fresh: false,
         }
+    }
+
+    /// Makes kernels without subgroup operations from now on.
+    pub fn without_subgroups(&mut self) {
+        self.lanes = 0;
+        self.compiled.clear();
+        self.groups.clear();
     }
 
     /// How numbers are bound that immediates have no room for.

@@ -16,7 +16,15 @@
 //! the grid of the launch, which may be folded, and the grid), `thread`, and `a`: the numbers of its struct, and of each
 //! address the bytes from the beginning of the buffer that is bound to the address, or `NONE`.
 
+//!
+//! In builds with debug assertions, such as tests, `CLIP_DISTILL_SHADERS` names a folder to read in place of `shaders/`: a
+//! changed shader needs no build. With `CLIP_DISTILL_SHADER_ORDER=reversed` the invocations of kernels without subgroups
+//! are numbered from the last to the first: a software adapter runs them in order, so that of a missing barrier one of
+//! the two orders shows nothing.
+
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::Path;
 
 // SHADERS: name and text of every `shaders/*.wgsl`.
 include!(concat!(env!("OUT_DIR"), "/shader_sources.rs"));
@@ -48,7 +56,26 @@ pub(super) type Values = BTreeMap<char, String>;
 
 /// The text of `shaders/<name>.wgsl`.
 fn text(name: &str) -> Option<(&'static str, &'static str)> {
-    SHADERS.iter().copied().find(|(file, _)| *file == name)
+    let (name, text) = SHADERS.iter().copied().find(|(file, _)| *file == name)?;
+    match variable("CLIP_DISTILL_SHADERS") {
+        None => Some((name, text)),
+        Some(folder) => {
+            let file = Path::new(&folder).join(format!("{name}.wgsl"));
+            let text = std::fs::read_to_string(file).ok()?;
+            Some((name, String::leak(text)))
+        }
+    }
+}
+
+/// An environment variable of builds with debug assertions.
+fn variable(name: &str) -> Option<OsString> {
+    let value = std::env::var_os(name).filter(|_| cfg!(debug_assertions));
+    value.filter(|value| !value.is_empty())
+}
+
+/// Whether invocations are numbered from the last to the first.
+pub(super) fn reversed() -> bool {
+    variable("CLIP_DISTILL_SHADER_ORDER").is_some_and(|order| order == "reversed")
 }
 
 /// The names of the modules that hold kernels.
