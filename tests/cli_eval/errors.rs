@@ -24,7 +24,8 @@ fn wrong_checkpoints() {
     bad("model --model ViT-Z-9", &["ViT-Z-9", "ViT-T-16"]);
     bad("demo --model ViT-T-16", &["--model"]);
     bad("", &["CHECKPOINT"]);
-    bad("model --backend wgpu", &["--backend wgpu"]);
+    let half = "model --backend cpu --precision amp_fp16";
+    bad(half, &["--precision amp_fp16"]);
     bad("model --batch-size 0", &["--batch-size"]);
     bad("model --workers 0", &["--workers"]);
     let weights = std::fs::read(place.path("model/model.safetensors")).unwrap();
