@@ -3,6 +3,8 @@
 use super::super::pipelines::shader;
 use super::super::source;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
+use std::collections::BTreeSet;
+use std::path::Path;
 
 /// Of every kernel of every module.
 fn all() -> Vec<(&'static str, String)> {
@@ -46,4 +48,77 @@ fn naga_accepts_every_shader_in_every_variant() {
         }
     }
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+/// The kernels of `cuda/<module>.cu`, those that a macro of the file makes among them, with f16 in place of bf16.
+fn of_cuda(text: &str) -> BTreeSet<String> {
+    let text = text.replace("\\\n", " ");
+    let arguments = |call: &str| -> Vec<String> {
+        let inner = call.split_once('(').map_or("", |(_, rest)| rest);
+        let inner = inner.split(')').next().unwrap_or_default();
+        inner.split(',').map(|a| a.trim().to_owned()).collect()
+    };
+    let mut names = BTreeSet::new();
+    for line in text.lines() {
+        if line.starts_with("KERNEL(") {
+            names.extend(arguments(line).into_iter().next());
+        }
+        let Some(define) = line.strip_prefix("#define ") else {
+            continue;
+        };
+        let macro_name = define.split('(').next().unwrap_or_default();
+        let parameters = arguments(define);
+        let calls = text
+            .lines()
+            .filter(|l| l.starts_with(&format!("{macro_name}(")));
+        for call in calls {
+            let values = arguments(call);
+            for kernel in define.split("KERNEL(").skip(1) {
+                let mut name = kernel.split(',').next().unwrap_or_default().to_owned();
+                for (parameter, value) in parameters.iter().zip(&values) {
+                    name = name.replace(&format!("##{parameter}"), value);
+                }
+                names.insert(name.replace("##", ""));
+            }
+        }
+    }
+    names
+        .into_iter()
+        .map(|name| name.replace("bf16", "f16"))
+        .collect()
+}
+
+/// Every kernel of CUDA has its shader, and every shader's kernel one of CUDA, but for products and moves, which are the
+/// library's and the driver's there.
+#[test]
+fn shaders_and_cuda_have_the_same_kernels() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda");
+    let (mut missing, mut count) = (Vec::new(), 0);
+    for file in std::fs::read_dir(&folder).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_none_or(|end| end != "cu") {
+            continue;
+        }
+        let module = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let cuda = of_cuda(&std::fs::read_to_string(&path).unwrap());
+        assert!(!cuda.is_empty(), "{module} has no kernel");
+        let shaders: BTreeSet<String> = source::entries(&module).into_iter().collect();
+        missing.extend(
+            cuda.difference(&shaders)
+                .map(|name| format!("shaders/{module}.wgsl lacks {name}")),
+        );
+        // Of all combinations of two element types CUDA has those that are used: a name without types stands for them.
+        let bare = |name: &String| name.replace("_f32", "").replace("_f16", "");
+        let known: BTreeSet<String> = cuda.iter().map(bare).collect();
+        let more = shaders
+            .iter()
+            .map(bare)
+            .filter(|name| !known.contains(name));
+        missing.extend(more.map(|name| format!("cuda/{module}.cu lacks {name}")));
+        count += cuda.len();
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+    assert!(count > 80, "only {count} kernels were found");
+    let alone = source::modules().filter(|m| !folder.join(format!("{m}.cu")).exists());
+    assert_eq!(alone.collect::<Vec<_>>(), ["moves", "product"]);
 }
