@@ -12,15 +12,14 @@
 
 mod ceilings;
 
-use ceilings::{Ceiling, Ceilings, median};
+use ceilings::{Ceiling, Ceilings, Opened, median};
 use clap::Parser;
 use clip_distill::autodiff::Tape;
 use clip_distill::loss::{Features, Head, Heads, Inputs, Method, Objective};
 use clip_distill::model::{Bound, Clip, ClipConfig};
 use clip_distill::ops;
 use clip_distill::optim::{self, AdamW, AdamWConfig};
-use clip_distill::run::{cost, device};
-use clip_distill::settings::device::DeviceFlags;
+use clip_distill::run::cost;
 use clip_distill::settings::values::{Device, Precision};
 use clip_distill::tensor::Normalisation;
 use clip_distill::tensor::rng::{Philox, Purpose};
@@ -51,6 +50,9 @@ struct Flags {
     precision: Precision,
     #[arg(long, value_enum, default_value = "cpu")]
     backend: Device,
+    /// The time of each kernel of a step, where an adapter tells: each is then a pass of its own, which takes time itself.
+    #[arg(long)]
+    each: bool,
     /// What cargo passes to every bench.
     #[arg(long, hide = true)]
     bench: bool,
@@ -80,12 +82,8 @@ fn main() {
     let flags = Flags::parse();
     clip_distill::programs::terminal::show();
     let (batch, steps) = (flags.batch, flags.steps);
-    let device = DeviceFlags {
-        backend: flags.backend,
-        precision: flags.precision,
-        ..DeviceFlags::default()
-    };
-    let (backend, line) = device::open(&device).expect("a device");
+    let opened = Opened::new(flags.backend, flags.precision, flags.each);
+    let (backend, line) = (opened.backend.clone(), &opened.line);
     let clip = |name: &str| Clip::new(ClipConfig::named(name).expect("a built-in model"));
     let student = clip(&flags.student);
     let teacher = (flags.teacher != "none").then(|| {
@@ -181,7 +179,7 @@ fn main() {
             .expect("step");
         mark();
     };
-    let mut ceilings = Ceilings::new(backend.clone());
+    let mut ceilings = Ceilings::new(&opened);
 
     let mut times = [const { Vec::new() }; 5];
     for number in 0..steps + WARM_UP {
@@ -203,7 +201,8 @@ fn main() {
         flags.teacher,
         match flags.precision {
             Precision::AmpBf16 => "amp_bf16",
-            _ => "fp32",
+            Precision::AmpFp16 => "amp_fp16",
+            Precision::Fp32 => "fp32",
         },
     );
     for (part, time) in ["teacher", "forward", "backward", "optimiser", "step"]
@@ -254,4 +253,12 @@ fn main() {
             n => format!("; {n} of {steps} replayed"),
         }
     );
+    if flags.each {
+        ceilings.time(|| step(&mut || {}));
+        let mut kernels = ceilings.kernels().to_vec();
+        kernels.sort_by(|a, b| b.2.total_cmp(&a.2));
+        for (entry, runs, s) in kernels {
+            println!("    {entry:<46}{:>10.3} ms in {runs:.0}", 1e3 * s);
+        }
+    }
 }

@@ -61,6 +61,16 @@ fn of_qkv(place: Place, row: u32, part: u32, vector: u32) -> vec4<f32> {
   return v;
 }
 
+// Keys and values from row `first` on into the tiles, of which nobody reads any more.
+fn stage_keys(thread: u32, place: Place, first: u32) {
+  workgroupBarrier();
+  for (var i = thread; i < STREAM * VECTORS; i += ROWS) {
+    one_tile[i] = of_qkv(place, first + i / VECTORS, 1u, i % VECTORS);
+    other_tile[i] = of_qkv(place, first + i / VECTORS, 2u, i % VECTORS);
+  }
+  workgroupBarrier();
+}
+
 // The first element of a token's head in out and dout.
 fn of_out(place: Place, row: u32) -> u32 {
   return ((place.start + row) * u32(a.heads) + place.head) * u32(a.dim);
@@ -77,6 +87,16 @@ fn of_dout(place: Place, row: u32, vector: u32) -> vec4<f32> {
     }
   }
   return v;
+}
+
+// Queries and their outputs' gradients, in the same way.
+fn stage_queries(thread: u32, place: Place, first: u32) {
+  workgroupBarrier();
+  for (var i = thread; i < STREAM * VECTORS; i += ROWS) {
+    one_tile[i] = of_qkv(place, first + i / VECTORS, 0u, i % VECTORS);
+    other_tile[i] = of_dout(place, first + i / VECTORS, i % VECTORS);
+  }
+  workgroupBarrier();
 }
 
 fn contribute(place: Place, row: u32, part: u32, vector: u32, v: vec4<f32>) {
@@ -104,12 +124,7 @@ fn contribute(place: Place, row: u32, part: u32, vector: u32, v: vec4<f32>) {
   let end = select(place.length, min(place.length, place.row + ROWS), a.causal != 0);
   let visible = select(place.length, row + 1u, a.causal != 0);
   for (var first = 0u; first < end; first += STREAM) {
-    workgroupBarrier();
-    for (var i = thread; i < STREAM * VECTORS; i += ROWS) {
-      one_tile[i] = of_qkv(place, first + i / VECTORS, 1u, i % VECTORS);
-      other_tile[i] = of_qkv(place, first + i / VECTORS, 2u, i % VECTORS);
-    }
-    workgroupBarrier();
+    stage_keys(thread, place, first);
     let count = min(STREAM, place.length - first);
     for (var j = 0u; j < count; j++) {
       var dot = vec4<f32>();
@@ -167,12 +182,7 @@ fn contribute(place: Place, row: u32, part: u32, vector: u32, v: vec4<f32>) {
   let end = select(place.length, min(place.length, place.row + ROWS), a.causal != 0);
   let visible = select(place.length, row + 1u, a.causal != 0);
   for (var first = 0u; first < end; first += STREAM) {
-    workgroupBarrier();
-    for (var i = thread; i < STREAM * VECTORS; i += ROWS) {
-      one_tile[i] = of_qkv(place, first + i / VECTORS, 1u, i % VECTORS);
-      other_tile[i] = of_qkv(place, first + i / VECTORS, 2u, i % VECTORS);
-    }
-    workgroupBarrier();
+    stage_keys(thread, place, first);
     let count = min(STREAM, place.length - first);
     for (var j = 0u; j < count; j++) {
       if (first + j < visible) {
@@ -212,12 +222,7 @@ fn contribute(place: Place, row: u32, part: u32, vector: u32, v: vec4<f32>) {
   var sum: array<vec4<f32>, VECTORS>;
   for (var d = 0u; d < VECTORS; d++) { k[d] = of_qkv(place, row, 1u, d) * a.scale; }
   for (var first = begin; first < place.length; first += STREAM) {
-    workgroupBarrier();
-    for (var i = thread; i < STREAM * VECTORS; i += ROWS) {
-      one_tile[i] = of_qkv(place, first + i / VECTORS, 0u, i % VECTORS);
-      other_tile[i] = of_dout(place, first + i / VECTORS, i % VECTORS);
-    }
-    workgroupBarrier();
+    stage_queries(thread, place, first);
     let count = min(STREAM, place.length - first);
     for (var j = 0u; j < count; j++) {
       if (first + j >= seen) {
@@ -237,12 +242,7 @@ fn contribute(place: Place, row: u32, part: u32, vector: u32, v: vec4<f32>) {
     sum[d] = vec4<f32>();
   }
   for (var first = begin; first < place.length; first += STREAM) {
-    workgroupBarrier();
-    for (var i = thread; i < STREAM * VECTORS; i += ROWS) {
-      one_tile[i] = of_qkv(place, first + i / VECTORS, 0u, i % VECTORS);
-      other_tile[i] = of_dout(place, first + i / VECTORS, i % VECTORS);
-    }
-    workgroupBarrier();
+    stage_queries(thread, place, first);
     let count = min(STREAM, place.length - first);
     for (var j = 0u; j < count; j++) {
       if (first + j >= seen) {

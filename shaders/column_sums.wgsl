@@ -14,10 +14,10 @@
       if (column < u32(a.columns)) { sums[i] += f32(x[row * a.stride + column]); }
     }
   }
-  column_totals(thread, &sums);
+  let total = column_total(thread, &sums);
   let column = block.x * COLUMNS + thread;
   if (thread < COLUMNS && column < u32(a.columns)) {
-    partials[block.y * u32(a.columns) + column] = column_scratch[thread];
+    partials[block.y * u32(a.columns) + column] = total;
   }
 #end
 

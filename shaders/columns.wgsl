@@ -14,15 +14,13 @@ const OWN = 8u;
 
 var<workgroup> column_scratch: array<f32, 2048>;
 
-// What each invocation holds of a chunk, for the whole workgroup: the total of column `i` of the tile is then at i.
-fn column_totals(thread: u32, sums: ptr<function, array<f32, OWN>>) {
+// The chunk's total of column `thread` of the tile, if it has so many, of what all invocations hold.
+fn column_total(thread: u32, sums: ptr<function, array<f32, OWN>>) -> f32 {
   for (var i = 0u; i < OWN; i++) { column_scratch[thread / 32u * COLUMNS + i * 32u + thread % 32u] = (*sums)[i]; }
   workgroupBarrier();
   var total = 0.0;
   if (thread < COLUMNS) {
     for (var line = 0u; line < 8u; line++) { total += column_scratch[line * COLUMNS + thread]; }
   }
-  workgroupBarrier();
-  if (thread < COLUMNS) { column_scratch[thread] = total; }
-  workgroupBarrier();
+  return total;
 }

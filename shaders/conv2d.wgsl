@@ -34,17 +34,17 @@ const HALF_ROWS = ROW_VECTORS / 2u;
 const HALF_COLUMNS = COLUMN_VECTORS / 2u;
 
 fn multiply_tile(thread: u32, c: ptr<function, array<vec4<f32>, 16>>) {
-  let x = COLUMNS_AT + thread % HALF_COLUMNS;
-  let y = thread / HALF_COLUMNS;
+  let across = COLUMNS_AT + thread % HALF_COLUMNS;
+  let down = thread / HALF_COLUMNS;
 #each R 0 1 2 3 4 5 6 7
   var p$R = vec4<f32>();
   var q$R = vec4<f32>();
 #end
   for (var k = 0u; k < DEPTH; k++) {
-    let l = tile[k * ROW_VECTORS + y];
-    let m = tile[k * ROW_VECTORS + y + HALF_ROWS];
-    let r = tile[k * COLUMN_VECTORS + x];
-    let s = tile[k * COLUMN_VECTORS + x + HALF_COLUMNS];
+    let l = tile[k * ROW_VECTORS + down];
+    let m = tile[k * ROW_VECTORS + down + HALF_ROWS];
+    let r = tile[k * COLUMN_VECTORS + across];
+    let s = tile[k * COLUMN_VECTORS + across + HALF_COLUMNS];
 #each R 0 1 2 3
     p$R = fma(vec4<f32>(l[$R]), r, p$R);
     q$R = fma(vec4<f32>(l[$R]), s, q$R);

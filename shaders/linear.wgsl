@@ -54,7 +54,7 @@ fn derivative(kind: u32, x: f32) -> f32 {
     }
   }
   if (a.partials == NONE) { return; }
-  column_totals(thread, &sums);
+  let total = column_total(thread, &sums);
   let column = block.x * COLUMNS + thread;
-  if (thread < COLUMNS && column < columns) { partials[block.y * columns + column] = column_scratch[thread]; }
+  if (thread < COLUMNS && column < columns) { partials[block.y * columns + column] = total; }
 #end

@@ -65,6 +65,6 @@ fn error_complement(x: f32) -> f32 {
   p = fma(p, t, 0.37409196);
   p = fma(p, t, 1.0000237);
   p = fma(p, t, -1.2655122);
-  let y = t * exponential(fma(-z, z, p));
-  return select(y, 2.0 - y, x < 0.0);
+  let tail = t * exponential(fma(-z, z, p));
+  return select(tail, 2.0 - tail, x < 0.0);
 }

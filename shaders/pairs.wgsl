@@ -72,8 +72,7 @@ fn pair_log(p: vec2<f32>) -> vec2<f32> {
   let bits = bitcast<u32>(p.x);
   // So that m is between √½ and √2.
   let exponent = (i32(bits - 0x3f3504f3u) >> 23u);
-  let scale = power_of_two(-exponent);
-  let m = p * scale;
+  let m = p * power_of_two(-exponent);
   let f = pair_add(m, vec2<f32>(-1.0, 0.0));
   let t = pair_div(f, pair_add(f, vec2<f32>(2.0, 0.0)));
   let u = t.x * t.x;

@@ -24,10 +24,10 @@
       }
     }
   }
-  column_totals(thread, &sums);
+  let total = column_total(thread, &sums);
   let column = block.y * COLUMNS + thread;
   if (thread < COLUMNS && column < width) {
-    y[to + column] = $T(column_scratch[thread] / f32(pixels) + positions[column]);
+    y[to + column] = $T(total / f32(pixels) + positions[column]);
   }
 #end
 

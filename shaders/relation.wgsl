@@ -7,62 +7,27 @@
 #include similarity
 #values X f32 teacher_f32
 
+// Which features.
+const STUDENT = 0u;
+const TEACHER = 1u;
+
 #if kernel relation_$X
+#include cosines
+fn x_at(which: u32, i: u32) -> f32 {
 #if X == teacher_f32
-#each F student teacher
-fn cosines_$F(thread: u32, row: u32, row_end: u32, column: u32, column_end: u32, c: ptr<function, array<vec4<f32>, 8>>) {
-  let width = u32(a.$F_width);
-  let line = thread / 4u;
-  for (var depth = 0u; depth < width; depth += DEPTH) {
-    workgroupBarrier();
-    for (var i = 0u; i < 4u; i++) {
-      let k = thread % 4u * 4u + i;
-      let at = depth + k;
-      var first = 0.0;
-      var second = 0.0;
-      var other = 0.0;
-      if (at < width) {
-        if (row + line < row_end) { first = $F_x[(row + line) * width + at]; }
-        if (row + line + 64u < row_end) { second = $F_x[(row + line + 64u) * width + at]; }
-        if (column + line < column_end) { other = $F_y[(column + line) * width + at]; }
-      }
-      stage_x(k, line, first);
-      stage_x(k, line + 64u, second);
-      stage_y(k, line, other);
-    }
-    workgroupBarrier();
-    multiply_tile(thread, c);
-  }
+  if (which == TEACHER) { return teacher_x[i]; }
+#end
+  return student_x[i];
 }
+
+fn y_at(which: u32, i: u32) -> f32 {
+#if X == teacher_f32
+  if (which == TEACHER) { return teacher_y[i]; }
 #end
-#else
-#each F student
-fn cosines_$F(thread: u32, row: u32, row_end: u32, column: u32, column_end: u32, c: ptr<function, array<vec4<f32>, 8>>) {
-  let width = u32(a.$F_width);
-  let line = thread / 4u;
-  for (var depth = 0u; depth < width; depth += DEPTH) {
-    workgroupBarrier();
-    for (var i = 0u; i < 4u; i++) {
-      let k = thread % 4u * 4u + i;
-      let at = depth + k;
-      var first = 0.0;
-      var second = 0.0;
-      var other = 0.0;
-      if (at < width) {
-        if (row + line < row_end) { first = $F_x[(row + line) * width + at]; }
-        if (row + line + 64u < row_end) { second = $F_x[(row + line + 64u) * width + at]; }
-        if (column + line < column_end) { other = $F_y[(column + line) * width + at]; }
-      }
-      stage_x(k, line, first);
-      stage_x(k, line + 64u, second);
-      stage_y(k, line, other);
-    }
-    workgroupBarrier();
-    multiply_tile(thread, c);
-  }
+  return student_y[i];
 }
-#end
-#end
+
+fn width_of(which: u32) -> u32 { return select(u32(a.student_width), u32(a.teacher_width), which == TEACHER); }
 #end
 
 // Statistics of a row over some of its columns, each sum relative to the largest logit of those columns.
@@ -106,7 +71,7 @@ fn merge(p: Partial, q: Partial) -> Partial {
   return both;
 }
 
-// How a Partial lies in memory: eight f32, as large as CUDA's of three f64 and two f32.
+// A Partial is stored as eight f32: the size of CUDA's, which has three f64 and two f32.
 #if kernel relation_finish_f32
 fn partial_at(at: u32) -> Partial {
   return Partial(
@@ -140,12 +105,11 @@ fn partial_at(at: u32) -> Partial {
   var known = no_columns();
   for (var column = start; column < end; column += TILE_COLUMNS) {
     var s: array<vec4<f32>, 8>;
-    cosines_student(thread, row, n, column, end, &s);
+    cosines(STUDENT, thread, row, n, column, end, &s);
 #if X == teacher_f32
     var t: array<vec4<f32>, 8>;
-    cosines_teacher(thread, row, n, column, end, &t);
+    cosines(TEACHER, thread, row, n, column, end, &t);
 #end
-    workgroupBarrier();
     // Each row's largest logits, first of the invocation's columns, then of all.
     for (var r = 0u; r < 8u; r++) {
       let i = row + line + r;
@@ -231,6 +195,7 @@ fn partial_at(at: u32) -> Partial {
     for (var r = 0u; r < 8u; r++) { put_statistic(line + r, lane, cross[r]); }
     workgroupBarrier();
     if (thread < TILE_ROWS) { part.cross = vec2<f32>(sum_of_row(thread), 0.0); }
+    workgroupBarrier();
 #end
     if (thread < TILE_ROWS) { known = merge(known, part); }
   }

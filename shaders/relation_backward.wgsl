@@ -12,60 +12,26 @@
 #include similarity
 #values X f32 teacher_f32
 
-#each F student
-fn cosines_$F(thread: u32, row: u32, row_end: u32, column: u32, column_end: u32, c: ptr<function, array<vec4<f32>, 8>>) {
-  let width = u32(a.$F_width);
-  let line = thread / 4u;
-  for (var depth = 0u; depth < width; depth += DEPTH) {
-    workgroupBarrier();
-    for (var i = 0u; i < 4u; i++) {
-      let k = thread % 4u * 4u + i;
-      let at = depth + k;
-      var first = 0.0;
-      var second = 0.0;
-      var other = 0.0;
-      if (at < width) {
-        if (row + line < row_end) { first = $F_x[(row + line) * width + at]; }
-        if (row + line + 64u < row_end) { second = $F_x[(row + line + 64u) * width + at]; }
-        if (column + line < column_end) { other = $F_y[(column + line) * width + at]; }
-      }
-      stage_x(k, line, first);
-      stage_x(k, line + 64u, second);
-      stage_y(k, line, other);
-    }
-    workgroupBarrier();
-    multiply_tile(thread, c);
-  }
-}
-#end
+// Which features.
+const STUDENT = 0u;
+const TEACHER = 1u;
+
+#include cosines
+fn x_at(which: u32, i: u32) -> f32 {
 #if X == teacher_f32
-#each F teacher
-fn cosines_$F(thread: u32, row: u32, row_end: u32, column: u32, column_end: u32, c: ptr<function, array<vec4<f32>, 8>>) {
-  let width = u32(a.$F_width);
-  let line = thread / 4u;
-  for (var depth = 0u; depth < width; depth += DEPTH) {
-    workgroupBarrier();
-    for (var i = 0u; i < 4u; i++) {
-      let k = thread % 4u * 4u + i;
-      let at = depth + k;
-      var first = 0.0;
-      var second = 0.0;
-      var other = 0.0;
-      if (at < width) {
-        if (row + line < row_end) { first = $F_x[(row + line) * width + at]; }
-        if (row + line + 64u < row_end) { second = $F_x[(row + line + 64u) * width + at]; }
-        if (column + line < column_end) { other = $F_y[(column + line) * width + at]; }
-      }
-      stage_x(k, line, first);
-      stage_x(k, line + 64u, second);
-      stage_y(k, line, other);
-    }
-    workgroupBarrier();
-    multiply_tile(thread, c);
-  }
+  if (which == TEACHER) { return teacher_x[i]; }
+#end
+  return student_x[i];
 }
+
+fn y_at(which: u32, i: u32) -> f32 {
+#if X == teacher_f32
+  if (which == TEACHER) { return teacher_y[i]; }
 #end
-#end
+  return student_y[i];
+}
+
+fn width_of(which: u32) -> u32 { return select(u32(a.student_width), u32(a.teacher_width), which == TEACHER); }
 
 // One direction at one of its anchors.
 struct Anchor {
@@ -135,10 +101,10 @@ fn difference(at: f32, teacher_at: f32, anchor: Anchor, kept: bool) -> f32 {
     return;
   }
   var s: array<vec4<f32>, 8>;
-  cosines_student(thread, row, row_end, column, column_end, &s);
+  cosines(STUDENT, thread, row, row_end, column, column_end, &s);
 #if X == teacher_f32
   var t: array<vec4<f32>, 8>;
-  cosines_teacher(thread, row, row_end, column, column_end, &t);
+  cosines(TEACHER, thread, row, row_end, column, column_end, &t);
   let scale_of_teacher = teacher_scale[0];
 #end
   let scale = student_scale[0];

@@ -13,82 +13,24 @@
 // relation_backward.wgsl, each multiplied with four matrices: the panels serve both sides.
 #include similarity
 
+// Which products: x and y; u and y; x and z.
+const FEATURES = 0u;
+const LEFT = 1u;
+const RIGHT = 2u;
+
 #if kernel relation_curvature_mean_f32 relation_curvature_f32
-
-// The cosines of an invocation in the tile at (row, column), 0 beyond the ends, added to what `c` holds.
-fn cosines_features(thread: u32, row: u32, row_end: u32, column: u32, column_end: u32, c: ptr<function, array<vec4<f32>, 8>>) {
-  let width = u32(a.products_features_width);
-  let line = thread / 4u;
-  for (var depth = 0u; depth < width; depth += DEPTH) {
-    workgroupBarrier();
-    for (var i = 0u; i < 4u; i++) {
-      let k = thread % 4u * 4u + i;
-      let at = depth + k;
-      var first = 0.0;
-      var second = 0.0;
-      var other = 0.0;
-      if (at < width) {
-        if (row + line < row_end) { first = products_features_x[(row + line) * width + at]; }
-        if (row + line + 64u < row_end) { second = products_features_x[(row + line + 64u) * width + at]; }
-        if (column + line < column_end) { other = products_features_y[(column + line) * width + at]; }
-      }
-      stage_x(k, line, first);
-      stage_x(k, line + 64u, second);
-      stage_y(k, line, other);
-    }
-    workgroupBarrier();
-    multiply_tile(thread, c);
-  }
-}
-fn cosines_left(thread: u32, row: u32, row_end: u32, column: u32, column_end: u32, c: ptr<function, array<vec4<f32>, 8>>) {
-  let width = u32(a.products_features_width);
-  let line = thread / 4u;
-  for (var depth = 0u; depth < width; depth += DEPTH) {
-    workgroupBarrier();
-    for (var i = 0u; i < 4u; i++) {
-      let k = thread % 4u * 4u + i;
-      let at = depth + k;
-      var first = 0.0;
-      var second = 0.0;
-      var other = 0.0;
-      if (at < width) {
-        if (row + line < row_end) { first = products_left_x[(row + line) * width + at]; }
-        if (row + line + 64u < row_end) { second = products_left_x[(row + line + 64u) * width + at]; }
-        if (column + line < column_end) { other = products_features_y[(column + line) * width + at]; }
-      }
-      stage_x(k, line, first);
-      stage_x(k, line + 64u, second);
-      stage_y(k, line, other);
-    }
-    workgroupBarrier();
-    multiply_tile(thread, c);
-  }
-}
-fn cosines_right(thread: u32, row: u32, row_end: u32, column: u32, column_end: u32, c: ptr<function, array<vec4<f32>, 8>>) {
-  let width = u32(a.products_features_width);
-  let line = thread / 4u;
-  for (var depth = 0u; depth < width; depth += DEPTH) {
-    workgroupBarrier();
-    for (var i = 0u; i < 4u; i++) {
-      let k = thread % 4u * 4u + i;
-      let at = depth + k;
-      var first = 0.0;
-      var second = 0.0;
-      var other = 0.0;
-      if (at < width) {
-        if (row + line < row_end) { first = products_features_x[(row + line) * width + at]; }
-        if (row + line + 64u < row_end) { second = products_features_x[(row + line + 64u) * width + at]; }
-        if (column + line < column_end) { other = products_right_y[(column + line) * width + at]; }
-      }
-      stage_x(k, line, first);
-      stage_x(k, line + 64u, second);
-      stage_y(k, line, other);
-    }
-    workgroupBarrier();
-    multiply_tile(thread, c);
-  }
+#include cosines
+fn x_at(which: u32, i: u32) -> f32 {
+  if (which == LEFT) { return products_left_x[i]; }
+  return products_features_x[i];
 }
 
+fn y_at(which: u32, i: u32) -> f32 {
+  if (which == RIGHT) { return products_right_y[i]; }
+  return products_features_y[i];
+}
+
+fn width_of(which: u32) -> u32 { return u32(a.products_features_width); }
 #end
 
 #kernel relation_curvature_mean_f32 RelationCurvatureMeanArguments 256
@@ -111,10 +53,9 @@ fn cosines_right(thread: u32, row: u32, row_end: u32, column: u32, column_end: u
   for (var column = start; column < end; column += TILE_COLUMNS) {
     var c: array<vec4<f32>, 8>;
     var w: array<vec4<f32>, 8>;
-    cosines_features(thread, row, n, column, end, &c);
-    cosines_left(thread, row, n, column, end, &w);
-    cosines_right(thread, row, n, column, end, &w);
-    workgroupBarrier();
+    cosines(FEATURES, thread, row, n, column, end, &c);
+    cosines(LEFT, thread, row, n, column, end, &w);
+    cosines(RIGHT, thread, row, n, column, end, &w);
     for (var r = 0u; r < 8u; r++) {
       let i = row + line + r;
       var sum = 0.0;
@@ -129,6 +70,7 @@ fn cosines_right(thread: u32, row: u32, row_end: u32, column: u32, column_end: u
     }
     workgroupBarrier();
     if (thread < TILE_ROWS) { mean = pair_add(mean, vec2<f32>(sum_of_row(thread), 0.0)); }
+    workgroupBarrier();
   }
   if (thread < TILE_ROWS && row + thread < n) { partials[block.y * n + row + thread] = mean; }
 #end
@@ -165,9 +107,9 @@ fn cosines_right(thread: u32, row: u32, row_end: u32, column: u32, column_end: u
   let n = u32(a.n);
   var c: array<vec4<f32>, 8>;
   var w: array<vec4<f32>, 8>;
-  cosines_features(thread, row, row_end, column, column_end, &c);
-  cosines_left(thread, row, row_end, column, column_end, &w);
-  cosines_right(thread, row, row_end, column, column_end, &w);
+  cosines(FEATURES, thread, row, row_end, column, column_end, &c);
+  cosines(LEFT, thread, row, row_end, column, column_end, &w);
+  cosines(RIGHT, thread, row, row_end, column, column_end, &w);
   let scale = products_features_scale[0];
   let inverse_scale = select(1.0 / scale, 0.0, scale == 0.0);
   let i0 = row + thread / 16u * 8u;

@@ -11,8 +11,7 @@ fn scatter(block: vec3<u32>, grid: vec2<u32>, thread: u32) {
   let width = u32(a.width);
   let first = block.y * COLUMNS + thread % 32u;
   let column = block.y * COLUMNS + thread;
-
-
+  // From a buffer, and so the same for all invocations: the barriers below are in uniform flow.
   let number = from_index(a.distinct);
   for (var k = block.x; k < number; k += grid.x) {
     let end = from_index(a.starts + 4u * (k + 1u));
@@ -23,11 +22,10 @@ fn scatter(block: vec3<u32>, grid: vec2<u32>, thread: u32) {
         if (first + i * 32u < width) { sums[i] += f32(dy[base + first + i * 32u]); }
       }
     }
-    column_totals(thread, &sums);
+    let total = column_total(thread, &sums);
     if (thread < COLUMNS && column < width) {
       let to = from_index(a.rows + 4u * k) * width + column;
-      let v = column_scratch[thread];
-      table[to] = TABLE(select(v, f32(table[to]) + v, a.add != 0));
+      table[to] = TABLE(select(total, f32(table[to]) + total, a.add != 0));
     }
     workgroupBarrier();
   }

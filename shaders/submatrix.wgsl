@@ -78,7 +78,7 @@ fn place(i: u32, j: u32) -> u32 { return u32(rows[i]) * a.width + u32(columns[j]
       if (j < n) { sums[k] += row_factor(i) * dy[i * n + j] * x[place(i, j)]; }
     }
   }
-  column_totals(thread, &sums);
+  let total = column_total(thread, &sums);
   let column = block.x * COLUMNS + thread;
-  if (thread < COLUMNS && column < n) { out[block.y * n + column] = column_scratch[thread]; }
+  if (thread < COLUMNS && column < n) { out[block.y * n + column] = total; }
 #end

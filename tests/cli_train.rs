@@ -3,7 +3,6 @@
 
 use clip_distill::io::{self, Data};
 use clip_distill::run::checkpoint::TrainState;
-use serde_json::Value;
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -14,7 +13,7 @@ mod program;
 #[path = "common/tolerance.rs"]
 mod tolerance;
 
-use program::{Folder, RESNET, STUDENT, expect, killed_at, refuses, same, wait_for};
+use program::{Folder, RESNET, STUDENT, agree, expect, killed_at, refuses, same, wait_for};
 
 const TEACHER: &str = r#"{"embed_dim": 24,
   "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 48, "layers": 1, "head_width": 16},
@@ -458,16 +457,6 @@ fn help_and_dry_run() {
     assert!(!place.path("logs").exists());
 }
 
-/// The terms of a run's loss, step by step.
-fn terms(place: &Place, name: &str) -> Vec<Vec<f64>> {
-    let terms = |line: &Value| -> Vec<f64> {
-        let all = line.as_object().unwrap().iter();
-        let losses = all.filter(|(key, _)| key.starts_with("loss"));
-        losses.map(|(_, x)| x.as_f64().unwrap()).collect()
-    };
-    place.metrics(name).iter().map(terms).collect()
-}
-
 #[test]
 fn the_emulated_device_trains_as_the_cpu_does() {
     let place = Place::new();
@@ -496,7 +485,7 @@ fn the_emulated_device_trains_as_the_cpu_does() {
                 flags.contains("cuda"),
                 "{told}"
             );
-            terms(&place, name)
+            place.terms(name)
         };
         let want = run(&format!("{student}-cpu"), "--backend cpu");
         assert_eq!((want.len(), want[0].len()), (4, terms_of_loss));
@@ -506,13 +495,7 @@ fn the_emulated_device_trains_as_the_cpu_does() {
         ] {
             let name = format!("{student}-{precision}");
             let got = run(&name, &format!("--backend cuda --precision {precision}"));
-            for (step, (got, want)) in got.iter().zip(&want).enumerate() {
-                for (got, want) in got.iter().zip(want) {
-                    let error = (got - want).abs() / want.abs().max(1.0);
-                    println!("{name} step {step}: {got} {want} {error:.1e}");
-                    assert!(error <= tolerance, "{name} step {step}: {got}, not {want}");
-                }
-            }
+            agree(&name, &got, &want, tolerance);
         }
     }
 }

@@ -4,7 +4,6 @@
 use clip_distill::backend::wgpu;
 use program::{Folder, RESNET, STUDENT, expect, killed_at, refuses, same};
 use require::{Part, require};
-use serde_json::Value;
 use std::process::Command;
 
 #[path = "common/program.rs"]
@@ -27,16 +26,6 @@ fn folder(part: Part, checked: &str) -> Option<Folder> {
     ]))
 }
 
-/// The terms of the loss at each step, in the order of their names.
-fn terms(folder: &Folder, run: &str) -> Vec<Vec<f64>> {
-    let terms = |line: &Value| -> Vec<f64> {
-        let all = line.as_object().unwrap().iter();
-        let losses = all.filter(|(key, _)| key.starts_with("loss"));
-        losses.map(|(_, x)| x.as_f64().unwrap()).collect()
-    };
-    folder.metrics(run).iter().map(terms).collect()
-}
-
 const LOSSES: &str =
     "--method intra-kd --alpha-affinity 1 --alpha-cross-kd 1 --alpha-gd 10 --alpha-afd 1";
 
@@ -50,18 +39,12 @@ fn agree(folder: &Folder, name: &str, flags: &str, precision: &str, tolerance: f
              --name {name} --backend {backend} --precision {precision}"
         );
         expect(folder.train(&args), 0);
-        terms(folder, &name)
+        folder.terms(&name)
     };
     let (want, got) = (run("cpu"), run("wgpu"));
     assert_eq!((got.len(), got[0].len()), (4, want[0].len()));
     assert!(want[0].len() >= 10, "every loss takes part");
-    for (step, (got, want)) in got.iter().zip(&want).enumerate() {
-        for (got, want) in got.iter().zip(want) {
-            let error = (got - want).abs() / want.abs().max(1.0);
-            println!("{name} {precision} step {step}: {got} {want} {error:.1e}");
-            assert!(error <= tolerance, "{name} step {step}: {got}, not {want}");
-        }
-    }
+    program::agree(&format!("{name} {precision}"), &got, &want, tolerance);
 }
 
 #[test]

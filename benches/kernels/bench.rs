@@ -1,11 +1,9 @@
 //! A kernel's time beside its ceiling.
 
 use crate::Flags;
-use crate::ceilings::{Ceiling, Ceilings, median, random};
+use crate::ceilings::{Ceiling, Ceilings, Opened, median, random};
 use crate::pairs::{LOSSES, Pairs};
 use clip_distill::backend::Backend;
-use clip_distill::run::device;
-use clip_distill::settings::device::DeviceFlags;
 use clip_distill::settings::values::Precision;
 use clip_distill::tensor::Tensor;
 use clip_distill::tensor::rng::{Philox, Purpose};
@@ -21,18 +19,18 @@ pub struct Bench {
     line: String,
     repetitions: usize,
     only: String,
+    /// Whether an adapter's kernels have lines of their own.
+    each: bool,
+    /// What they took in the last measurement.
+    last: Vec<(&'static str, f64, f64)>,
 }
 
 impl Bench {
     pub fn new(flags: &Flags, precision: Precision) -> Self {
-        let device = DeviceFlags {
-            backend: flags.backend,
-            precision,
-            ..DeviceFlags::default()
-        };
-        let (backend, line) = device::open(&device).expect("a device");
-        let ceilings = Ceilings::new(backend.clone());
-        let low = ceilings.on_gpu() && precision == Precision::AmpBf16;
+        let opened = Opened::new(flags.backend, precision, !flags.host_clock);
+        let ceilings = Ceilings::new(&opened);
+        let low = ceilings.on_gpu() && precision != Precision::Fp32;
+        let Opened { backend, line, .. } = opened;
         Self {
             backend,
             batch: flags.batch,
@@ -41,6 +39,8 @@ impl Bench {
             line,
             repetitions: flags.repetitions.max(1),
             only: flags.only.clone(),
+            each: flags.each,
+            last: Vec::new(),
         }
     }
 
@@ -49,16 +49,28 @@ impl Bench {
         println!("{}, batch {}", self.line, self.batch);
         let measure = |c: &mut Ceilings| (c.measure(Ceiling::Products), c.measure(Ceiling::Copy));
         let (products, copy) = (0..9).map(|_| measure(&mut self.ceilings)).unzip();
+        let f16 = self.ceilings.multiply_adds_f16();
+        let f16 = f16.map(|flops| format!(", {:.0} in f16", flops / 1e9));
+        let what = match self.backend.name() {
+            "cuda" => "products",
+            _ => "multiply-adds",
+        };
         println!(
-            "ceilings: {:.0} GFLOP/s of products, {:.1} GB/s copied\n",
+            "ceilings: {:.0} GFLOP/s of {what}{}, {:.1} GB/s copied\n",
             median(products) / 1e9,
+            f16.unwrap_or_default(),
             median(copy) / 1e9
         );
     }
 
+    /// Whether a row of this name is asked for.
+    pub fn wants(&self, name: &str) -> bool {
+        name.contains(&self.only)
+    }
+
     /// Prints the median time of `body`, its rate of `work` units, and the share of the ceiling.
     fn row(&mut self, name: &str, work: f64, ceiling: Ceiling, mut body: impl FnMut()) {
-        if !name.contains(&self.only) {
+        if !self.wants(name) {
             return;
         }
         body();
@@ -66,6 +78,7 @@ impl Bench {
             .map(|_| {
                 let before = self.ceilings.measure(ceiling);
                 let s = self.ceilings.time(&mut body);
+                self.last = self.ceilings.kernels().to_vec();
                 (
                     s,
                     work / s / (0.5 * (before + self.ceilings.measure(ceiling))),
@@ -83,6 +96,9 @@ impl Bench {
             work / s / 1e9,
             100.0 * median(shares)
         );
+        for (entry, runs, s) in self.last.iter().filter(|_| self.each) {
+            println!("    {entry:<46}{:>10.3} ms in {runs:.0}", 1e3 * s);
+        }
     }
 
     pub fn products(&mut self, name: &str, flop: f64, body: impl FnMut()) {
@@ -109,7 +125,12 @@ impl Bench {
     }
 
     pub fn tensor(&self, shape: &[usize]) -> Tensor {
-        random(self.backend.as_ref(), shape)
+        random(self.backend.as_ref(), shape, 1.0)
+    }
+
+    /// Uniform in [−size, size).
+    pub fn small(&self, shape: &[usize], size: f32) -> Tensor {
+        random(self.backend.as_ref(), shape, size)
     }
 
     /// Row numbers below `rows`.

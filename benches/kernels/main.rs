@@ -4,6 +4,7 @@
 //!
 //!     cargo bench --bench kernels -- --batch 16 --repetitions 9
 //!     cargo bench --bench kernels -- --backend cuda --precision amp_bf16 --batch 256
+//!     cargo bench --bench kernels -- --backend wgpu --precision amp_fp16 --batch 256 --each
 //!
 //! Shared machines change their speed from second to second, so a ceiling is measured again beside each repetition of
 //! each kernel, and the per cent are medians of those ratios. `benches/peers/kernels.py` times PyTorch's kernels at the
@@ -44,6 +45,12 @@ struct Flags {
     /// Rows whose name holds this.
     #[arg(long, default_value = "")]
     only: String,
+    /// An adapter's kernels by the host's clock, launches and all, rather than by its own.
+    #[arg(long)]
+    host_clock: bool,
+    /// A line for each kernel of a row, where an adapter times them.
+    #[arg(long)]
+    each: bool,
     /// What cargo passes to every bench.
     #[arg(long, hide = true)]
     bench: bool,
@@ -56,6 +63,9 @@ fn main() {
     bench.ceilings();
     let batch = flags.batch;
     let tokens = batch * 197;
+    bench.square(4096);
+    bench.block(192);
+    bench.block(768);
     for width in [768, 192] {
         bench.linear(tokens, width, 3 * width, Activation::None);
         bench.linear(tokens, width, width, Activation::None);

@@ -1,9 +1,11 @@
 //! Linear layers, attention, LayerNorm.
 
 use crate::bench::Bench;
+use clip_distill::autodiff::Tape;
 use clip_distill::backend::{
     Activation, AttentionBackward, LayerNormBackward, LinearBackward, Segments,
 };
+use clip_distill::ops;
 use std::hint::black_box;
 
 impl Bench {
@@ -37,6 +39,68 @@ impl Bench {
                 .expect("linear");
             black_box((dx, dw, db));
         });
+    }
+
+    /// A product of two matrices of n × n.
+    pub fn square(&mut self, n: usize) {
+        let device = self.backend.clone();
+        let name = format!("matmul {n}³");
+        if !self.wants(&name) {
+            return;
+        }
+        let x = self.tensor(&[n, n]);
+        self.products(&name, 2.0 * (n as f64).powi(3), || {
+            black_box(device.matmul(&x, &x).expect("matmul"));
+        });
+    }
+
+    /// A transformer block forward and backward, as the towers have it: with LayerNorm before attention and MLP.
+    pub fn block(&mut self, width: usize) {
+        let (batch, length) = (self.batch, 197);
+        let rows = batch * length;
+        let name = format!("block {batch} × {length}×{width}, forward and backward");
+        if !self.wants(&name) {
+            return;
+        }
+        let device = self.backend.clone();
+        let segments = Segments::new(device.as_ref(), vec![length; batch]).expect("segments");
+        let dy = self.tensor(&[rows, width]);
+        let shapes = [
+            vec![rows, width],
+            vec![width],
+            vec![width],
+            vec![3 * width, width],
+            vec![3 * width],
+            vec![width, width],
+            vec![width],
+            vec![width],
+            vec![width],
+            vec![4 * width, width],
+            vec![4 * width],
+            vec![width, 4 * width],
+            vec![width],
+        ];
+        let values = shapes.map(|shape| {
+            let size = 1.0 / (shape[shape.len() - 1] as f32).sqrt();
+            self.small(&shape, size)
+        });
+        let block = || -> ops::Result<()> {
+            let tape = Tape::new(device.clone());
+            let vars = values.each_ref().map(|v| tape.leaf(v.clone()));
+            let [x, g1, b1, w_in, b_in, w_out, b_out, g2, b2, w_fc, b_fc, w_proj, b_proj] = &vars;
+            let none = Activation::None;
+            let h = ops::layer_norm(&tape, x, g1, b1, 1e-5)?;
+            let qkv = ops::linear(&tape, &h, w_in, Some(b_in), None, none)?;
+            let h = ops::attention(&tape, &qkv, &segments, width / 64, false)?;
+            let x = ops::linear(&tape, &h, w_out, Some(b_out), Some(x), none)?;
+            let h = ops::layer_norm(&tape, &x, g2, b2, 1e-5)?;
+            let h = ops::linear(&tape, &h, w_fc, Some(b_fc), None, Activation::Gelu)?;
+            let y = ops::linear(&tape, &h, w_proj, Some(b_proj), Some(&x), none)?;
+            black_box(tape.backward_from(&[(&y, dy.clone())])?);
+            Ok(())
+        };
+        let flop = 3.0 * (rows * width) as f64 * (24 * width + 4 * length) as f64;
+        self.products(&name, flop, || block().expect("block"));
     }
 
     /// `batch` sequences of `length` tokens, heads of 64 columns.

@@ -1,6 +1,43 @@
 //! What a device is, before a run opens it: for lists of devices.
 
+use serde::{Deserialize, Serialize};
+use std::convert::Infallible;
 use std::fmt::{Display, Formatter};
+use std::str::FromStr;
+
+/// Which of a backend's devices: what `--device` says.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum DeviceChoice {
+    /// By its number in the list of devices.
+    Number(usize),
+    /// By a part of its name, in any case.
+    Name(String),
+}
+
+impl Default for DeviceChoice {
+    fn default() -> Self {
+        Self::Number(0)
+    }
+}
+
+impl FromStr for DeviceChoice {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        let number = text.parse().map(Self::Number);
+        Ok(number.unwrap_or_else(|_| Self::Name(text.to_owned())))
+    }
+}
+
+impl Display for DeviceChoice {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
+}
 
 /// The devices of one backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +109,14 @@ impl Display for DeviceInfo {
             }
         }
         Ok(())
+    }
+}
+
+/// Of memory that tensors take, for people.
+pub(crate) fn gigabytes(bytes: usize) -> String {
+    match bytes {
+        0..1_000_000_000 => format!("{:.0} MB", bytes as f64 / 1e6),
+        _ => format!("{:.2} GB", bytes as f64 / 1e9),
     }
 }
 

@@ -1,7 +1,8 @@
 //! The contract between operations and devices, and the devices that keep it.
 //!
 //! An operation has one name on every floor: `contract/<op>.rs` is its trait (what a device is asked, with a default
-//! that answers [`Error::Unsupported`]), `cpu/<op>.rs` and `gpu/<op>.rs` implement it, `cuda/<op>.cu` is its kernel.
+//! that answers [`Error::Unsupported`]), `cpu/<op>.rs` and `gpu/<op>.rs` implement it, `cuda/<op>.cu` and
+//! `shaders/<op>.wgsl` are its kernels.
 //! This file lists the operations and the floors, so that adding one is adding those files and a line in each list.
 //!
 //! Shapes are checked by the operations (`ops`, `loss`); a backend checks only what would be unsafe to trust.
@@ -15,7 +16,8 @@ mod operations;
 mod segments;
 
 pub use contract::*;
-pub use device_info::{BackendDevices, DeviceInfo, PrecisionSupport};
+pub(crate) use device_info::gigabytes;
+pub use device_info::{BackendDevices, DeviceChoice, DeviceInfo, PrecisionSupport};
 pub use devices::devices;
 pub use error::{Error, Result, device_error, shape_error};
 pub use fetch::{Fetch, PendingFetch};

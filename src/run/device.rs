@@ -1,12 +1,12 @@
 //! `--backend`, `--device`, `--precision`, `--threads`: which device a run gets, and why.
 
-use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda;
 use crate::backend::wgpu;
+use crate::backend::{Backend, DeviceChoice};
 use crate::settings::device::DeviceFlags;
 use crate::settings::error::{Result, input, usage};
-use crate::settings::values::{Device, DeviceChoice, Precision};
+use crate::settings::values::{Device, Precision};
 use std::sync::Arc;
 
 /// The device that the flags ask for, with one line that says which it is and why.
@@ -34,7 +34,7 @@ pub fn open(flags: &DeviceFlags) -> Result<(Arc<dyn Backend>, String)> {
             (found, String::new())
         }
         Device::Wgpu => {
-            let found = wgpu(which, precision);
+            let found = wgpu(which, precision, true);
             let found = found.map_err(|e| input(format!("--backend wgpu: {e}")))?;
             (found, String::new())
         }
@@ -52,7 +52,7 @@ fn auto(which: &DeviceChoice, precision: Precision) -> Result<(Arc<dyn Backend>,
         Ok(found) => return Ok((found, " (auto: CUDA works)".to_owned())),
         Err(e) => short(e),
     };
-    let no_wgpu = match wgpu::gpu().and_then(|_| wgpu(which, precision)) {
+    let no_wgpu = match wgpu(which, precision, false) {
         Ok(found) => return Ok((found, format!(" (auto: no CUDA: {no_cuda})"))),
         Err(e) => short(e),
     };
@@ -61,8 +61,11 @@ fn auto(which: &DeviceChoice, precision: Precision) -> Result<(Arc<dyn Backend>,
             "--device {which}: there is no such GPU (CUDA: {no_cuda}; wgpu: {no_wgpu})"
         ));
     }
-    let why = format!(" (auto: no CUDA: {no_cuda}; no GPU through wgpu: {no_wgpu})");
-    Ok((cpu(precision)?, why))
+    let why = format!("auto: no CUDA: {no_cuda}; no GPU through wgpu: {no_wgpu}");
+    match cpu(precision) {
+        Ok(found) => Ok((found, format!(" ({why})"))),
+        Err(e) => usage(format!("{e} ({why})")),
+    }
 }
 
 /// An error's text without the backend's name, which the flag gives.
@@ -73,7 +76,11 @@ fn without(name: &str, text: String) -> String {
     }
 }
 
-fn wgpu(which: &DeviceChoice, precision: Precision) -> Result<Arc<dyn Backend>, String> {
+fn wgpu(
+    which: &DeviceChoice,
+    precision: Precision,
+    software: bool,
+) -> Result<Arc<dyn Backend>, String> {
     let f16 = match precision {
         Precision::Fp32 => false,
         Precision::AmpFp16 => true,
@@ -81,12 +88,9 @@ fn wgpu(which: &DeviceChoice, precision: Precision) -> Result<Arc<dyn Backend>, 
             return Err("there is no --precision amp_bf16; take amp_fp16 or fp32".into());
         }
     };
-    let adapter = match which {
-        DeviceChoice::Number(number) => wgpu::Choice::Index(*number),
-        DeviceChoice::Name(name) => wgpu::Choice::Name(name.clone()),
-    };
     let options = wgpu::Options {
-        adapter,
+        adapter: which.clone(),
+        software,
         f16,
         ..Default::default()
     };

@@ -4,6 +4,7 @@ use super::cost::{self, CAPTION_TOKENS};
 use super::models::student;
 use super::source::Source;
 use super::{device, embedded};
+use crate::backend::gigabytes;
 use crate::data::demo::DEMO;
 use crate::model::{Clip, ClipConfig};
 use crate::settings::error::{Result, input};
@@ -144,22 +145,22 @@ pub fn dry_run(settings: &Settings) -> Result<String> {
     lines.push(format!(
         "memory   about {} in a step: {} weights and moments{}, {} gradients, {} activations, {} images \
          loaded",
-        size(memory),
-        size(3.0 * values),
+        gigabytes(memory as usize),
+        gigabytes((3.0 * values) as usize),
         match teacher_bytes {
             0.0 => String::new(),
-            bytes => format!(", {} teacher", size(bytes)),
+            bytes => format!(", {} teacher", gigabytes(bytes as usize)),
         },
-        size(gradients),
-        size(part * per_pair + 4.0 * teacher_passing),
-        size(data)
+        gigabytes(gradients as usize),
+        gigabytes((part * per_pair + 4.0 * teacher_passing) as usize),
+        gigabytes(data as usize)
     ));
     if let Some(free) = available() {
         let each = per_pair + pixels * (AHEAD + config.accum_freq as f64);
         let largest = ((free - fixed - gradients) / each).floor().max(0.0);
         lines.push(format!(
             "fits     a --batch-size of at most {largest} in the {} that are free here{}",
-            size(free),
+            gigabytes(free as usize),
             match (config.grad_checkpointing, config.accum_freq) {
                 (false, _) => "; --grad-checkpointing and --accum-freq take larger batches",
                 (true, 1) => "; --accum-freq takes larger batches",
@@ -180,12 +181,4 @@ fn available() -> Option<f64> {
 
 fn millions(n: usize) -> String {
     format!("{:.2} M", n as f64 / 1e6)
-}
-
-fn size(bytes: f64) -> String {
-    if bytes >= 1e9 {
-        format!("{:.1} GB", bytes / 1e9)
-    } else {
-        format!("{:.0} MB", bytes / 1e6)
-    }
 }

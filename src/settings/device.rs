@@ -1,6 +1,7 @@
 //! The flags that choose a device.
 
-use super::values::{Device, DeviceChoice, Precision};
+use super::values::{Device, Precision};
+use crate::backend::DeviceChoice;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 

@@ -2,9 +2,6 @@
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use std::convert::Infallible;
-use std::fmt::{Display, Formatter};
-use std::str::FromStr;
 
 /// `--backend`: the device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
@@ -19,40 +16,6 @@ pub enum Device {
     Cuda,
     /// A GPU through Vulkan, Metal or DirectX 12.
     Wgpu,
-}
-
-/// `--device`: which of a backend's devices.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum DeviceChoice {
-    /// By its number in the list of devices.
-    Number(usize),
-    /// By a part of its name, in any case.
-    Name(String),
-}
-
-impl Default for DeviceChoice {
-    fn default() -> Self {
-        Self::Number(0)
-    }
-}
-
-impl FromStr for DeviceChoice {
-    type Err = Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        let number = text.parse().map(Self::Number);
-        Ok(number.unwrap_or_else(|_| Self::Name(text.to_owned())))
-    }
-}
-
-impl Display for DeviceChoice {
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Number(number) => number.fmt(f),
-            Self::Name(name) => name.fmt(f),
-        }
-    }
 }
 
 /// `--precision` of matrix products and stored activations.

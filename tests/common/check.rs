@@ -83,10 +83,18 @@ pub fn tenants() -> &'static [Tenant] {
             (Part::Wgpu, false, "operations in WGSL in f32"),
             (Part::WgpuF16, true, "operations in WGSL in f16"),
         ] {
-            for (subgroups, kind) in [(true, ""), (false, " without subgroups")] {
+            let kinds = [
+                (true, false, ""),
+                (false, false, " without subgroups"),
+                (false, true, " in two bindings a tensor"),
+            ];
+            // Slow, and the same text in either type.
+            let kinds = if f16 { &kinds[..2] } else { &kinds[..] };
+            for &(subgroups, halves, kind) in kinds {
                 let options = wgpu::Options {
                     f16,
                     subgroups,
+                    halves,
                     ..Default::default()
                 };
                 let gpu = require(part, checked, wgpu::open(&options));

@@ -58,6 +58,29 @@ impl Folder {
             .map(|l| serde_json::from_str(l).unwrap())
             .collect()
     }
+
+    /// The terms of the run's loss at each logged step, in the order of their names.
+    pub fn terms(&self, run: &str) -> Vec<Vec<f64>> {
+        let terms = |line: &Value| -> Vec<f64> {
+            let all = line.as_object().unwrap().iter();
+            let losses = all.filter(|(key, _)| key.starts_with("loss"));
+            losses.map(|(_, x)| x.as_f64().unwrap()).collect()
+        };
+        self.metrics(run).iter().map(terms).collect()
+    }
+}
+
+/// Asserts that two runs have the same terms at every step, within `tolerance` of max(1, expected).
+pub fn agree(name: &str, got: &[Vec<f64>], want: &[Vec<f64>], tolerance: f64) {
+    assert_eq!(got.len(), want.len(), "{name}: steps");
+    for (step, (got, want)) in got.iter().zip(want).enumerate() {
+        assert_eq!(got.len(), want.len(), "{name}: terms");
+        for (got, want) in got.iter().zip(want) {
+            let error = (got - want).abs() / want.abs().max(1.0);
+            println!("{name} step {step}: {got} {want} {error:.1e}");
+            assert!(error <= tolerance, "{name} step {step}: {got}, not {want}");
+        }
+    }
 }
 
 /// Runs to the end, which must be exit code `code`.

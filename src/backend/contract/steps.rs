@@ -21,7 +21,7 @@ pub trait Steps: Info {
         0
     }
 
-    /// What there is to say of that at the end of a run.
+    /// What there is to say at the end of a run: the memory that tensors took, and what was replayed.
     fn account(&self) -> Option<String> {
         None
     }

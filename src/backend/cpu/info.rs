@@ -3,7 +3,8 @@
 
 use super::device::vectors;
 use super::gemm::{Products, bf16_available};
-use crate::backend::{Info, Op, Steps};
+use super::memory::most_in_use;
+use crate::backend::{Info, Op, Steps, gigabytes};
 use crate::tensor::DType;
 
 /// The CPU backend. Work is spread over rayon's global pool; results do not depend on its size.
@@ -56,4 +57,9 @@ impl Info for Cpu {
     }
 }
 
-impl Steps for Cpu {}
+impl Steps for Cpu {
+    fn account(&self) -> Option<String> {
+        let most = gigabytes(size_of::<f32>() * most_in_use());
+        Some(format!("tensors took {most} at most"))
+    }
+}

@@ -106,6 +106,11 @@ fn pool() -> std::sync::MutexGuard<'static, Pool> {
     POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The most elements that tensors of the process had at a time, small ones apart.
+pub(super) fn most_in_use() -> usize {
+    pool().peak
+}
+
 impl Pool {
     const EMPTY: Self = Self {
         free: BTreeMap::new(),

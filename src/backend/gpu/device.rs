@@ -1,12 +1,14 @@
 //! What a device does for this backend: memory, launches, matrix products.
 //!
-//! Two devices do it: a real GPU (`driver`), and one that runs the same kernels on the processor
-//! (`emulated`), so that everything above this trait, and the kernels themselves, run in `cargo test` on any
-//! machine. A third one (`recorder`) wraps either of them and replays steps that recur. All calls are in
+//! Three devices do it: an NVIDIA GPU (`cuda/driver`), one that runs the same kernels on the processor
+//! (`cuda/emulated`), so that everything above this trait, and the kernels themselves, run in `cargo test` on any
+//! machine, and an adapter with the shaders (`wgpu/device`). A fourth one (`recorder`) wraps one of CUDA's and replays
+//! steps that recur. All calls are in
 //! the order of one stream; only [`Device::download`], [`Device::collect`] and [`Device::synchronise`] wait.
 
 use crate::backend::Result;
 use crate::tensor::DType;
+use std::time::Duration;
 
 /// An address in the device's memory.
 pub(in crate::backend) type Address = u64;
@@ -24,6 +26,15 @@ impl Kernel {
     pub const fn new(module: &'static str, entry: &'static str) -> Self {
         Self { module, entry }
     }
+}
+
+/// What the runs of a kernel took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::backend) struct KernelTime {
+    pub kernel: Kernel,
+    pub dispatches: u64,
+    /// Of all of them, by the device's clock.
+    pub time: Duration,
 }
 
 /// How many threads run a kernel.
@@ -147,6 +158,11 @@ pub(in crate::backend) trait Device: Send + Sync + std::fmt::Debug {
         self.allocate(bytes)
     }
 
+    /// The most bytes that it had from the system at a time, where it counts them.
+    fn held(&self) -> Option<usize> {
+        None
+    }
+
     /// Gives back what [`Device::allocate`] handed out for `bytes`.
     fn free(&self, at: Address, bytes: usize);
 
@@ -176,6 +192,11 @@ pub(in crate::backend) trait Device: Send + Sync + std::fmt::Debug {
     /// The argument struct's name in C++, where the device knows it.
     fn takes(&self, _kernel: Kernel) -> Result<Option<String>> {
         Ok(None)
+    }
+
+    /// What kernels took since the last call, waiting for them; none where the device was not asked to time them.
+    fn kernel_times(&self) -> Result<Vec<KernelTime>> {
+        Ok(Vec::new())
     }
 
     /// The buffer that holds `at`, bound as a whole under this address, and the bytes before `at` in it; `None` where

@@ -8,9 +8,11 @@
 use super::LIMITS;
 use super::arguments::Arguments;
 use super::device::{Device, Kernel, Launch, Product};
-use crate::backend::{Info, Op, Result, Steps, device_error, unsupported};
+use super::memory::Usage;
+use crate::backend::{Info, Op, Result, Steps, device_error, gigabytes, unsupported};
 use crate::tensor::DType;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A backend whose kernels run on one device: a GPU, or the emulated one.
 #[derive(Debug)]
@@ -18,6 +20,7 @@ pub struct Gpu {
     pub(super) device: Arc<dyn Device>,
     pub(super) name: &'static str,
     low: Option<DType>,
+    pub(super) usage: Arc<Usage>,
 }
 
 /// Instances of a kernel, by element type.
@@ -45,7 +48,17 @@ impl Gpu {
         name: &'static str,
         low: Option<DType>,
     ) -> Self {
-        Self { device, name, low }
+        let usage = Arc::default();
+        Self {
+            device,
+            name,
+            low,
+            usage,
+        }
+    }
+
+    pub(in crate::backend) fn device(&self) -> &dyn Device {
+        self.device.as_ref()
     }
 
     /// How often the host has waited for all work so far, in downloads and in [`Gpu::synchronise`].
@@ -59,6 +72,18 @@ impl Gpu {
     /// What failed meanwhile.
     pub fn synchronise(&self) -> Result<()> {
         self.device.synchronise()
+    }
+
+    /// By kernel, the number of its runs since the last call and the time of all of them by the device's clock, waiting
+    /// for them; none unless the backend was opened to time kernels. For benchmarks.
+    ///
+    /// # Errors
+    /// What failed meanwhile.
+    pub fn kernel_times(&self) -> Result<Vec<(&'static str, u64, Duration)>> {
+        let times = self.device.kernel_times()?.into_iter();
+        Ok(times
+            .map(|t| (t.kernel.entry, t.dispatches, t.time))
+            .collect())
     }
 
     /// The element type of what is kept between operations.
@@ -85,7 +110,7 @@ impl Gpu {
     /// Runs a kernel on `arguments`, the struct that it takes; does nothing for an empty grid.
     ///
     /// # Errors
-    /// What the device reports; on the emulated one also if the kernel takes another struct.
+    /// What the device reports; where it knows which struct the kernel takes, also if that is another one.
     pub(super) fn launch<A: Arguments>(
         &self,
         kernel: Kernel,
@@ -178,8 +203,16 @@ impl Steps for Gpu {
     }
 
     fn account(&self) -> Option<String> {
-        let replays = self.replays();
-        let line = || format!("replayed as CUDA graphs: {replays} steps or parts of steps");
-        (replays > 0).then(line)
+        let mut line = format!("tensors took {} at most", gigabytes(self.usage.most()));
+        if let Some(held) = self.device.held() {
+            line += &format!(", in buffers of {}", gigabytes(held));
+        }
+        match self.replays() {
+            0 => {}
+            replays => {
+                line += &format!("; replayed as CUDA graphs: {replays} steps or parts of steps");
+            }
+        }
+        Some(line)
     }
 }

@@ -5,7 +5,27 @@ use super::device::{Address, Device};
 use crate::backend::Result;
 use crate::tensor::{DType, Storage, Tensor};
 use std::any::Any;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
+
+/// Bytes of all allocations of a backend.
+#[derive(Debug, Default)]
+pub(super) struct Usage {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Usage {
+    fn take(&self, bytes: usize) {
+        let now = self.now.fetch_add(bytes, Relaxed) + bytes;
+        self.most.fetch_max(now, Relaxed);
+    }
+
+    /// The most that there were at a time.
+    pub(super) fn most(&self) -> usize {
+        self.most.load(Relaxed)
+    }
+}
 
 /// An allocation, given back when dropped. The device reuses it only for later work of the same stream, so it
 /// may be dropped right after the launch that reads it.
@@ -14,6 +34,7 @@ pub(super) struct Memory {
     pub(super) device: Arc<dyn Device>,
     pub(super) at: Address,
     bytes: usize,
+    usage: Arc<Usage>,
 }
 
 impl Memory {
@@ -25,6 +46,7 @@ impl Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         self.device.free(self.at, self.bytes);
+        self.usage.now.fetch_sub(self.bytes, Relaxed);
     }
 }
 
@@ -122,17 +144,23 @@ impl Gpu {
     /// Memory for `bytes` bytes, of any content.
     pub(super) fn allocate(&self, bytes: usize) -> Result<Memory> {
         let at = self.device.allocate(bytes)?;
-        let device = self.device.clone();
-        Ok(Memory { device, at, bytes })
+        Ok(self.allocated(at, bytes))
+    }
+
+    fn allocated(&self, at: Address, bytes: usize) -> Memory {
+        self.usage.take(bytes);
+        Memory {
+            device: self.device.clone(),
+            at,
+            bytes,
+            usage: self.usage.clone(),
+        }
     }
 
     /// Memory that holds `bytes`.
     pub(super) fn input(&self, bytes: &[u8]) -> Result<Memory> {
-        let memory = Memory {
-            at: self.device.allocate_input(bytes.len())?,
-            device: self.device.clone(),
-            bytes: bytes.len(),
-        };
+        let at = self.device.allocate_input(bytes.len())?;
+        let memory = self.allocated(at, bytes.len());
         self.device.upload(memory.at, bytes)?;
         Ok(memory)
     }

@@ -1,21 +1,9 @@
 //! Adapters: which there are, which one a run takes, and what it must have.
 
-use super::NAME;
+use super::{NAME, Options};
 use crate::backend::device_info::{DeviceInfo, PrecisionSupport};
-use crate::backend::{Result, device_error};
+use crate::backend::{DeviceChoice, Result, device_error};
 use ::wgpu::{Adapter, Backends, DeviceType, Features, Instance, InstanceDescriptor, Limits};
-
-/// Which adapter a backend is opened on.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Choice {
-    /// The first GPU; a software adapter where there is no GPU.
-    #[default]
-    Best,
-    /// By its place in the list of [`devices`].
-    Index(usize),
-    /// The first whose name contains this, in any case.
-    Name(String),
-}
 
 /// What makes use of what an adapter has beyond WebGPU's defaults.
 const WANTED: Features = Features::IMMEDIATES
@@ -106,48 +94,45 @@ pub(super) struct Opened {
     pub info: ::wgpu::AdapterInfo,
 }
 
+/// The place in a list of names.
+fn place(choice: &DeviceChoice, names: &[String]) -> Option<usize> {
+    match choice {
+        DeviceChoice::Number(number) => Some(*number).filter(|n| *n < names.len()),
+        DeviceChoice::Name(part) => {
+            let part = part.to_lowercase();
+            names.iter().position(|n| n.to_lowercase().contains(&part))
+        }
+    }
+}
+
 /// The adapter that is chosen, with its own limits.
-pub(super) fn open(choice: &Choice, f16: bool) -> Result<Opened> {
+pub(super) fn open(options: &Options) -> Result<Opened> {
     let all = adapters();
     if all.is_empty() {
         return device_error(NAME, NONE);
     }
     let names: Vec<String> = all.iter().map(|a| a.get_info().name).collect();
-    let named = |part: &String| {
-        names
-            .iter()
-            .position(|n| n.to_lowercase().contains(&part.to_lowercase()))
-    };
-    let place = match choice {
-        Choice::Best => Some(0),
-        Choice::Index(index) => Some(*index).filter(|i| *i < all.len()),
-        Choice::Name(part) => named(part),
-    };
-    let Some(adapter) = place.map(|place| &all[place]) else {
-        let wanted = match choice {
-            Choice::Name(part) => format!("whose name contains `{part}`"),
-            Choice::Index(index) => format!("{index}"),
-            Choice::Best => String::new(),
+    let Some(adapter) = place(&options.adapter, &names).map(|place| &all[place]) else {
+        let wanted = match &options.adapter {
+            DeviceChoice::Name(part) => format!("whose name contains `{part}`"),
+            DeviceChoice::Number(number) => number.to_string(),
         };
-        let list: Vec<_> = names
-            .iter()
-            .enumerate()
-            .map(|(i, n)| format!("{i}: {n}"))
-            .collect();
+        let list = names.iter().enumerate().map(|(i, n)| format!("{i}: {n}"));
+        let list = list.collect::<Vec<_>>().join(", ");
         return device_error(
             NAME,
-            format!(
-                "there is no adapter {wanted}; there are {}",
-                list.join(", ")
-            ),
+            format!("there is no adapter {wanted}; there are {list}"),
         );
     };
     let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
-    let missing = lacking(&limits).or_else(|| lacking_f16(features).filter(|_| f16));
+    if info.device_type == DeviceType::Cpu && !options.software {
+        return device_error(NAME, format!("{} is a software adapter", info.name));
+    }
+    let missing = lacking(&limits).or_else(|| lacking_f16(features).filter(|_| options.f16));
     if let Some(missing) = missing {
         return device_error(NAME, format!("{} cannot be used: {missing}", info.name));
     }
-    let low = if f16 {
+    let low = if options.f16 {
         Features::SHADER_F16
     } else {
         Features::empty()
@@ -165,21 +150,6 @@ pub(super) fn open(choice: &Choice, f16: bool) -> Result<Opened> {
             info,
         }),
         Err(error) => device_error(NAME, format!("{} cannot be opened: {error}", info.name)),
-    }
-}
-
-/// Whether the adapter that [`Choice::Best`] takes is a GPU, and its name.
-///
-/// # Errors
-/// Why there is none.
-pub fn gpu() -> std::result::Result<String, String> {
-    let all = adapters();
-    let Some(first) = all.first().map(Adapter::get_info) else {
-        return Err(NONE.into());
-    };
-    match first.device_type {
-        DeviceType::Cpu => Err(format!("{} is a software adapter", first.name)),
-        _ => Ok(first.name),
     }
 }
 

@@ -69,7 +69,7 @@ fn spread(
     field: &Field,
     to: &mut Vec<Scalar>,
 ) -> Result<(), String> {
-    // What makes the size of a struct a multiple of its alignment is no number.
+    // Filler between fields carries no value.
     if matches!(field.name, "padding" | "unused") {
         return Ok(());
     }

@@ -1,13 +1,14 @@
 //! An adapter's device: commands are recorded into one pass and submitted many at a time.
 
 use super::adapter::{self, Opened};
+use super::clock::Clock;
 use super::faults::Faults;
 use super::memory::Memory;
 use super::pipeline_cache::DiskCache;
 use super::pipelines::{Dispatches, Pipelines};
 use super::readback::{self, Readback};
 use super::{NAME, Options, moves, product};
-use crate::backend::gpu::device::{Address, Device, Kernel, Launch, Product};
+use crate::backend::gpu::device::{Address, Device, Kernel, KernelTime, Launch, Product};
 use crate::backend::{Result, device_error};
 use crate::tensor::DType;
 use ::wgpu::{CommandEncoder, ComputePass, PollType, SubmissionIndex};
@@ -46,6 +47,7 @@ struct State {
     /// Operations of these dispatches, as far as they are told.
     work: u64,
     sent: usize,
+    clock: Option<Clock>,
     readbacks: HashMap<u64, Readback>,
     tickets: u64,
     waits: u64,
@@ -71,7 +73,7 @@ impl Wgpu {
             device,
             queue,
             info,
-        } = adapter::open(&options.adapter, options.f16)?;
+        } = adapter::open(options)?;
         let faults = Faults::default();
         faults.listen(&device);
         let subgroups = options.subgroups
@@ -79,11 +81,7 @@ impl Wgpu {
             && info.subgroup_min_size == info.subgroup_max_size
             && [8, 16, 32, 64].contains(&info.subgroup_min_size);
         let size = if subgroups { info.subgroup_min_size } else { 0 };
-        let pipelines = Pipelines::new(
-            &device,
-            (size, options.immediates),
-            DiskCache::open(&device, &info),
-        );
+        let pipelines = Pipelines::new(&device, size, options, DiskCache::open(&device, &info));
         let uniform_buffer = device.create_buffer(&::wgpu::BufferDescriptor {
             label: None,
             size: (UNIFORMS * UNIFORM) as u64,
@@ -117,6 +115,10 @@ impl Wgpu {
                 dispatches: 0,
                 work: 0,
                 sent: 0,
+                clock: options
+                    .timed
+                    .then(|| Clock::new(&device, &queue, MOST_DISPATCHES))
+                    .flatten(),
                 readbacks: HashMap::new(),
                 tickets: 0,
                 waits: 0,
@@ -162,8 +164,12 @@ impl Wgpu {
 
     /// Submits what was recorded.
     fn submit(&self, state: &mut State) -> SubmissionIndex {
-        let commands = state.recording.take().map(|Recording { pass, encoder }| {
+        let mut stamps = None;
+        let commands = state.recording.take().map(|recording| {
+            let Recording { pass, mut encoder } = recording;
             drop(pass);
+            let clock = state.clock.as_mut();
+            stamps = clock.and_then(|clock| clock.collect(&self.device, &mut encoder));
             encoder.finish()
         });
         if !state.uniforms.is_empty() {
@@ -172,6 +178,9 @@ impl Wgpu {
             state.uniforms.clear();
         }
         let index = self.queue.submit(commands);
+        if let (Some(clock), Some(stamps)) = (&mut state.clock, stamps) {
+            clock.submitted(stamps, &index);
+        }
         (state.dispatches, state.work, state.sent) = (0, 0, 0);
         state.memory.submitted();
         index
@@ -211,6 +220,10 @@ impl Device for Wgpu {
 
     fn allocate_input(&self, bytes: usize) -> Result<Address> {
         self.allocate(bytes, true)
+    }
+
+    fn held(&self) -> Option<usize> {
+        Some(self.state().memory.held())
     }
 
     fn free(&self, at: Address, _bytes: usize) {
@@ -308,9 +321,13 @@ impl Device for Wgpu {
         let pipeline = pipeline.clone();
         for (numbers, [x, y]) in parts {
             let recording = self.recording(&mut state.recording);
-            let pass = match &mut recording.pass {
-                Some(pass) => pass,
-                none => {
+            let pass = match (&mut recording.pass, &mut state.clock) {
+                (pass, Some(clock)) => {
+                    *pass = None;
+                    pass.insert(clock.pass(&mut recording.encoder, kernel))
+                }
+                (Some(pass), None) => pass,
+                (none, None) => {
                     let pass = recording.encoder.begin_compute_pass(&Default::default());
                     none.insert(pass.forget_lifetime())
                 }
@@ -340,6 +357,15 @@ impl Device for Wgpu {
 
     fn takes(&self, kernel: Kernel) -> Result<Option<String>> {
         self.state().pipelines.takes(kernel).map(Some)
+    }
+
+    fn kernel_times(&self) -> Result<Vec<KernelTime>> {
+        let state = &mut *self.state();
+        self.submit(state);
+        match &mut state.clock {
+            Some(clock) => clock.times(&self.device),
+            None => Ok(Vec::new()),
+        }
     }
 
     fn buffer_of(&self, at: Address) -> Option<(Address, u64)> {

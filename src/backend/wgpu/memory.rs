@@ -34,6 +34,8 @@ pub(super) struct Memory {
     blocks: BTreeMap<Address, usize>,
     /// How often buffers were given back.
     trims: u64,
+    /// The most bytes that all buffers ever had.
+    held: usize,
 }
 
 /// Part of a buffer.
@@ -110,6 +112,8 @@ impl Memory {
             if failure.is_none() {
                 self.made += 1;
                 self.buffers.insert(self.made, buffer);
+                let now: u64 = self.buffers.values().map(::wgpu::Buffer::size).sum();
+                self.held = self.held.max(now as usize);
                 return Ok((self.made << OFFSET_BITS, size));
             }
             // What is free as a whole may be enough.
@@ -138,6 +142,11 @@ impl Memory {
     /// How often buffers were given back: what names one is to be forgotten when this grows.
     pub fn trims(&self) -> u64 {
         self.trims
+    }
+
+    /// The most bytes that all buffers ever had.
+    pub fn held(&self) -> usize {
+        self.held
     }
 
     /// Gives a block back.

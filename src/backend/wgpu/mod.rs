@@ -5,6 +5,8 @@
 
 mod adapter;
 mod arguments;
+mod ceiling;
+mod clock;
 mod device;
 mod faults;
 mod memory;
@@ -13,15 +15,18 @@ mod pipeline_cache;
 mod pipelines;
 mod product;
 mod readback;
+mod shader;
 mod source;
 #[cfg(test)]
 mod tests;
+mod windows;
 
-pub use adapter::{Choice, devices, gpu};
+pub use adapter::devices;
+pub use ceiling::multiply_adds;
 
 use super::gpu::Gpu;
 use super::gpu::arguments::Layout;
-use crate::backend::Result;
+use crate::backend::{DeviceChoice, Result};
 use crate::tensor::DType;
 use std::sync::Arc;
 
@@ -29,29 +34,40 @@ use std::sync::Arc;
 const NAME: &str = "wgpu";
 
 /// The structs that the kernels of this room alone take.
-const LAYOUTS: &[&[Layout]] = &[product::LAYOUTS, moves::LAYOUTS];
+const LAYOUTS: &[&[Layout]] = &[product::LAYOUTS, moves::LAYOUTS, ceiling::LAYOUTS];
 
 /// How a backend is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// On which adapter.
-    pub adapter: Choice,
+    /// On which adapter, of those that [`devices`] lists.
+    pub adapter: DeviceChoice,
+    /// Whether a software adapter will do.
+    pub software: bool,
     /// In mixed precision: activations and products in f16, sums in f32.
     pub f16: bool,
     /// Whether kernels use subgroup operations, where the adapter has them.
     pub subgroups: bool,
     /// Whether numbers go to kernels as immediates, where the adapter has them, or all as uniforms.
     pub immediates: bool,
+    /// Whether kernels are timed by the adapter's clock, where it has one ([`Gpu::kernel_times`]): each is then a pass of
+    /// its own, which takes time itself.
+    pub timed: bool,
+    /// Whether tensors are split over two bindings even where one would hold them, as those are that are larger than a
+    /// binding of the adapter: for tests.
+    pub halves: bool,
 }
 
 impl Default for Options {
-    /// The best adapter, f32, and all that it has.
+    /// The first adapter, GPUs before software, in f32 and with all that it has.
     fn default() -> Self {
         Self {
-            adapter: Choice::Best,
+            adapter: DeviceChoice::default(),
+            software: true,
             f16: false,
             subgroups: true,
             immediates: true,
+            timed: false,
+            halves: false,
         }
     }
 }

@@ -1,17 +1,19 @@
 //! Kernels of a device: WGSL assembled, compiled at its first use, and bound to buffers.
 
-use super::NAME;
 use super::arguments::{NONE, Plan, Workgroups, address};
+use super::faults::LESS_MEMORY;
 use super::memory::{Memory, Range};
 use super::pipeline_cache::DiskCache;
+use super::shader::{Bound, Shader, shader, tensors};
 use super::source::{self, Instance};
+use super::windows::Bindings;
+use super::{NAME, Options};
 use crate::backend::gpu::device::{Address, Kernel, Launch};
 use crate::backend::{Result, device_error};
 use ::wgpu::{
     BindGroup, BindGroupEntry, BindGroupLayout, BindingResource, BufferBinding, ComputePipeline,
 };
 use std::collections::HashMap;
-use std::fmt::Write;
 use std::num::NonZeroU64;
 
 /// Workgroups in a row of a folded dispatch.
@@ -20,100 +22,14 @@ const FOLD: u64 = 65_535;
 /// Operations of a dispatch: systems with a desktop end what runs for seconds.
 const MOST_WORK: u64 = 20_000_000_000;
 
-/// A kernel's text in WGSL and what is bound to it.
-#[derive(Clone, Debug)]
-pub(super) struct Shader {
-    pub wgsl: String,
-    pub arguments: String,
-    plan: Plan,
-    /// By binding: the address's name, where it stands in the struct, and whether the text reads its offset.
-    bound: Vec<(String, usize, bool)>,
-    immediate: bool,
+/// A kernel, whatever its tensors' sizes.
+#[derive(Debug)]
+struct Known {
+    instance: Instance,
+    tensors: Vec<Bound>,
 }
 
-/// The kernel's WGSL for a device whose immediates have `immediates` bytes.
-///
-/// # Errors
-/// What its text is wrong in.
-pub(super) fn shader(instance: &Instance, immediates: usize) -> source::Result<Shader> {
-    let Instance {
-        module,
-        arguments,
-        threads,
-        buffers,
-        library,
-        body,
-        values,
-        ..
-    } = instance;
-    let plan = Plan::new(module, arguments)?;
-    let immediate = plan.size() <= immediates;
-    let mut wgsl = String::new();
-    if values.values().any(|value| value == "f16") {
-        wgsl += "enable f16;\n";
-    }
-    wgsl += &plan.declaration();
-    wgsl += match immediate {
-        true => "var<immediate> a: Numbers;\n",
-        false => "@group(1) @binding(0) var<uniform> a: Numbers;\n",
-    };
-    let mut bound = Vec::new();
-    for (binding, (name, of)) in buffers.iter().enumerate() {
-        let Some(at) = plan.address(name) else {
-            return Err(format!("{arguments} has no address {name}"));
-        };
-        let read = [library, body]
-            .iter()
-            .any(|text| mentions(text, &format!("a.{name}")));
-        bound.push((name.clone(), at, read));
-        writeln!(
-            wgsl,
-            "@group(0) @binding({binding}) var<storage, read_write> {name}: {of};"
-        )
-        .expect("to a string");
-    }
-    wgsl += library;
-    let subgroup = match body.contains("lane_of") {
-        true => {
-            ", @builtin(subgroup_invocation_id) lane_of: u32, @builtin(subgroup_size) lanes_of: u32"
-        }
-        false => "",
-    };
-    // A kernel with subgroups relies on which invocations are neighbours.
-    let order = match source::reversed() && values.get(&'L').is_none_or(|lanes| lanes == "0") {
-        true => "  let thread = (INVOCATIONS - 1u) - invocation;\n",
-        false => "  let thread = invocation;\n",
-    };
-    writeln!(wgsl, "const INVOCATIONS = u32({threads});").expect("to a string");
-    write!(
-        wgsl,
-        "@compute @workgroup_size({threads})
-fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) invocation: u32{subgroup}) {{
-{order}  let grid = vec2<u32>(a.grid_x, a.grid_y);
-  let number = a.first + workgroup.y * a.fold + workgroup.x;
-  if (number >= a.last) {{ return; }}
-  let block = vec3<u32>(number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y);
-{body}}}
-"
-    )
-    .expect("to a string");
-    Ok(Shader {
-        wgsl,
-        arguments: arguments.clone(),
-        plan,
-        bound,
-        immediate,
-    })
-}
-
-/// Whether `name` stands in `text` as a whole word.
-fn mentions(text: &str, name: &str) -> bool {
-    text.match_indices(name).any(|(at, _)| {
-        let next = text[at + name.len()..].chars().next();
-        !next.is_some_and(|c| c.is_alphanumeric() || c == '_')
-    })
-}
-
+/// A kernel for tensors in so many windows each.
 #[derive(Debug)]
 struct Compiled {
     shader: Shader,
@@ -137,7 +53,11 @@ pub(super) struct Pipelines {
     device: ::wgpu::Device,
     immediates: usize,
     lanes: u32,
-    compiled: HashMap<Kernel, Compiled>,
+    bindings: Bindings,
+    /// Storage buffers that a kernel can bind.
+    most_buffers: u32,
+    known: HashMap<Kernel, Known>,
+    compiled: HashMap<(Kernel, Vec<u32>), Compiled>,
     /// By kernel and ranges: addresses recur.
     groups: HashMap<(Kernel, Vec<Range>), BindGroup>,
     /// For numbers that immediates have no room for.
@@ -179,15 +99,23 @@ impl Drop for Pipelines {
 impl Pipelines {
     pub fn new(
         device: &::wgpu::Device,
-        (lanes, immediates): (u32, bool),
+        lanes: u32,
+        options: &Options,
         cache: Option<DiskCache>,
     ) -> Self {
+        let limits = device.limits();
         Self {
-            immediates: match immediates {
-                true => device.limits().max_immediate_size as usize,
+            immediates: match options.immediates {
+                true => limits.max_immediate_size as usize,
                 false => 0,
             },
             lanes,
+            bindings: Bindings {
+                most: limits.max_storage_buffer_binding_size,
+                halves: options.halves,
+            },
+            most_buffers: limits.max_storage_buffers_per_shader_stage,
+            known: HashMap::new(),
             compiled: HashMap::new(),
             groups: HashMap::new(),
             uniform: uniform_layout(device),
@@ -206,6 +134,7 @@ impl Pipelines {
     /// Makes kernels without subgroup operations from now on.
     pub fn without_subgroups(&mut self) {
         self.lanes = 0;
+        self.known.clear();
         self.compiled.clear();
         self.groups.clear();
     }
@@ -220,39 +149,46 @@ impl Pipelines {
         self.groups.clear();
     }
 
-    /// The name of the struct that a kernel takes.
-    pub fn takes(&self, kernel: Kernel) -> Result<String> {
-        if let Some(compiled) = self.compiled.get(&kernel) {
-            return Ok(compiled.shader.arguments.clone());
+    /// What is to be known of a kernel before it is compiled.
+    fn know(&mut self, kernel: Kernel) -> Result<&Known> {
+        let Kernel { module, entry, .. } = kernel;
+        if !self.known.contains_key(&kernel) {
+            let none = || Err(format!("shaders/{module}.wgsl has no kernel {entry}"));
+            let known = source::instance(module, entry, self.lanes)
+                .and_then(|found| found.map_or_else(none, Ok))
+                .and_then(|instance| {
+                    let plan = Plan::new(instance.module, &instance.arguments)?;
+                    let tensors = tensors(&instance, &plan)?;
+                    Ok(Known { instance, tensors })
+                });
+            match known {
+                Ok(known) => self.known.insert(kernel, known),
+                Err(error) => return device_error(NAME, error),
+            };
         }
-        match source::instance(kernel.module, kernel.entry, self.lanes) {
-            Ok(Some(instance)) => Ok(instance.arguments),
-            Ok(None) => device_error(
-                NAME,
-                format!(
-                    "shaders/{}.wgsl has no kernel {}",
-                    kernel.module, kernel.entry
-                ),
-            ),
-            Err(error) => device_error(NAME, error),
-        }
+        Ok(&self.known[&kernel])
     }
 
-    fn compile(&self, kernel: Kernel) -> Result<Compiled> {
-        let instance = match source::instance(kernel.module, kernel.entry, self.lanes) {
-            Ok(Some(instance)) => instance,
-            Ok(None) => {
-                return device_error(
-                    NAME,
-                    format!(
-                        "shaders/{}.wgsl has no kernel {}",
-                        kernel.module, kernel.entry
-                    ),
-                );
-            }
-            Err(error) => return device_error(NAME, error),
-        };
-        let shader = match shader(&instance, self.immediates) {
+    /// The name of the struct that a kernel takes.
+    pub fn takes(&mut self, kernel: Kernel) -> Result<String> {
+        Ok(self.know(kernel)?.instance.arguments.clone())
+    }
+
+    fn compile(&self, kernel: Kernel, windows: &[u32]) -> Result<Compiled> {
+        let count: u32 = windows.iter().sum();
+        if count > self.most_buffers {
+            let (most, buffers) = (self.bindings.most, self.most_buffers);
+            return device_error(
+                NAME,
+                format!(
+                    "{}: its tensors need {count} bindings of {most} bytes, and this adapter has {buffers} \
+                     (max_storage_buffers_per_shader_stage); {LESS_MEMORY}",
+                    kernel.entry
+                ),
+            );
+        }
+        let instance = &self.known[&kernel].instance;
+        let shader = match shader(instance, self.immediates, windows) {
             Ok(shader) => shader,
             Err(error) => return device_error(NAME, error),
         };
@@ -279,7 +215,7 @@ impl Pipelines {
             },
             count: None,
         };
-        let entries: Vec<_> = (0..shader.bound.len() as u32).map(entry).collect();
+        let entries: Vec<_> = (0..count).map(entry).collect();
         let layout = self
             .device
             .create_bind_group_layout(&::wgpu::BindGroupLayoutDescriptor {
@@ -335,25 +271,13 @@ impl Pipelines {
         launch: Launch,
         arguments: &[u8],
     ) -> Result<Dispatches<'_>> {
-        if !self.compiled.contains_key(&kernel) {
-            let compiled = self.compile(kernel)?;
-            self.compiled.insert(kernel, compiled);
-            self.fresh = true;
-        }
-        let Some(Compiled {
-            shader,
-            pipeline,
-            layout,
-        }) = self.compiled.get(&kernel)
-        else {
-            return device_error(NAME, kernel.entry);
-        };
-        let limits = self.device.limits();
         let wrong = |what: String| device_error(NAME, format!("{}: {what}", kernel.entry));
-        let mut ranges = Vec::with_capacity(shader.bound.len());
-        for (name, at, reads_offset) in &shader.bound {
-            let address = address(arguments, *at);
+        let bindings = self.bindings;
+        let (mut ranges, mut windows) = (Vec::new(), Vec::new());
+        for tensor in &self.know(kernel)?.tensors {
+            let address = address(arguments, tensor.at);
             if address == 0 {
+                windows.push(1);
                 ranges.push(Range {
                     buffer: 0,
                     offset: 0,
@@ -362,20 +286,31 @@ impl Pipelines {
                 continue;
             }
             let (range, offset) = memory.range(address)?;
-            if offset > 0 && !reads_offset {
+            if offset > 0 && !tensor.reads_offset {
+                let name = &tensor.name;
                 return wrong(format!(
                     "{name} begins {offset} bytes into its buffer, which the shader does not read"
                 ));
             }
-            if range.size > limits.max_storage_buffer_binding_size {
-                let most = limits.max_storage_buffer_binding_size;
-                return wrong(format!(
-                    "{name} has {} bytes, and a binding of this adapter at most {most}",
-                    range.size
-                ));
-            }
-            ranges.push(range);
+            let of = bindings.windows(range.size);
+            windows.push(of.len() as u32);
+            ranges.extend(of.map(|(offset, size)| Range {
+                buffer: range.buffer,
+                offset: range.offset + offset,
+                size,
+            }));
         }
+        let instance = (kernel, windows);
+        if !self.compiled.contains_key(&instance) {
+            let compiled = self.compile(kernel, &instance.1)?;
+            self.compiled.insert(instance.clone(), compiled);
+            self.fresh = true;
+        }
+        let Compiled {
+            shader,
+            pipeline,
+            layout,
+        } = &self.compiled[&instance];
         let offset = |_: &str, address: Address| match memory.range(address) {
             Ok((_, offset)) if offset < u64::from(NONE) => Ok(offset as u32),
             Ok((_, offset)) => Err(format!("an offset of {offset} bytes")),

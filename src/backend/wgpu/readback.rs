@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// Within which a finished mapping is told of, by far.
+/// How long a finished mapping may take to call back: far longer than it ever does.
 const CALLS_BACK: Duration = Duration::from_secs(10);
 
 /// A buffer that the device copies into, and how its mapping ended.

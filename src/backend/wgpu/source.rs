@@ -12,10 +12,9 @@
 //! | `#each X V …` | the lines up to its `#end` once for each V, with it in place of `$X` |
 //!
 //! `$X` is replaced everywhere in an instance's text; `$L` is the size of a subgroup, or `0` for kernels that make no
-//! use of subgroups. A kernel's body knows `block` and `grid` (the workgroup's place in
-//! the grid of the launch, which may be folded, and the grid), `thread`, and `a`: the numbers of its struct, and of each
-//! address the bytes from the beginning of the buffer that is bound to the address, or `NONE`.
-
+//! use of subgroups. A kernel's body knows `block` and `grid` (the workgroup's place in the grid of the launch, and the
+//! grid), `thread`, and `a`: the numbers of its struct, and of each address the bytes from the beginning of the buffer that
+//! is bound to the address, or `NONE`.
 //!
 //! In builds with debug assertions, such as tests, `CLIP_DISTILL_SHADERS` names a folder to read in place of `shaders/`: a
 //! changed shader needs no build. With `CLIP_DISTILL_SHADER_ORDER=reversed` the invocations of kernels without subgroups
@@ -54,16 +53,18 @@ pub(super) struct Instance {
 /// Variables and their values.
 pub(super) type Values = BTreeMap<char, String>;
 
-/// The text of `shaders/<name>.wgsl`.
-fn text(name: &str) -> Option<(&'static str, &'static str)> {
-    let (name, text) = SHADERS.iter().copied().find(|(file, _)| *file == name)?;
-    match variable("CLIP_DISTILL_SHADERS") {
-        None => Some((name, text)),
-        Some(folder) => {
-            let file = Path::new(&folder).join(format!("{name}.wgsl"));
-            let text = std::fs::read_to_string(file).ok()?;
-            Some((name, String::leak(text)))
-        }
+/// Name and text of `shaders/<name>.wgsl`, if there is such a file.
+fn text(name: &str) -> Result<Option<(&'static str, &'static str)>> {
+    let Some((name, text)) = SHADERS.iter().copied().find(|(file, _)| *file == name) else {
+        return Ok(None);
+    };
+    let Some(folder) = variable("CLIP_DISTILL_SHADERS") else {
+        return Ok(Some((name, text)));
+    };
+    let file = Path::new(&folder).join(format!("{name}.wgsl"));
+    match std::fs::read_to_string(&file) {
+        Ok(text) => Ok(Some((name, String::leak(text)))),
+        Err(e) => Err(format!("CLIP_DISTILL_SHADERS: {}: {e}", file.display())),
     }
 }
 
@@ -74,8 +75,12 @@ fn variable(name: &str) -> Option<OsString> {
 }
 
 /// Whether invocations are numbered from the last to the first.
-pub(super) fn reversed() -> bool {
-    variable("CLIP_DISTILL_SHADER_ORDER").is_some_and(|order| order == "reversed")
+pub(super) fn reversed() -> Result<bool> {
+    match variable("CLIP_DISTILL_SHADER_ORDER") {
+        None => Ok(false),
+        Some(order) if order == "reversed" => Ok(true),
+        Some(_) => Err("CLIP_DISTILL_SHADER_ORDER is not `reversed`".into()),
+    }
 }
 
 /// The names of the modules that hold kernels.
@@ -142,7 +147,7 @@ fn choices(pattern: &str, domains: &BTreeMap<char, Vec<String>>) -> Vec<Values> 
 /// The kernels of a module, each in all its instances.
 #[cfg(test)]
 pub(super) fn entries(module: &str) -> Vec<String> {
-    let Some((_, text)) = text(module) else {
+    let Some((_, text)) = text(module).expect("the shader's file") else {
         return Vec::new();
     };
     let domains = domains(text);
@@ -157,7 +162,7 @@ pub(super) fn entries(module: &str) -> Vec<String> {
 
 /// A kernel's instance for subgroups of `lanes` invocations, or 0 without them; `None` if the module has no such kernel.
 pub(super) fn instance(module: &str, entry: &str, lanes: u32) -> Result<Option<Instance>> {
-    let Some((module, text)) = text(module) else {
+    let Some((module, text)) = text(module)? else {
         return Ok(None);
     };
     let domains = domains(text);
@@ -307,7 +312,7 @@ impl Reader<'_> {
                     self.inside = before;
                 }
                 ["include", name] => {
-                    let Some((name, text)) = self::text(name) else {
+                    let Some((name, text)) = self::text(name)? else {
                         return Err(wrong("no such file"));
                     };
                     if live && !self.included.contains(&name) {
