@@ -1,15 +1,20 @@
-// D = A B + C + bias, A m × k and B k × n as stored (n) or transposed (t), accumulated in f32.
+// D = act(A B + bias) + C, A m × k and B k × n as stored (n) or transposed (t), accumulated in f32. What goes into the
+// activation may be kept as well.
 //
 // A workgroup of 16 × 16 invocations makes a tile of $M × $M of D, each invocation 8 × 8 elements of it (4 × 4 of a tile
 // of 64): in quarters, so that neighbours read neighbouring vectors. The tile's rows of A and columns of B go by DEPTH at
 // a time through workgroup memory: two buffers, so that one barrier a step is enough, and what comes next is on its way
 // in registers meanwhile. Of 128 × 128 × 8: 1024 multiply-adds an invocation for 32 reads of 16 bytes.
-#include common
+//
+// Where D has few tiles and the sums are long, several workgroups share them: the one at block.z takes `each` steps, and
+// writes them to the part of that number, m × n, which `product_sum` adds up.
+#include activation
 #values A n t
 #values B n t
 #values V wide narrow
 #values M 64 128
 
+#if kernel product_$A$B_$V_$M_$S_$T
 #if M == 128
 const DEPTH = 8u;
 #else
@@ -123,27 +128,42 @@ fn stage_right(thread: u32, buffer: u32, v: vec4<f32>) {
 #end
 }
 
-// Four neighbours of D.
-fn finish(row: u32, column: u32, sum: vec4<f32>) {
+// Four neighbours of D, in the part of the sums that begins `part` elements into it.
+fn finish(part: u32, row: u32, column: u32, sum: vec4<f32>) {
   if (row >= a.m || column >= a.n) { return; }
   var v = sum;
 #if V == wide
-  let at = a.out / OUT_BYTES + (row * a.out_stride + column) / 4u;
+  let at = (part + row * a.out_stride + column) / 4u;
+  let to = a.out / OUT_BYTES + at;
   if (a.bias != NONE) { v += vec4<f32>(bias[a.bias / OUT_BYTES + column / 4u]); }
+  if (a.activation != 0u) {
+    // Of what is kept, so that it can be made again from it.
+    let kept = vec4<$T>(v);
+    if (a.pre != NONE) { pre[a.pre / OUT_BYTES + at] = kept; }
+    let x = vec4<f32>(kept);
+    for (var i = 0u; i < 4u; i++) { v[i] = activation(a.activation, x[i]); }
+  }
   if (a.addend != NONE) { v += vec4<f32>(addend[a.addend / OUT_BYTES + (row * a.addend_stride + column) / 4u]); }
-  if (a.add != 0) { v += vec4<f32>(out[at]); }
-  out[at] = vec4<$T>(v);
+  if (a.add != 0) { v += vec4<f32>(out[to]); }
+  out[to] = vec4<$T>(v);
 #else
   for (var i = 0u; i < 4u && column + i < a.n; i++) {
-    let at = a.out / OUT_BYTES + row * a.out_stride + column + i;
+    let at = part + row * a.out_stride + column + i;
+    let to = a.out / OUT_BYTES + at;
     var x = v[i];
     if (a.bias != NONE) { x += f32(bias[a.bias / OUT_BYTES + column + i]); }
+    if (a.activation != 0u) {
+      let kept = $T(x);
+      if (a.pre != NONE) { pre[a.pre / OUT_BYTES + at] = kept; }
+      x = activation(a.activation, f32(kept));
+    }
     if (a.addend != NONE) { x += f32(addend[a.addend / OUT_BYTES + row * a.addend_stride + column + i]); }
-    if (a.add != 0) { x += f32(out[at]); }
-    out[at] = $T(x);
+    if (a.add != 0) { x += f32(out[to]); }
+    out[to] = $T(x);
   }
 #end
 }
+#end
 
 #kernel product_$A$B_$V_$M_$S_$T ProductArguments 256
 #if V == wide
@@ -152,12 +172,14 @@ fn finish(row: u32, column: u32, sum: vec4<f32>) {
 #buffer addend array<vec4<$T>>
 #buffer out array<vec4<$T>>
 #buffer bias array<vec4<$T>>
+#buffer pre array<vec4<$T>>
 #else
 #buffer left array<$S>
 #buffer right array<$S>
 #buffer addend array<$T>
 #buffer out array<$T>
 #buffer bias array<$T>
+#buffer pre array<$T>
 #end
   let first_row = block.y * $Mu;
   let first_column = block.x * $Mu;
@@ -182,9 +204,11 @@ fn finish(row: u32, column: u32, sum: vec4<f32>) {
   var f3 = vec4<f32>();
 #end
   var buffer = 0u;
-  stage_left(thread, buffer, next_left(thread, first_row, 0u));
-  stage_right(thread, buffer, next_right(thread, first_column, 0u));
-  for (var depth = 0u; depth < a.k; depth += DEPTH) {
+  let start = block.z * a.each;
+  let end = min(start + a.each, a.k);
+  stage_left(thread, buffer, next_left(thread, first_row, start));
+  stage_right(thread, buffer, next_right(thread, first_column, start));
+  for (var depth = start; depth < end; depth += DEPTH) {
     // What this step reads is there, and nobody reads what the next one replaces.
     workgroupBarrier();
     let more = depth + DEPTH;
@@ -216,29 +240,43 @@ fn finish(row: u32, column: u32, sum: vec4<f32>) {
 #end
     }
     buffer = 256u - buffer;
-    if (more < a.k) {
+    if (more < end) {
       stage_left(thread, buffer, l);
       stage_right(thread, buffer, r);
     }
   }
   let row = first_row + 4u * y;
   let column = first_column + 4u * x;
-  finish(row, column, c0);
-  finish(row + 1u, column, c1);
-  finish(row + 2u, column, c2);
-  finish(row + 3u, column, c3);
+  let part = block.z * a.m * a.n;
+  finish(part, row, column, c0);
+  finish(part, row + 1u, column, c1);
+  finish(part, row + 2u, column, c2);
+  finish(part, row + 3u, column, c3);
 #if M == 128
-  finish(row, column + 64u, d0);
-  finish(row + 1u, column + 64u, d1);
-  finish(row + 2u, column + 64u, d2);
-  finish(row + 3u, column + 64u, d3);
-  finish(row + 64u, column, e0);
-  finish(row + 65u, column, e1);
-  finish(row + 66u, column, e2);
-  finish(row + 67u, column, e3);
-  finish(row + 64u, column + 64u, f0);
-  finish(row + 65u, column + 64u, f1);
-  finish(row + 66u, column + 64u, f2);
-  finish(row + 67u, column + 64u, f3);
+  finish(part, row, column + 64u, d0);
+  finish(part, row + 1u, column + 64u, d1);
+  finish(part, row + 2u, column + 64u, d2);
+  finish(part, row + 3u, column + 64u, d3);
+  finish(part, row + 64u, column, e0);
+  finish(part, row + 65u, column, e1);
+  finish(part, row + 66u, column, e2);
+  finish(part, row + 67u, column, e3);
+  finish(part, row + 64u, column + 64u, f0);
+  finish(part, row + 65u, column + 64u, f1);
+  finish(part, row + 66u, column + 64u, f2);
+  finish(part, row + 67u, column + 64u, f3);
 #end
+#end
+
+// D += the parts, in their order, or D = their sum.
+#kernel product_sum_f32 ProductSumArguments 256
+#buffer parts array<f32>
+#buffer out array<f32>
+  for (var i = block.x * 256u + thread; i < a.n; i += grid.x * 256u) {
+    var sum = 0.0;
+    for (var part = 0u; part < a.count; part++) { sum += parts[part * a.n + i]; }
+    let to = a.out / 4u + i;
+    if (a.add != 0) { sum += out[to]; }
+    out[to] = sum;
+  }
 #end

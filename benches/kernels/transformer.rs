@@ -87,7 +87,21 @@ impl Bench {
         let block = || -> ops::Result<()> {
             let tape = Tape::new(device.clone());
             let vars = values.each_ref().map(|v| tape.leaf(v.clone()));
-            let [x, g1, b1, w_in, b_in, w_out, b_out, g2, b2, w_fc, b_fc, w_proj, b_proj] = &vars;
+            let [
+                x,
+                g1,
+                b1,
+                w_in,
+                b_in,
+                w_out,
+                b_out,
+                g2,
+                b2,
+                w_fc,
+                b_fc,
+                w_proj,
+                b_proj,
+            ] = &vars;
             let none = Activation::None;
             let h = ops::layer_norm(&tape, x, g1, b1, 1e-5)?;
             let qkv = ops::linear(&tape, &h, w_in, Some(b_in), None, none)?;

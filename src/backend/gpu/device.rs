@@ -98,7 +98,7 @@ pub(in crate::backend) struct Matrix {
     pub transposed: bool,
 }
 
-/// D = A B + β C + bias, accumulated in f32: A is m × k, B is k × n (after their transpositions), C and D
+/// D = A B + C + bias, accumulated in f32: A is m × k, B is k × n (after their transpositions), C and D
 /// are m × n as stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::backend) struct Product {
@@ -118,6 +118,17 @@ pub(in crate::backend) struct Product {
     pub d: Matrix,
     /// Added to every row of D: n values of D's dtype.
     pub bias: Option<Address>,
+    /// D = act(A B + bias) + C, for a device that [fuses](Device::fuses) it.
+    pub activation: Option<Fused>,
+}
+
+/// An activation within a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::backend) struct Fused {
+    /// As the kernels number it.
+    pub number: u32,
+    /// Where A B + bias goes as well: as D.
+    pub pre: Option<Address>,
 }
 
 /// A call that can be recorded and run again.
@@ -203,6 +214,11 @@ pub(in crate::backend) trait Device: Send + Sync + std::fmt::Debug {
     /// kernels follow addresses that they find in memory.
     fn buffer_of(&self, _at: Address) -> Option<(Address, u64)> {
         None
+    }
+
+    /// Whether a product can apply an activation to its result.
+    fn fuses(&self) -> bool {
+        false
     }
 
     /// Runs a matrix product.

@@ -137,6 +137,12 @@ impl Gpu {
         if product.m == 0 || product.n == 0 {
             return Ok(());
         }
+        if product.activation.is_some() && !self.device.fuses() {
+            return device_error(
+                self.name,
+                "a product with an activation, which it does not fuse",
+            );
+        }
         self.device.product(product)
     }
 }

@@ -1,13 +1,13 @@
 //! y = act(x Wᵀ + b) + residual, and y = x P: products of the device, activations of our own.
 //!
-//! cuBLASLt could apply a GELU and its gradient after a product, but only the tanh approximation, which is off by up to
-//! 5e-4, and no QuickGELU. So bias and residual are fused into products, and activations are passes of their own, which
+//! The WGSL product is ours and applies activations to its result. cuBLASLt could apply a GELU and its gradient after a product, but only the tanh approximation, which is off by up to
+//! 5e-4, and no QuickGELU. So there bias and residual are fused into products, and activations are passes of their own, which
 //! in the backward pass make the bias's gradient as well. Where there is no activation, a pass over dy makes it: the
 //! epilogue that could (BGRADB, on the product of the weight's gradient) overwrites where we add, and has been seen to
 //! slow the training of a large model down (NVIDIA/CUDALibrarySamples, issue 90).
 
 use super::column_sums::{self, Chunks};
-use super::device::{Address, Launch, Matrix, Product};
+use super::device::{Address, Fused, Launch, Matrix, Product};
 use super::operand::{Target, done, optional};
 use super::{Gpu, arguments, instance};
 use crate::backend::{Activation, Linear, LinearBackward, LinearOutput, Result, Slot};
@@ -84,7 +84,9 @@ impl Linear for Gpu {
                 .map(|(t, at)| (Some(t), at))?,
             false => (None, y_at),
         };
-        let added = residual.as_ref().filter(|_| act == Activation::None);
+        let fuses = act != Activation::None && self.device.fuses();
+        let apart = act != Activation::None && !fuses;
+        let added = residual.as_ref().filter(|_| !apart);
         self.product(&Product {
             m: rows,
             n: out,
@@ -92,10 +94,14 @@ impl Linear for Gpu {
             a: matrix(x.at(), dtype, inner),
             b: across(matrix(w.at(), dtype, inner)),
             c: added.map(|r| matrix(r.at(), dtype, out)),
-            d: matrix(pre_at, dtype, out),
+            d: matrix(if fuses { y_at } else { pre_at }, dtype, out),
             bias: bias.as_ref().map(|b| b.at()),
+            activation: fuses.then(|| Fused {
+                number: number(act),
+                pre: pre.as_ref().map(|_| pre_at),
+            }),
         })?;
-        if act != Activation::None {
+        if apart {
             let n = rows * out;
             launch_activate(self, pre_at, optional(&residual), y_at, n, act)?;
         }
@@ -227,5 +233,6 @@ pub(super) fn gradient(
         c: target.add().then_some(d),
         d,
         bias: None,
+        activation: None,
     })
 }

@@ -23,6 +23,7 @@ impl Matmul for Gpu {
             c: None,
             d: matrix(y_at, dtype, out),
             bias: None,
+            activation: None,
         })?;
         Ok(y)
     }

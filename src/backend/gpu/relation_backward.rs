@@ -217,6 +217,7 @@ fn backward_by(
                 c,
                 d,
                 bias: None,
+                activation: None,
             })
         };
         multiply(rows, columns, false)?;

@@ -159,6 +159,7 @@ impl<'a> Gathered<'a> {
             c,
             d,
             bias: None,
+            activation: None,
         })
     }
 }

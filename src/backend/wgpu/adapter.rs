@@ -3,7 +3,10 @@
 use super::{NAME, Options};
 use crate::backend::device_info::{DeviceInfo, PrecisionSupport};
 use crate::backend::{DeviceChoice, Result, device_error};
-use ::wgpu::{Adapter, Backends, DeviceType, Features, Instance, InstanceDescriptor, Limits};
+use ::wgpu::{
+    Adapter, Backends, CooperativeScalarType, DeviceType, ExperimentalFeatures, Features, Instance,
+    InstanceDescriptor, Limits,
+};
 
 /// What makes use of what an adapter has beyond WebGPU's defaults.
 const WANTED: Features = Features::IMMEDIATES
@@ -92,6 +95,20 @@ pub(super) struct Opened {
     pub device: ::wgpu::Device,
     pub queue: ::wgpu::Queue,
     pub info: ::wgpu::AdapterInfo,
+    /// Whether it multiplies matrices of 16 × 16 in f16 and sums them in f32.
+    pub cooperative: bool,
+}
+
+/// Whether an adapter multiplies matrices of 16 × 16 in f16 and sums them in f32.
+fn multiplies_matrices(adapter: &Adapter) -> bool {
+    let has = Features::EXPERIMENTAL_COOPERATIVE_MATRIX | Features::SHADER_F16;
+    let kinds = adapter.cooperative_matrix_properties();
+    let fits = |k: &::wgpu::CooperativeMatrixProperties| {
+        [k.m_size, k.n_size, k.k_size] == [16; 3]
+            && k.ab_type == CooperativeScalarType::F16
+            && k.cr_type == CooperativeScalarType::F32
+    };
+    adapter.features().contains(has) && kinds.iter().any(fits)
 }
 
 /// The place in a list of names.
@@ -137,9 +154,20 @@ pub(super) fn open(options: &Options) -> Result<Opened> {
     } else {
         Features::empty()
     };
+    let cooperative = options.f16 && options.cooperative && multiplies_matrices(adapter);
+    let (matrices, experimental) = match cooperative {
+        true => (
+            Features::EXPERIMENTAL_COOPERATIVE_MATRIX,
+            // SAFETY: what wgpu does not check yet of cooperative matrices, `cooperative.wgsl` keeps: every subgroup takes
+            // the same way, and stays within its tensors.
+            unsafe { ExperimentalFeatures::enabled() },
+        ),
+        false => (Features::empty(), ExperimentalFeatures::disabled()),
+    };
     let descriptor = ::wgpu::DeviceDescriptor {
         label: None,
-        required_features: (features & WANTED) | low,
+        experimental_features: experimental,
+        required_features: (features & WANTED) | low | matrices,
         required_limits: limits,
         ..Default::default()
     };
@@ -148,6 +176,7 @@ pub(super) fn open(options: &Options) -> Result<Opened> {
             device,
             queue,
             info,
+            cooperative,
         }),
         Err(error) => device_error(NAME, format!("{} cannot be opened: {error}", info.name)),
     }

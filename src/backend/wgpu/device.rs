@@ -32,6 +32,8 @@ pub(super) struct Wgpu {
     queue: ::wgpu::Queue,
     description: String,
     faults: Faults,
+    /// Whether products may use cooperative matrices.
+    cooperative: bool,
     state: Mutex<State>,
 }
 
@@ -73,6 +75,7 @@ impl Wgpu {
             device,
             queue,
             info,
+            cooperative,
         } = adapter::open(options)?;
         let faults = Faults::default();
         faults.listen(&device);
@@ -127,15 +130,20 @@ impl Wgpu {
             queue,
             description,
             faults,
+            cooperative: cooperative && subgroups,
         };
         let lanes = match subgroups && opened.lanes_are_neighbours(info.subgroup_min_size)? {
             true => format!("subgroups of {}", info.subgroup_min_size),
             false => {
+                opened.cooperative = false;
                 opened.state().pipelines.without_subgroups();
                 "no subgroups".into()
             }
         };
         opened.description += &format!(", {lanes}");
+        if opened.cooperative {
+            opened.description += ", cooperative matrices";
+        }
         Ok(opened)
     }
 
@@ -191,6 +199,18 @@ impl Wgpu {
             return Ok(());
         }
         self.launch(kernel, launch, bytes_of(&arguments))
+    }
+
+    /// Whether none of a product's tensors is split over bindings.
+    fn in_one_piece(&self, of: &Product) -> Result<bool> {
+        let state = self.state();
+        for at in [of.a.at, of.b.at, of.d.at] {
+            let (range, _) = state.memory.range(at)?;
+            if state.pipelines.splits(range.size) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn allocate(&self, bytes: usize, input: bool) -> Result<Address> {
@@ -372,8 +392,24 @@ impl Device for Wgpu {
         Some(Memory::whole(at))
     }
 
+    fn fuses(&self) -> bool {
+        true
+    }
+
     fn product(&self, product: &Product) -> Result<()> {
-        self.run(product::launch(product)?)
+        if self.cooperative && self.in_one_piece(product)? && product::is_cooperative(product) {
+            return self.run(product::cooperative(product)?);
+        }
+        let parts = product::parts(product);
+        if parts == 1 {
+            return self.run(product::launch(product)?);
+        }
+        let bytes = size_of::<f32>() * parts * product.m * product.n;
+        let at = self.allocate(bytes, false)?;
+        let run = |(each, sum)| self.run(each).and_then(|()| self.run(sum));
+        let done = product::shared(product, parts, at).and_then(run);
+        self.free(at, bytes);
+        done
     }
 
     fn synchronise(&self) -> Result<()> {

@@ -47,6 +47,9 @@ pub struct Options {
     pub f16: bool,
     /// Whether kernels use subgroup operations, where the adapter has them.
     pub subgroups: bool,
+    /// Whether products in f16 use cooperative matrices (16 × 16 × 16, sums in f32), where the adapter has them and
+    /// subgroups are used.
+    pub cooperative: bool,
     /// Whether numbers go to kernels as immediates, where the adapter has them, or all as uniforms.
     pub immediates: bool,
     /// Whether kernels are timed by the adapter's clock, where it has one ([`Gpu::kernel_times`]): each is then a pass of
@@ -65,6 +68,7 @@ impl Default for Options {
             software: true,
             f16: false,
             subgroups: true,
+            cooperative: true,
             immediates: true,
             timed: false,
             halves: false,

@@ -139,6 +139,11 @@ impl Pipelines {
         self.groups.clear();
     }
 
+    /// Whether a tensor of `size` bytes is split over bindings.
+    pub fn splits(&self, size: u64) -> bool {
+        self.bindings.windows(size).len() > 1
+    }
+
     /// How numbers are bound that immediates have no room for.
     pub fn uniform(&self) -> &BindGroupLayout {
         &self.uniform

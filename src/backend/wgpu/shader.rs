@@ -61,8 +61,12 @@ pub(super) fn shader(instance: &Instance, immediates: usize, split: &[u32]) -> R
     let plan = Plan::new(module, arguments)?;
     let immediate = plan.size() <= immediates;
     let mut wgsl = String::new();
-    if values.values().any(|value| value == "f16") {
+    let binds_f16 = buffers.iter().any(|(_, of)| of.contains("f16"));
+    if binds_f16 || values.values().any(|value| value == "f16") {
         wgsl += "enable f16;\n";
+    }
+    if body.contains("coop_mat") {
+        wgsl += "enable wgpu_cooperative_matrix;\n";
     }
     wgsl += &plan.declaration();
     wgsl += match immediate {

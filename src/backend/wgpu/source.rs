@@ -207,6 +207,7 @@ pub(super) fn instance(module: &str, entry: &str, lanes: u32) -> Result<Option<I
     let mut instance = reader.instance;
     instance.library = substitute(&instance.library, &values);
     instance.body = substitute(&instance.body, &values);
+    instance.threads = substitute(&instance.threads, &values);
     for (_, of) in &mut instance.buffers {
         *of = substitute(of, &values);
     }

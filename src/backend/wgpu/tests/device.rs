@@ -1,7 +1,7 @@
 //! What lies between a launch and its dispatches.
 
 use super::super::device::Wgpu;
-use super::super::{Options, moves};
+use super::super::{Options, moves, product};
 use crate::backend::contract::*;
 use crate::backend::gpu::device::{Device, Launch};
 use crate::backend::gpu::device::{Matrix, Product};
@@ -63,13 +63,12 @@ fn every_workgroup_runs_once() {
     }
 }
 
-/// A product of more than a dispatch may hold accumulates in place, so that a workgroup that ran twice would show.
-#[test]
-fn a_product_in_parts_adds_once() {
-    let Some(device) = device(&Options::default(), "divided products") else {
-        return;
-    };
-    let (m, n, k) = (300, 130, 70);
+/// D += A B on `device`, by `run`, for integers whose sums f32 holds: to the bit.
+fn check_product(
+    device: &Wgpu,
+    [m, n, k]: [usize; 3],
+    run: impl Fn(&Product) -> crate::backend::Result<()>,
+) {
     let values = |n: usize, seed: usize| -> Vec<f32> {
         (0..n).map(|i| (i * seed % 17) as f32 - 8.0).collect()
     };
@@ -86,11 +85,8 @@ fn a_product_in_parts_adds_once() {
         transposed: false,
     };
     let (a_at, b_at, d_at) = (upload(&a), upload(&b), device.allocate(4 * m * n).unwrap());
-    let (kernel, launch, arguments) = moves::copy(upload(&c), d_at, 4 * m * n);
-    device
-        .launch(kernel, launch, bytemuck::bytes_of(&arguments))
-        .unwrap();
-    let product = Product {
+    device.copy(upload(&c), d_at, 4 * m * n).unwrap();
+    run(&Product {
         m,
         n,
         k,
@@ -99,21 +95,45 @@ fn a_product_in_parts_adds_once() {
         c: Some(matrix(d_at, n)),
         d: matrix(d_at, n),
         bias: None,
-    };
-    let (kernel, launch, arguments) = super::super::product::launch(&product).unwrap();
-    let launch = Launch {
-        work: 1 << 40,
-        ..launch
-    };
-    device
-        .launch(kernel, launch, bytemuck::bytes_of(&arguments))
-        .unwrap();
-    let got = read(&device, d_at, m * n);
+        activation: None,
+    })
+    .unwrap();
+    let got = read(device, d_at, m * n);
     for i in 0..m {
         for j in 0..n {
             let want: f32 = c[i * n + j] + (0..k).map(|l| a[i * k + l] * b[l * n + j]).sum::<f32>();
             assert_eq!(f32::from_bits(got[i * n + j]), want, "{i} {j}");
         }
+    }
+}
+
+/// A product of more than a dispatch may hold accumulates in place, so that a workgroup that ran twice would show.
+#[test]
+fn a_product_in_parts_adds_once() {
+    let Some(device) = device(&Options::default(), "divided products") else {
+        return;
+    };
+    check_product(&device, [300, 130, 70], |product| {
+        let (kernel, launch, arguments) = product::launch(product)?;
+        let launch = Launch {
+            work: 1 << 40,
+            ..launch
+        };
+        device.launch(kernel, launch, bytemuck::bytes_of(&arguments))
+    });
+}
+
+/// Long sums of few elements, which several workgroups share.
+#[test]
+fn shared_sums_are_whole() {
+    let Some(device) = device(&Options::default(), "shared sums") else {
+        return;
+    };
+    for (size, parts) in [([20, 24, 3001], 5), ([65, 3, 1024], 2), ([64, 64, 1500], 2)] {
+        check_product(&device, size, |product| {
+            assert_eq!(product::parts(product), parts, "{size:?}");
+            device.product(product)
+        });
     }
 }
 

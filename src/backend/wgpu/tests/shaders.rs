@@ -16,12 +16,18 @@ fn all() -> Vec<(&'static str, String)> {
     source::modules().flat_map(of).collect()
 }
 
+/// Products by cooperative matrices need subgroups, and tensors in one piece.
+const COOPERATIVE: &str = "cooperative";
+
 /// What naga says against a kernel whose tensors each lie in so many windows.
 fn complaint(
     module: &str,
     entry: &str,
     (lanes, immediates, count): (u32, usize, u32),
 ) -> Option<String> {
+    if module == COOPERATIVE && (lanes == 0 || count > 1) {
+        return None;
+    }
     let instance = match source::instance(module, entry, lanes) {
         Ok(Some(instance)) => instance,
         other => return Some(format!("{other:?}")),
@@ -127,5 +133,8 @@ fn shaders_and_cuda_have_the_same_kernels() {
     assert!(missing.is_empty(), "{}", missing.join("\n"));
     assert!(count > 80, "only {count} kernels were found");
     let alone = source::modules().filter(|m| !folder.join(format!("{m}.cu")).exists());
-    assert_eq!(alone.collect::<Vec<_>>(), ["ceiling", "moves", "product"]);
+    assert_eq!(
+        alone.collect::<Vec<_>>(),
+        ["ceiling", COOPERATIVE, "moves", "product"]
+    );
 }

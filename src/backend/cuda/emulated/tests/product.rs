@@ -85,6 +85,7 @@ fn check(
             c: with_c.then_some(c),
             d,
             bias: with_bias.then_some(bias_at),
+            activation: None,
         })
         .unwrap();
     let got: Vec<f32> = match output {
@@ -157,6 +158,7 @@ fn products_outside_their_buffers_are_refused() {
             c: None,
             d,
             bias: None,
+            activation: None,
         })
     };
     product(3, matrix).unwrap();
