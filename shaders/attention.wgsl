@@ -24,6 +24,34 @@ const VECTORS = $Du / 4u;
 var<workgroup> one_tile: array<vec4<f32>, STREAM * VECTORS>;
 var<workgroup> other_tile: array<vec4<f32>, STREAM * VECTORS>;
 
+// Vector d of row j of a tile, after `turn_to` this row. All invocations read the same. On a processor each would load it
+// for itself: there the 8 of a subgroup load a vector each, and see one another's.
+#if P == yes
+var<private> one_row: array<vec4<f32>, VECTORS>;
+var<private> other_row: array<vec4<f32>, VECTORS>;
+
+fn turn_to(thread: u32, j: u32) {
+  let at = j * VECTORS + thread % 8u;
+#each E 0 1 2 3
+  if ($Eu * 8u < VECTORS) {
+    let one = one_tile[at + $Eu * 8u];
+    let other = other_tile[at + $Eu * 8u];
+#each I 0 1 2 3 4 5 6 7
+    one_row[min($Eu * 8u + $Iu, VECTORS - 1u)] = subgroupBroadcast(one, $Iu);
+    other_row[min($Eu * 8u + $Iu, VECTORS - 1u)] = subgroupBroadcast(other, $Iu);
+#end
+  }
+#end
+}
+
+fn one_at(j: u32, d: u32) -> vec4<f32> { return one_row[d]; }
+fn other_at(j: u32, d: u32) -> vec4<f32> { return other_row[d]; }
+#else
+fn turn_to(thread: u32, j: u32) {}
+fn one_at(j: u32, d: u32) -> vec4<f32> { return one_tile[j * VECTORS + d]; }
+fn other_at(j: u32, d: u32) -> vec4<f32> { return other_tile[j * VECTORS + d]; }
+#end
+
 // The rows of one segment and head that a workgroup owns.
 struct Place {
   head: u32,
@@ -127,8 +155,9 @@ fn contribute(place: Place, row: u32, part: u32, vector: u32, v: vec4<f32>) {
     stage_keys(thread, place, first);
     let count = min(STREAM, place.length - first);
     for (var j = 0u; j < count; j++) {
+      turn_to(thread, j);
       var dot = vec4<f32>();
-      for (var d = 0u; d < VECTORS; d++) { dot = fma(q[d], one_tile[j * VECTORS + d], dot); }
+      for (var d = 0u; d < VECTORS; d++) { dot = fma(q[d], one_at(j, d), dot); }
       let s = (dot.x + dot.y) + (dot.z + dot.w);
       if (first + j < visible) {
         if (s > most) {
@@ -140,7 +169,7 @@ fn contribute(place: Place, row: u32, part: u32, vector: u32, v: vec4<f32>) {
         // NaN stays.
         let p = exponential(s - most);
         sum += p;
-        for (var d = 0u; d < VECTORS; d++) { o[d] = fma(vec4<f32>(p), other_tile[j * VECTORS + d], o[d]); }
+        for (var d = 0u; d < VECTORS; d++) { o[d] = fma(vec4<f32>(p), other_at(j, d), o[d]); }
       }
     }
   }
@@ -185,16 +214,17 @@ fn contribute(place: Place, row: u32, part: u32, vector: u32, v: vec4<f32>) {
     stage_keys(thread, place, first);
     let count = min(STREAM, place.length - first);
     for (var j = 0u; j < count; j++) {
+      turn_to(thread, j);
       if (first + j < visible) {
         var dot = vec4<f32>();
         var upstream = vec4<f32>();
         for (var d = 0u; d < VECTORS; d++) {
-          dot = fma(q[d], one_tile[j * VECTORS + d], dot);
-          upstream = fma(g[d], other_tile[j * VECTORS + d], upstream);
+          dot = fma(q[d], one_at(j, d), dot);
+          upstream = fma(g[d], other_at(j, d), upstream);
         }
         let p = exponential((dot.x + dot.y) + (dot.z + dot.w) - own);
         let ds = p * ((upstream.x + upstream.y) + (upstream.z + upstream.w) - along) * a.scale;
-        for (var d = 0u; d < VECTORS; d++) { dq[d] = fma(vec4<f32>(ds), one_tile[j * VECTORS + d], dq[d]); }
+        for (var d = 0u; d < VECTORS; d++) { dq[d] = fma(vec4<f32>(ds), one_at(j, d), dq[d]); }
       }
     }
   }
@@ -225,11 +255,12 @@ fn contribute(place: Place, row: u32, part: u32, vector: u32, v: vec4<f32>) {
     stage_queries(thread, place, first);
     let count = min(STREAM, place.length - first);
     for (var j = 0u; j < count; j++) {
+      turn_to(thread, j);
       if (first + j >= seen) {
         var dot = vec4<f32>();
-        for (var d = 0u; d < VECTORS; d++) { dot = fma(k[d], one_tile[j * VECTORS + d], dot); }
+        for (var d = 0u; d < VECTORS; d++) { dot = fma(k[d], one_at(j, d), dot); }
         let p = exponential((dot.x + dot.y) + (dot.z + dot.w) - lse[base + first + j]);
-        for (var d = 0u; d < VECTORS; d++) { sum[d] = fma(vec4<f32>(p), other_tile[j * VECTORS + d], sum[d]); }
+        for (var d = 0u; d < VECTORS; d++) { sum[d] = fma(vec4<f32>(p), other_at(j, d), sum[d]); }
       }
     }
   }
@@ -245,16 +276,17 @@ fn contribute(place: Place, row: u32, part: u32, vector: u32, v: vec4<f32>) {
     stage_queries(thread, place, first);
     let count = min(STREAM, place.length - first);
     for (var j = 0u; j < count; j++) {
+      turn_to(thread, j);
       if (first + j >= seen) {
         var dot = vec4<f32>();
         var upstream = vec4<f32>();
         for (var d = 0u; d < VECTORS; d++) {
-          dot = fma(k[d], one_tile[j * VECTORS + d], dot);
-          upstream = fma(v[d], other_tile[j * VECTORS + d], upstream);
+          dot = fma(k[d], one_at(j, d), dot);
+          upstream = fma(v[d], other_at(j, d), upstream);
         }
         let p = exponential((dot.x + dot.y) + (dot.z + dot.w) - lse[base + first + j]);
         let ds = p * ((upstream.x + upstream.y) + (upstream.z + upstream.w) - delta[base + first + j]) * a.scale;
-        for (var d = 0u; d < VECTORS; d++) { sum[d] = fma(vec4<f32>(ds), one_tile[j * VECTORS + d], sum[d]); }
+        for (var d = 0u; d < VECTORS; d++) { sum[d] = fma(vec4<f32>(ds), one_at(j, d), sum[d]); }
       }
     }
   }

@@ -14,18 +14,7 @@
 #values V wide narrow
 #values M 64 128
 
-#if kernel product_$A$B_$V_$M_$S_$T
-#if M == 128
-const DEPTH = 8u;
-#else
-const DEPTH = 16u;
-#end
-
-// Lines of M elements, DEPTH of them a buffer.
-var<workgroup> left_tile: array<vec4<f32>, 512>;
-var<workgroup> right_tile: array<vec4<f32>, 512>;
-const LINE = $Mu / 4u;
-
+#if kernel product_$A$B_$V_$M_$S_$T lanes_$A$B_$V_$S_$T
 #if V == wide
 #if S == f32
 const LEFT_BYTES = 16u;
@@ -85,6 +74,55 @@ fn fetch_right(line: u32, at: u32, outer: u32, inner: u32) -> vec4<f32> {
   return v;
 }
 
+// Four neighbours of D, in the part of the sums that begins `part` elements into it.
+fn finish(part: u32, row: u32, column: u32, sum: vec4<f32>) {
+  if (row >= a.m || column >= a.n) { return; }
+  var v = sum;
+#if V == wide
+  let at = (part + row * a.out_stride + column) / 4u;
+  let to = a.out / OUT_BYTES + at;
+  if (a.bias != NONE) { v += vec4<f32>(bias[a.bias / OUT_BYTES + column / 4u]); }
+  if (a.activation != 0u) {
+    // Of what is kept, so that it can be made again from it.
+    let kept = vec4<$T>(v);
+    if (a.pre != NONE) { pre[a.pre / OUT_BYTES + at] = kept; }
+    let x = vec4<f32>(kept);
+    for (var i = 0u; i < 4u; i++) { v[i] = activation(a.activation, x[i]); }
+  }
+  if (a.addend != NONE) { v += vec4<f32>(addend[a.addend / OUT_BYTES + (row * a.addend_stride + column) / 4u]); }
+  if (a.add != 0) { v += vec4<f32>(out[to]); }
+  out[to] = vec4<$T>(v);
+#else
+  for (var i = 0u; i < 4u && column + i < a.n; i++) {
+    let at = part + row * a.out_stride + column + i;
+    let to = a.out / OUT_BYTES + at;
+    var x = v[i];
+    if (a.bias != NONE) { x += f32(bias[a.bias / OUT_BYTES + column + i]); }
+    if (a.activation != 0u) {
+      let kept = $T(x);
+      if (a.pre != NONE) { pre[a.pre / OUT_BYTES + at] = kept; }
+      x = activation(a.activation, f32(kept));
+    }
+    if (a.addend != NONE) { x += f32(addend[a.addend / OUT_BYTES + row * a.addend_stride + column + i]); }
+    if (a.add != 0) { x += f32(out[to]); }
+    out[to] = $T(x);
+  }
+#end
+}
+#end
+
+#if kernel product_$A$B_$V_$M_$S_$T
+#if M == 128
+const DEPTH = 8u;
+#else
+const DEPTH = 16u;
+#end
+
+// Lines of M elements, DEPTH of them a buffer.
+var<workgroup> left_tile: array<vec4<f32>, 512>;
+var<workgroup> right_tile: array<vec4<f32>, 512>;
+const LINE = $Mu / 4u;
+
 // An invocation's four elements of the tile whose first row (column) is `first`, at step `depth` of the sum.
 fn next_left(thread: u32, first: u32, depth: u32) -> vec4<f32> {
 #if A == n
@@ -125,42 +163,6 @@ fn stage_right(thread: u32, buffer: u32, v: vec4<f32>) {
   right_tile[at + 3u * LINE][column % 4u] = v.w;
 #else
   right_tile[buffer + thread] = v;
-#end
-}
-
-// Four neighbours of D, in the part of the sums that begins `part` elements into it.
-fn finish(part: u32, row: u32, column: u32, sum: vec4<f32>) {
-  if (row >= a.m || column >= a.n) { return; }
-  var v = sum;
-#if V == wide
-  let at = (part + row * a.out_stride + column) / 4u;
-  let to = a.out / OUT_BYTES + at;
-  if (a.bias != NONE) { v += vec4<f32>(bias[a.bias / OUT_BYTES + column / 4u]); }
-  if (a.activation != 0u) {
-    // Of what is kept, so that it can be made again from it.
-    let kept = vec4<$T>(v);
-    if (a.pre != NONE) { pre[a.pre / OUT_BYTES + at] = kept; }
-    let x = vec4<f32>(kept);
-    for (var i = 0u; i < 4u; i++) { v[i] = activation(a.activation, x[i]); }
-  }
-  if (a.addend != NONE) { v += vec4<f32>(addend[a.addend / OUT_BYTES + (row * a.addend_stride + column) / 4u]); }
-  if (a.add != 0) { v += vec4<f32>(out[to]); }
-  out[to] = vec4<$T>(v);
-#else
-  for (var i = 0u; i < 4u && column + i < a.n; i++) {
-    let at = part + row * a.out_stride + column + i;
-    let to = a.out / OUT_BYTES + at;
-    var x = v[i];
-    if (a.bias != NONE) { x += f32(bias[a.bias / OUT_BYTES + column + i]); }
-    if (a.activation != 0u) {
-      let kept = $T(x);
-      if (a.pre != NONE) { pre[a.pre / OUT_BYTES + at] = kept; }
-      x = activation(a.activation, f32(kept));
-    }
-    if (a.addend != NONE) { x += f32(addend[a.addend / OUT_BYTES + row * a.addend_stride + column + i]); }
-    if (a.add != 0) { x += f32(out[to]); }
-    out[to] = $T(x);
-  }
 #end
 }
 #end
@@ -265,6 +267,77 @@ fn finish(part: u32, row: u32, column: u32, sum: vec4<f32>) {
   finish(part, row + 65u, column + 64u, f1);
   finish(part, row + 66u, column + 64u, f2);
   finish(part, row + 67u, column + 64u, f3);
+#end
+#end
+
+// The same on a processor, where a load costs dozens of multiply-adds, but lanes of a subgroup (8) see one another for
+// little and all memory lies in caches. A subgroup makes 16 rows of 64 columns, an invocation 8 columns of them. For four
+// steps of the sum it loads 10 vectors: 8 of B and, between all lanes, 16 × 4 elements of A. 512 multiply-adds an
+// invocation.
+#kernel lanes_$A$B_$V_$S_$T ProductArguments 64
+#if V == wide
+#buffer left array<vec4<$S>>
+#buffer right array<vec4<$S>>
+#buffer addend array<vec4<$T>>
+#buffer out array<vec4<$T>>
+#buffer bias array<vec4<$T>>
+#buffer pre array<vec4<$T>>
+#else
+#buffer left array<$S>
+#buffer right array<$S>
+#buffer addend array<$T>
+#buffer out array<$T>
+#buffer bias array<$T>
+#buffer pre array<$T>
+#end
+  let lane = thread % 8u;
+  let row = block.y * 128u + thread / 8u * 16u;
+  let column = block.x * 64u + lane * 8u;
+#each R 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15
+  var c$R = vec4<f32>();
+  var d$R = vec4<f32>();
+#end
+  let start = block.z * a.each;
+  let end = min(start + a.each, a.k);
+  for (var depth = start; depth < end; depth += 4u) {
+    // Rows 0 to 7, rows 8 to 15: of one row four steps, or of one step four rows.
+#if A == n
+    let l0 = fetch_left(row + lane, depth, a.m, a.k);
+    let l1 = fetch_left(row + 8u + lane, depth, a.m, a.k);
+#else
+    let l0 = fetch_left(depth + lane % 4u, row + lane / 4u * 4u, a.k, a.m);
+    let l1 = fetch_left(depth + lane % 4u, row + 8u + lane / 4u * 4u, a.k, a.m);
+#end
+#if B == n
+#each K 0 1 2 3
+    let p$K = fetch_right(depth + $Ku, column, a.k, a.n);
+    let q$K = fetch_right(depth + $Ku, column + 4u, a.k, a.n);
+#end
+#else
+#each J 0 1 2 3 4 5 6 7
+    let t$J = fetch_right(column + $Ju, depth, a.n, a.k);
+#end
+#each K 0 1 2 3
+    let p$K = vec4<f32>(t0[$K], t1[$K], t2[$K], t3[$K]);
+    let q$K = vec4<f32>(t4[$K], t5[$K], t6[$K], t7[$K]);
+#end
+#end
+#each K 0 1 2 3
+#each R 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15
+#if A == n
+    let a$K_$R = subgroupBroadcast(select(l0, l1, $R > 7)[$K], $Ru % 8u);
+#else
+    let a$K_$R = subgroupBroadcast(select(l0, l1, $R > 7)[$Ru % 4u], $Ru % 8u / 4u * 4u + $Ku);
+#end
+    c$R = fma(vec4<f32>(a$K_$R), p$K, c$R);
+    d$R = fma(vec4<f32>(a$K_$R), q$K, d$R);
+#end
+#end
+  }
+  let part = block.z * a.m * a.n;
+#each R 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15
+  finish(part, row + $Ru, column, c$R);
+  finish(part, row + $Ru, column + 4u, d$R);
 #end
 #end
 

@@ -6,7 +6,9 @@ use super::faults::Faults;
 use super::memory::Memory;
 use super::pipeline_cache::DiskCache;
 use super::pipelines::{Dispatches, Pipelines};
+use super::product::Tiles;
 use super::readback::{self, Readback};
+use super::source::Lanes;
 use super::{NAME, Options, moves, product};
 use crate::backend::gpu::device::{Address, Device, Kernel, KernelTime, Launch, Product};
 use crate::backend::{Result, device_error};
@@ -34,6 +36,7 @@ pub(super) struct Wgpu {
     faults: Faults,
     /// Whether products may use cooperative matrices.
     cooperative: bool,
+    tiles: Tiles,
     state: Mutex<State>,
 }
 
@@ -83,8 +86,11 @@ impl Wgpu {
             && device.features().contains(::wgpu::Features::SUBGROUP)
             && info.subgroup_min_size == info.subgroup_max_size
             && [8, 16, 32, 64].contains(&info.subgroup_min_size);
-        let size = if subgroups { info.subgroup_min_size } else { 0 };
-        let pipelines = Pipelines::new(&device, size, options, DiskCache::open(&device, &info));
+        let lanes = Lanes {
+            size: if subgroups { info.subgroup_min_size } else { 0 },
+            on_processor: info.device_type == ::wgpu::DeviceType::Cpu,
+        };
+        let pipelines = Pipelines::new(&device, lanes, options, DiskCache::open(&device, &info));
         let uniform_buffer = device.create_buffer(&::wgpu::BufferDescriptor {
             label: None,
             size: (UNIFORMS * UNIFORM) as u64,
@@ -131,11 +137,15 @@ impl Wgpu {
             description,
             faults,
             cooperative: cooperative && subgroups,
+            tiles: match lanes.on_processor && lanes.size == 8 {
+                true => Tiles::Lanes,
+                false => Tiles::Shared,
+            },
         };
         let lanes = match subgroups && opened.lanes_are_neighbours(info.subgroup_min_size)? {
             true => format!("subgroups of {}", info.subgroup_min_size),
             false => {
-                opened.cooperative = false;
+                (opened.cooperative, opened.tiles) = (false, Tiles::Shared);
                 opened.state().pipelines.without_subgroups();
                 "no subgroups".into()
             }
@@ -402,12 +412,12 @@ impl Device for Wgpu {
         }
         let parts = product::parts(product);
         if parts == 1 {
-            return self.run(product::launch(product)?);
+            return self.run(product::launch(product, self.tiles)?);
         }
         let bytes = size_of::<f32>() * parts * product.m * product.n;
         let at = self.allocate(bytes, false)?;
         let run = |(each, sum)| self.run(each).and_then(|()| self.run(sum));
-        let done = product::shared(product, parts, at).and_then(run);
+        let done = product::shared(product, self.tiles, parts, at).and_then(run);
         self.free(at, bytes);
         done
     }

@@ -5,7 +5,7 @@ use super::faults::LESS_MEMORY;
 use super::memory::{Memory, Range};
 use super::pipeline_cache::DiskCache;
 use super::shader::{Bound, Shader, shader, tensors};
-use super::source::{self, Instance};
+use super::source::{self, Instance, Lanes};
 use super::windows::Bindings;
 use super::{NAME, Options};
 use crate::backend::gpu::device::{Address, Kernel, Launch};
@@ -52,7 +52,7 @@ pub(super) struct Dispatches<'a> {
 pub(super) struct Pipelines {
     device: ::wgpu::Device,
     immediates: usize,
-    lanes: u32,
+    lanes: Lanes,
     bindings: Bindings,
     /// Storage buffers that a kernel can bind.
     most_buffers: u32,
@@ -99,7 +99,7 @@ impl Drop for Pipelines {
 impl Pipelines {
     pub fn new(
         device: &::wgpu::Device,
-        lanes: u32,
+        lanes: Lanes,
         options: &Options,
         cache: Option<DiskCache>,
     ) -> Self {
@@ -133,7 +133,7 @@ impl Pipelines {
 
     /// Makes kernels without subgroup operations from now on.
     pub fn without_subgroups(&mut self) {
-        self.lanes = 0;
+        self.lanes.size = 0;
         self.known.clear();
         self.compiled.clear();
         self.groups.clear();

@@ -48,22 +48,34 @@ const SHARE: usize = 512;
 /// From this many elements of the result on, its tiles are of 128 × 128: enough of them to fill a GPU.
 const LARGE: usize = 64 * 128 * 128;
 
-/// The entry for the transpositions (`n` or `t`), the width of accesses, the tile's side and the element types.
+/// Which kernel makes a product's tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tiles {
+    /// Through workgroup memory, for GPUs.
+    Shared,
+    /// Between the lanes of a subgroup of 8, for adapters that run on a processor.
+    Lanes,
+}
+
+/// The entry for the transpositions (`n` or `t`), the width of accesses, the kernel and its tile's side, and the element
+/// types.
 macro_rules! entries {
-    ($left:ident $right:ident $width:ident $tile:literal $from:expr, $to:expr) => {
-        match ($from, $to) {
-            (DType::F32, DType::F32) => Some(concat!("product_", stringify!($left), stringify!($right), "_", stringify!($width), "_", $tile, "_f32_f32")),
-            (DType::F16, DType::F32) => Some(concat!("product_", stringify!($left), stringify!($right), "_", stringify!($width), "_", $tile, "_f16_f32")),
-            (DType::F16, DType::F16) => Some(concat!("product_", stringify!($left), stringify!($right), "_", stringify!($width), "_", $tile, "_f16_f16")),
-            _ => None,
+    ($sides:literal $wide:expr, $tile:expr, $from:expr, $to:expr) => {
+        match ($wide, $tile) {
+            (true, Some(128)) => entries!("product_" $sides "_wide_128" $from, $to),
+            (true, Some(_)) => entries!("product_" $sides "_wide_64" $from, $to),
+            (false, Some(128)) => entries!("product_" $sides "_narrow_128" $from, $to),
+            (false, Some(_)) => entries!("product_" $sides "_narrow_64" $from, $to),
+            (true, None) => entries!("lanes_" $sides "_wide" $from, $to),
+            (false, None) => entries!("lanes_" $sides "_narrow" $from, $to),
         }
     };
-    ($left:ident $right:ident $wide:expr, $large:expr, $from:expr, $to:expr) => {
-        match ($wide, $large) {
-            (true, true) => entries!($left $right wide "128" $from, $to),
-            (true, false) => entries!($left $right wide "64" $from, $to),
-            (false, true) => entries!($left $right narrow "128" $from, $to),
-            (false, false) => entries!($left $right narrow "64" $from, $to),
+    ($head:literal $sides:literal $end:literal $from:expr, $to:expr) => {
+        match ($from, $to) {
+            (DType::F32, DType::F32) => Some(concat!($head, $sides, $end, "_f32_f32")),
+            (DType::F16, DType::F32) => Some(concat!($head, $sides, $end, "_f16_f32")),
+            (DType::F16, DType::F16) => Some(concat!($head, $sides, $end, "_f16_f16")),
+            _ => None,
         }
     };
 }
@@ -75,7 +87,7 @@ fn wide(at: Address, dtype: DType, stride: usize, length: usize) -> bool {
 }
 
 /// The kernel of a product, its launch and its struct.
-pub(super) fn launch(of: &Product) -> Result<(Kernel, Launch, ProductArguments)> {
+pub(super) fn launch(of: &Product, tiles: Tiles) -> Result<(Kernel, Launch, ProductArguments)> {
     let Product {
         m,
         n,
@@ -97,13 +109,17 @@ pub(super) fn launch(of: &Product) -> Result<(Kernel, Launch, ProductArguments)>
             .into_iter()
             .flatten()
             .all(|at| at.is_multiple_of(4 * d.dtype.size() as u64));
-    let large = m * n >= LARGE;
-    let tile = if large { 128 } else { 64 };
+    // Of rows and columns.
+    let (tile, [rows, columns], threads) = match tiles {
+        Tiles::Lanes => (None, [128, 64], 64),
+        Tiles::Shared if m * n >= LARGE => (Some(128), [128, 128], 256),
+        Tiles::Shared => (Some(64), [64, 64], 256),
+    };
     let entry = match (a.transposed, b.transposed) {
-        (false, false) => entries!(n n is_wide, large, a.dtype, d.dtype),
-        (false, true) => entries!(n t is_wide, large, a.dtype, d.dtype),
-        (true, false) => entries!(t n is_wide, large, a.dtype, d.dtype),
-        (true, true) => entries!(t t is_wide, large, a.dtype, d.dtype),
+        (false, false) => entries!("nn" is_wide, tile, a.dtype, d.dtype),
+        (false, true) => entries!("nt" is_wide, tile, a.dtype, d.dtype),
+        (true, false) => entries!("tn" is_wide, tile, a.dtype, d.dtype),
+        (true, true) => entries!("tt" is_wide, tile, a.dtype, d.dtype),
     };
     let Some(entry) = entry else {
         return device_error(
@@ -131,8 +147,8 @@ pub(super) fn launch(of: &Product) -> Result<(Kernel, Launch, ProductArguments)>
         each: k as u32,
         padding: 0,
     };
-    let launch =
-        Launch::blocks([n.div_ceil(tile), m.div_ceil(tile), 1], 256).of_work(2 * m * n * k);
+    let grid = [n.div_ceil(columns), m.div_ceil(rows), 1];
+    let launch = Launch::blocks(grid, threads).of_work(2 * m * n * k);
     Ok((Kernel::new("product", entry), launch, arguments))
 }
 
@@ -148,7 +164,7 @@ pub(super) fn is_cooperative(of: &Product) -> bool {
 
 /// The launch of a product by cooperative matrices.
 pub(super) fn cooperative(of: &Product) -> Result<Call<ProductArguments>> {
-    let (_, launch, arguments) = self::launch(of)?;
+    let (_, launch, arguments) = self::launch(of, Tiles::Shared)?;
     let entry = match (of.a.transposed, of.b.transposed, of.d.dtype) {
         (false, false, DType::F32) => "cooperative_nn_f32",
         (false, true, DType::F32) => "cooperative_nt_f32",
@@ -190,6 +206,7 @@ type Call<A> = (Kernel, Launch, A);
 /// The launches of a product whose sums are shared by `parts` workgroups, through memory of `parts` m n f32 at `at`.
 pub(super) fn shared(
     of: &Product,
+    tiles: Tiles,
     parts: usize,
     at: Address,
 ) -> Result<(Call<ProductArguments>, Call<ProductSumArguments>)> {
@@ -198,7 +215,7 @@ pub(super) fn shared(
         d: Matrix { at, ..of.d },
         ..*of
     };
-    let (kernel, mut launch, mut arguments) = self::launch(&whole)?;
+    let (kernel, mut launch, mut arguments) = self::launch(&whole, tiles)?;
     arguments.each = each(of.k, parts) as u32;
     launch.grid[2] = parts as u32;
     let n = of.m * of.n;

@@ -12,7 +12,7 @@
 //! | `#each X V …` | the lines up to its `#end` once for each V, with it in place of `$X` |
 //!
 //! `$X` is replaced everywhere in an instance's text; `$L` is the size of a subgroup, or `0` for kernels that make no
-//! use of subgroups. A kernel's body knows `block` and `grid` (the workgroup's place in the grid of the launch, and the
+//! use of subgroups, `$P` is `yes` on a processor with subgroups of 8, else `no`. A kernel's body knows `block` and `grid` (the workgroup's place in the grid of the launch, and the
 //! grid), `thread`, and `a`: the numbers of its struct, and of each address the bytes from the beginning of the buffer that
 //! is bound to the address, or `NONE`.
 //!
@@ -160,8 +160,17 @@ pub(super) fn entries(module: &str) -> Vec<String> {
         .collect()
 }
 
-/// A kernel's instance for subgroups of `lanes` invocations, or 0 without them; `None` if the module has no such kernel.
-pub(super) fn instance(module: &str, entry: &str, lanes: u32) -> Result<Option<Instance>> {
+/// What kernels know of an adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lanes {
+    /// Invocations of a subgroup, or 0 where kernels make no use of them.
+    pub size: u32,
+    /// Whether it runs on a processor, eight invocations to a vector register.
+    pub on_processor: bool,
+}
+
+/// A kernel's instance for an adapter; `None` if the module has no such kernel.
+pub(super) fn instance(module: &str, entry: &str, lanes: Lanes) -> Result<Option<Instance>> {
     let Some((module, text)) = text(module)? else {
         return Ok(None);
     };
@@ -183,7 +192,9 @@ pub(super) fn instance(module: &str, entry: &str, lanes: u32) -> Result<Option<I
         return Ok(None);
     };
     values.entry('T').or_insert_with(|| "f32".to_owned());
-    values.insert('L', lanes.to_string());
+    values.insert('L', lanes.size.to_string());
+    let on_processor = lanes.on_processor && lanes.size == 8;
+    values.insert('P', if on_processor { "yes" } else { "no" }.to_owned());
     let mut reader = Reader {
         pattern,
         values: &values,

@@ -23,11 +23,12 @@ const COOPERATIVE: &str = "cooperative";
 fn complaint(
     module: &str,
     entry: &str,
-    (lanes, immediates, count): (u32, usize, u32),
+    (size, immediates, count, on_processor): (u32, usize, u32, bool),
 ) -> Option<String> {
-    if module == COOPERATIVE && (lanes == 0 || count > 1) {
+    if module == COOPERATIVE && (size == 0 || count > 1) {
         return None;
     }
+    let lanes = source::Lanes { size, on_processor };
     let instance = match source::instance(module, entry, lanes) {
         Ok(Some(instance)) => instance,
         other => return Some(format!("{other:?}")),
@@ -51,8 +52,10 @@ fn naga_accepts_every_shader_in_every_variant() {
     let kernels = all();
     assert!(!kernels.is_empty());
     let sizes = [(0, 128), (0, 0), (8, 128), (16, 128), (32, 128), (64, 128)];
-    let variants = sizes.map(|(lanes, immediates)| (lanes, immediates, 1));
-    let variants = variants.into_iter().chain([(0, 128, 3), (8, 0, 2)]);
+    let variants = sizes.map(|(lanes, immediates)| (lanes, immediates, 1, false));
+    let variants = variants
+        .into_iter()
+        .chain([(0, 128, 3, false), (8, 0, 2, true)]);
     let mut complaints = Vec::new();
     for (module, entry) in &kernels {
         let found = |variant| complaint(module, entry, variant);
