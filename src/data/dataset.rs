@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::csv::{self, CsvOptions};
 use super::error::{Error, Result};
+use super::image::Decoding;
 use super::options::DatasetOptions;
 use super::pattern::{self, ShardSource};
 use super::sample::{Sample, Skips};
@@ -137,6 +138,11 @@ impl Dataset {
             options,
             kept: Mutex::default(),
         })
+    }
+
+    /// How its images are decoded.
+    pub fn decoding(&self) -> &Decoding {
+        &self.options.decoding
     }
 
     /// Whether decoded pixels stay in memory.

@@ -365,7 +365,7 @@ fn prepare(
     sample: Arc<Sample>,
 ) -> Result<Ready, (SkipKind, String)> {
     let mut draw = Philox::new(config.seed, Purpose::Augment, epoch, id);
-    let pixels = sample.pixels(config.dataset.caches())?;
+    let pixels = sample.pixels(config.dataset.decoding(), config.dataset.caches())?;
     let image = config.transform.pixels(&pixels, &mut draw).pixels;
     drop(pixels);
     let choice = match (config.mode, sample.captions.len()) {

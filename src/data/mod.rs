@@ -21,7 +21,7 @@ pub mod webdataset;
 pub use self::color_jitter::ColorJitter;
 pub use self::dataset::Dataset;
 pub use self::error::{Error, Result};
-pub use self::image::{DecodeError, RgbImage};
+pub use self::image::{Alpha, DecodeError, Decoding, RgbImage, Speed};
 pub use self::loader::{Batch, Loader, LoaderConfig, Mode, Tokenizer};
 pub use self::options::DatasetOptions;
 pub use self::pattern::ShardSource;

@@ -1,5 +1,7 @@
 //! How the samples of a dataset are read.
 
+use super::image::Decoding;
+
 /// How samples are read.
 #[derive(Clone, Debug)]
 pub struct DatasetOptions {
@@ -12,6 +14,8 @@ pub struct DatasetOptions {
     /// Keep all samples and their decoded pixels in memory from the first epoch on: for data
     /// that are small.
     pub cache: bool,
+    /// How images are decoded.
+    pub decoding: Decoding,
 }
 
 impl Default for DatasetOptions {
@@ -21,6 +25,7 @@ impl Default for DatasetOptions {
             require_caption: true,
             caption_lines: false,
             cache: false,
+            decoding: Decoding::default(),
         }
     }
 }

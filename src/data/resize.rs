@@ -7,6 +7,8 @@
 //! values. Both passes are laid out so that the inner loop runs over neighbouring bytes under one
 //! weight, which compilers vectorise.
 
+use std::borrow::Cow;
+
 use super::image::RgbImage;
 
 /// Fractional bits of a weight: 32, less 8 of the pixel and 2 of head room and sign.
@@ -24,29 +26,85 @@ struct Window {
     weights: Vec<i32>,
 }
 
-/// `image` as Pillow's `resize((width, height), BICUBIC)` gives it. A side of 0 counts as 1.
-///
-/// The horizontal pass comes first, as in every Pillow before 13, which takes the vertical one
-/// first where the height shrinks much more than the width: that is never so in evaluation.
+/// What becomes of an axis: its new length, and the part of it that is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Axis {
+    /// Pixels along it after resizing, at least 1.
+    pub to: u64,
+    /// The first of them that is wanted.
+    pub start: u64,
+    /// How many are wanted, at least 1; `start + count` is at most `to`.
+    pub count: u32,
+}
+
+impl Axis {
+    /// All of an axis of `to` pixels, at least 1.
+    pub fn whole(to: u32) -> Self {
+        let count = to.max(1);
+        Self {
+            to: count.into(),
+            start: 0,
+            count,
+        }
+    }
+}
+
+/// `image` as Pillow 13's `resize((width, height), BICUBIC)` gives it. A side of 0 counts as 1.
 pub fn resize(image: &RgbImage, width: u32, height: u32) -> RgbImage {
-    let (width, height) = (width.max(1), height.max(1));
+    resize_region(image, Axis::whole(width), Axis::whole(height))
+}
+
+/// A region of the resized image: what a crop after [`resize`] gives, without the rest, which in a very
+/// long image would be large.
+///
+/// The horizontal pass comes first, unless the height loses more than twice the pixels that the width
+/// loses: Pillow 13's rule. The pass between is rounded to 8 bits, so that the order shows.
+pub fn resize_region(image: &RgbImage, columns: Axis, rows: Axis) -> RgbImage {
+    let mut across = windows(image.width, columns);
+    let mut down = windows(image.height, rows);
+    let mut image = Cow::Borrowed(image);
+    let lost = |from: u32, to: u64| i128::from(from) - i128::from(to);
+    let (width_lost, height_lost) = (lost(image.width, columns.to), lost(image.height, rows.to));
+    let (left, width) = shift(&mut across);
+    let (top, height) = shift(&mut down);
+    if (width, height) != (image.width, image.height) {
+        image = Cow::Owned(image.crop(left, top, width, height));
+    }
+    let vertical_first = height_lost > 0 && height_lost > 2 * width_lost;
     let simd = pulp::Arch::new();
-    let mut pixels = std::borrow::Cow::Borrowed(&image.pixels);
-    if width != image.width {
-        let windows = windows(image.width, width);
-        let out = simd.dispatch(|| horizontal(&pixels, image.width as usize, &windows));
-        pixels = std::borrow::Cow::Owned(out);
+    for vertical in [vertical_first, !vertical_first] {
+        let (windows, changed) = match vertical {
+            true => (&down, height_lost != 0),
+            false => (&across, width_lost != 0),
+        };
+        if !changed {
+            continue;
+        }
+        let (width, height, pixels) = (image.width, image.height, &image.pixels);
+        let new = windows.len() as u32;
+        image = Cow::Owned(match vertical {
+            true => RgbImage {
+                width,
+                height: new,
+                pixels: simd.dispatch(|| self::vertical(pixels, width as usize * 3, windows)),
+            },
+            false => RgbImage {
+                width: new,
+                height,
+                pixels: simd.dispatch(|| horizontal(pixels, width as usize, windows)),
+            },
+        });
     }
-    if height != image.height {
-        let windows = windows(image.height, height);
-        let out = simd.dispatch(|| vertical(&pixels, width as usize * 3, &windows));
-        pixels = std::borrow::Cow::Owned(out);
-    }
-    RgbImage {
-        width,
-        height,
-        pixels: pixels.into_owned(),
-    }
+    image.into_owned()
+}
+
+/// Makes windows begin at the first input that any of them has; gives it and how many there are.
+fn shift(windows: &mut [Window]) -> (u32, u32) {
+    let end = |w: &Window| w.first + w.weights.len();
+    let first = windows.iter().map(|w| w.first).min().unwrap_or(0);
+    let end = windows.iter().map(end).max().unwrap_or(1);
+    windows.iter_mut().for_each(|w| w.first -= first);
+    (first as u32, (end - first) as u32)
 }
 
 /// The kernel: 1 at 0, 0 from 2 on.
@@ -62,12 +120,22 @@ fn catmull_rom(x: f64) -> f64 {
     }
 }
 
-fn windows(from: u32, to: u32) -> Vec<Window> {
-    let scale = f64::from(from) / f64::from(to);
+/// The windows of the outputs that are wanted along an axis of `from` inputs. An axis that keeps its
+/// length has windows of one input.
+fn windows(from: u32, axis: Axis) -> Vec<Window> {
+    let range = axis.start..axis.start + u64::from(axis.count);
+    if axis.to == u64::from(from) {
+        let window = |i: u64| Window {
+            first: i as usize,
+            weights: vec![1 << BITS],
+        };
+        return range.map(window).collect();
+    }
+    let scale = f64::from(from) / axis.to as f64;
     let widening = scale.max(1.0);
     let support = 2.0 * widening;
-    let window = |i: u32| {
-        let centre = (f64::from(i) + 0.5) * scale;
+    let window = |i: u64| {
+        let centre = (i as f64 + 0.5) * scale;
         // Casts of negative numbers give 0.
         let first = (centre - support + 0.5) as usize;
         let end = ((centre + support + 0.5) as usize).min(from as usize);
@@ -84,7 +152,7 @@ fn windows(from: u32, to: u32) -> Vec<Window> {
             weights: raw.into_iter().map(fixed).collect(),
         }
     };
-    (0..to).map(window).collect()
+    range.map(window).collect()
 }
 
 /// The weighted sum of `N` bytes of each source, which begin at `start` and every `stride` bytes
@@ -165,13 +233,32 @@ mod tests {
     #[test]
     fn constants_stay_and_weights_sum_to_one() {
         for (from, to) in [(1, 7), (7, 1), (100, 33), (33, 100), (640, 298)] {
-            for window in windows(from, to) {
+            for window in windows(from, Axis::whole(to)) {
                 let sum: i32 = window.weights.iter().sum();
                 assert!((sum - (1 << BITS)).abs() <= window.weights.len() as i32);
             }
             let image = RgbImage::filled(from, to, [0, 128, 255]);
             let resized = resize(&image, to, from);
             assert_eq!(resized, RgbImage::filled(to, from, [0, 128, 255]));
+        }
+    }
+
+    #[test]
+    fn a_region_is_a_crop_of_the_whole() {
+        let mut image = RgbImage::filled(61, 203, [0; 3]);
+        let mut value = 1u32;
+        for p in &mut image.pixels {
+            value = value.wrapping_mul(1664525).wrapping_add(1013904223);
+            *p = (value >> 24) as u8;
+        }
+        for (width, height) in [(24, 80), (130, 40), (61, 90), (40, 203), (90, 400)] {
+            let axis = |to: u32, start: u32| Axis {
+                to: to.into(),
+                start: start.into(),
+                count: 20,
+            };
+            let region = resize_region(&image, axis(width, 3), axis(height, 17));
+            assert_eq!(region, resize(&image, width, height).crop(3, 17, 20, 20));
         }
     }
 

@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use super::image::{self, DecodeError, RgbImage};
+use super::image::{DecodeError, Decoding, RgbImage};
 
 /// Examples kept for each kind of skip.
 const EXAMPLES: usize = 3;
@@ -51,23 +51,28 @@ impl Sample {
         }
     }
 
-    /// The pixels; with `keep` they stay in memory for the next call.
+    /// The pixels; with `keep` they stay in memory for the next call, which gives them again whatever
+    /// its `decoding`.
     ///
     /// # Errors
     /// The kind of skip and the reason.
-    pub fn pixels(&self, keep: bool) -> Result<Cow<'_, RgbImage>, (SkipKind, String)> {
+    pub fn pixels(
+        &self,
+        decoding: &Decoding,
+        keep: bool,
+    ) -> Result<Cow<'_, RgbImage>, (SkipKind, String)> {
         if !keep {
-            return self.decode().map(Cow::Owned);
+            return self.decode(decoding).map(Cow::Owned);
         }
-        match self.decoded.get_or_init(|| self.decode()) {
+        match self.decoded.get_or_init(|| self.decode(decoding)) {
             Ok(image) => Ok(Cow::Borrowed(image)),
             Err(skip) => Err(skip.clone()),
         }
     }
 
-    fn decode(&self) -> Result<RgbImage, (SkipKind, String)> {
+    fn decode(&self, decoding: &Decoding) -> Result<RgbImage, (SkipKind, String)> {
         let decode = |bytes: &[u8]| {
-            image::decode(bytes).map_err(|e: DecodeError| {
+            decoding.decode(bytes).map_err(|e: DecodeError| {
                 let reason = format!("{}: {e}", self.key);
                 (SkipKind::UndecodableImage, reason)
             })

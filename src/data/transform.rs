@@ -6,13 +6,9 @@
 use super::color_jitter::ColorJitter;
 use super::error::{Error, Result};
 use super::image::RgbImage;
-use super::resize::resize;
+use super::resize::{Axis, resize, resize_region};
 use crate::tensor::Normalisation;
 use crate::tensor::rng::Philox;
-
-/// Aspect ratios beyond this are cut to it before resizing: otherwise a sliver of 1 x 10⁸ pixels
-/// would grow to `size` x (10⁸ `size`) on its way to a centre crop.
-const MAX_ASPECT: u32 = 32;
 
 /// Largest rotation of [`Augment::Affine`], in degrees.
 const AFFINE_DEGREES: f32 = 15.0;
@@ -143,28 +139,24 @@ impl Transform {
         }
     }
 
+    /// The shortest side to `size`, then the centre. Only what the centre needs is computed.
     fn evaluation(&self, image: &RgbImage) -> RgbImage {
         let short = image.width.min(image.height);
-        let limit = short.saturating_mul(MAX_ASPECT);
-        if image.width > limit || image.height > limit {
-            let (width, height) = (image.width.min(limit), image.height.min(limit));
-            let left = (image.width - width) / 2;
-            let top = (image.height - height) / 2;
-            return self.evaluation(&image.crop(left, top, width, height));
-        }
-        let long_side = |long: u32| {
-            // torchvision truncates.
-            (f64::from(self.size) * f64::from(long) / f64::from(short)) as u32
+        let axis = |side: u32| {
+            // torchvision truncates the long side.
+            let to = match side == short {
+                true => u64::from(self.size),
+                false => (f64::from(self.size) * f64::from(side) / f64::from(short)) as u64,
+            };
+            // Python's `round` goes to the even neighbour.
+            let start = ((to - u64::from(self.size)) as f64 / 2.0).round_ties_even() as u64;
+            Axis {
+                to,
+                start,
+                count: self.size,
+            }
         };
-        let (width, height) = if image.width <= image.height {
-            (self.size, long_side(image.height))
-        } else {
-            (long_side(image.width), self.size)
-        };
-        let resized = resize(image, width, height);
-        // Python's `round` goes to the even neighbour.
-        let offset = |side: u32| (f64::from(side - self.size) / 2.0).round_ties_even() as u32;
-        resized.crop(offset(width), offset(height), self.size, self.size)
+        resize_region(image, axis(image.width), axis(image.height))
     }
 }
 

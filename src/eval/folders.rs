@@ -46,14 +46,15 @@ fn entries(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
     Ok(out)
 }
 
+/// Extensions of images. AVIF and HEIC are among them so that they are skipped by name and counted.
+const IMAGES: [&str; 12] = [
+    "jpg", "jpeg", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif",
+];
+
 /// Whether a file of this name is taken for an image.
 pub fn is_image(name: &str) -> bool {
     let extension = Path::new(name).extension().and_then(|e| e.to_str());
-    extension.is_some_and(|e| {
-        ["jpg", "jpeg", "png", "webp"]
-            .iter()
-            .any(|i| e.eq_ignore_ascii_case(i))
-    })
+    extension.is_some_and(|e| IMAGES.iter().any(|i| e.eq_ignore_ascii_case(i)))
 }
 
 /// The images of a plain folder, named by their paths within it.

@@ -101,7 +101,7 @@ pub fn neighbours(
             .par_iter()
             .map(|sample| {
                 let mut none = Philox::new(0, Purpose::Pictures, 0, 0);
-                let image = sample.pixels(false).ok()?;
+                let image = sample.pixels(set.dataset.decoding(), false).ok()?;
                 Some(transform.pixels(&image, &mut none).pixels)
             })
             .collect();
@@ -188,7 +188,7 @@ fn agreement(wanted: &[Vec<(usize, f32)>], found: &[Vec<(usize, f32)>]) -> f64 {
 
 /// A sample as the models see it, made small.
 fn picture(set: &EvalSet, sample: &Sample, transform: &Transform) -> Result<Picture> {
-    let decoded = sample.pixels(false);
+    let decoded = sample.pixels(set.dataset.decoding(), false);
     let image = decoded.map_err(|(_, reason)| Error::Failed(reason))?;
     let mut none = Philox::new(0, Purpose::Pictures, 0, 0);
     let mut image = transform.pixels(&image, &mut none);

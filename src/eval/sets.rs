@@ -4,10 +4,11 @@ use super::classes::{ClassSet, Classes};
 use super::error::{Result, input};
 use super::flags::{CsvFlags, EvalFlags};
 use super::imagenet::{self, TestSet};
+use super::picture_flags::PictureFlags;
 use super::{folders, karpathy};
 use crate::data::demo::{self as corpus, DEMO, Split};
 use crate::data::sample::Sample;
-use crate::data::{Dataset, DatasetOptions, ShardSource, Skips, csv};
+use crate::data::{Dataset, DatasetOptions, Decoding, ShardSource, Skips, Speed, csv};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -44,7 +45,8 @@ impl EvalFlags {
     ///
     /// # Errors
     /// If anything is missing or malformed.
-    pub fn open(&self, csv: &CsvFlags) -> Result<Vec<EvalSet>> {
+    pub fn open(&self, csv: &CsvFlags, pictures: &PictureFlags) -> Result<Vec<EvalSet>> {
+        let decoding = pictures.decoding(Speed::Exact);
         self.check()?;
         let mut sets = Vec::new();
         let imagenet = [
@@ -60,7 +62,7 @@ impl EvalFlags {
             sets.push(EvalSet {
                 name: test.name().into(),
                 prefix: test.name().into(),
-                dataset: table(samples, Skips::default()),
+                dataset: table(samples, Skips::default(), decoding),
                 classes: Some(test.classes(class_set.clone())),
                 retrieval: Protocols::None,
             });
@@ -69,6 +71,7 @@ impl EvalFlags {
             let set = ClassSet::from_files(names, self.templates.as_deref())?;
             let options = DatasetOptions {
                 require_caption: false,
+                decoding,
                 ..DatasetOptions::default()
             };
             sets.push(EvalSet {
@@ -94,7 +97,7 @@ impl EvalFlags {
             sets.push(EvalSet {
                 name: name.into(),
                 prefix: name.into(),
-                dataset: table(samples, skips),
+                dataset: table(samples, skips, decoding),
                 classes: None,
                 retrieval: Protocols::Both,
             });
@@ -105,7 +108,7 @@ impl EvalFlags {
             Some(data) => sets.push(EvalSet {
                 name: "val-data".into(),
                 prefix: String::new(),
-                dataset: Arc::new(pairs(data, csv)?),
+                dataset: Arc::new(pairs(data, csv, decoding)?),
                 classes: None,
                 retrieval: Protocols::Both,
             }),
@@ -114,15 +117,19 @@ impl EvalFlags {
     }
 }
 
-fn table(samples: Vec<Sample>, skips: Skips) -> Arc<Dataset> {
-    let options = DatasetOptions::default();
+fn table(samples: Vec<Sample>, skips: Skips, decoding: Decoding) -> Arc<Dataset> {
+    let options = DatasetOptions {
+        decoding,
+        ..DatasetOptions::default()
+    };
     Arc::new(Dataset::from_samples(samples, skips, options))
 }
 
 /// Shards or a table of images with captions.
-fn pairs(data: &str, flags: &CsvFlags) -> Result<Dataset> {
+fn pairs(data: &str, flags: &CsvFlags, decoding: Decoding) -> Result<Dataset> {
     let options = DatasetOptions {
         caption_lines: true,
+        decoding,
         ..DatasetOptions::default()
     };
     if let Some("csv" | "tsv") = Path::new(data).extension().and_then(|e| e.to_str()) {

@@ -3,7 +3,8 @@
 //! Every page is a Markdown file in `src/guide`, which reads as well on a forge. The Rust in it runs as
 //! documentation tests.
 //!
-//! For users: [`first_run`], [`losses`], [`results`], [`inheritance`], [`evaluation`], [`flags`], [`speed`],
+//! For users: [`first_run`], [`losses`], [`results`], [`inheritance`], [`pictures`], [`evaluation`], [`flags`],
+//! [`speed`],
 //! [`cuda`], [`wgsl`]. For those who want to trust it or change it: [`verification`], [`architecture`],
 //! [`adding_an_operation`].
 
@@ -25,6 +26,7 @@ pages! {
     losses
     results
     inheritance
+    pictures
     evaluation
     flags
     speed

@@ -8,7 +8,8 @@
 
 use super::help::Screen;
 use super::{ModelFlags, Request, check_output, write_json};
-use crate::data::{Dataset, DatasetOptions, Skips};
+use crate::data::{Dataset, DatasetOptions, Decoding, Skips, Speed};
+use crate::eval::picture_flags::PictureFlags;
 use crate::eval::{Loading, Model, classes, folders};
 use crate::io::{self, Entry};
 use crate::notices::notice;
@@ -31,9 +32,12 @@ pub struct Flags {
     /// The model.
     #[command(flatten)]
     pub model: ModelFlags,
-    /// A folder of images (JPEG, PNG, WebP), or shards.
+    /// A folder of images (JPEG, PNG, WebP, GIF, BMP, TIFF), or shards.
     #[arg(long, value_name = "DIR|SHARDS", help_heading = "Data")]
     pub images: Option<String>,
+    /// How pictures are decoded.
+    #[command(flatten)]
+    pub pictures: PictureFlags,
     /// Texts, one per line.
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub texts: Option<PathBuf>,
@@ -88,7 +92,10 @@ pub fn embed(flags: &Flags) -> Result<String> {
     }
     check_output(&flags.out)?;
     let dataset = match &flags.images {
-        Some(data) => Some(Arc::new(images(data)?)),
+        Some(data) => Some(Arc::new(images(
+            data,
+            flags.pictures.decoding(Speed::Exact),
+        )?)),
         None => None,
     };
     let texts = match &flags.texts {
@@ -115,9 +122,10 @@ pub fn embed(flags: &Flags) -> Result<String> {
     work.write(&flags.out)
 }
 
-fn images(data: &str) -> Result<Dataset> {
+fn images(data: &str, decoding: Decoding) -> Result<Dataset> {
     let options = DatasetOptions {
         require_caption: false,
+        decoding,
         ..DatasetOptions::default()
     };
     let folder = Path::new(data);

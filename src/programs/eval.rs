@@ -3,6 +3,7 @@
 use super::help::Screen;
 use super::{ModelFlags, Request, check_output, write_json};
 use crate::eval::flags::{CsvFlags, EvalFlags};
+use crate::eval::picture_flags::PictureFlags;
 use crate::eval::{Evaluator, report};
 use crate::notices::notice;
 use crate::settings::error::{Result, usage};
@@ -24,6 +25,9 @@ pub struct Flags {
     /// How CSV files are read.
     #[command(flatten)]
     pub csv: CsvFlags,
+    /// How pictures are decoded.
+    #[command(flatten)]
+    pub pictures: PictureFlags,
     /// File of the results.
     ///
     /// Default: results.json beside the weights.
@@ -102,7 +106,7 @@ pub fn evaluate(flags: &Flags) -> Result<Report> {
     if let Some(path) = &flags.out {
         check_output(path)?;
     }
-    let sets = flags.sets.open(&flags.csv)?;
+    let sets = flags.sets.open(&flags.csv, &flags.pictures)?;
     let (backend, trained, loading) = flags.model.open()?;
     let mut evaluator =
         Evaluator::new(trained.model(&backend), loading).saying(|line| notice(line));

@@ -24,7 +24,10 @@ impl Source {
     /// # Errors
     /// If a shard or table is missing or malformed, or holds less than one batch.
     pub fn open(settings: &DataSettings, model: &ClipConfig, count: bool) -> Result<Self> {
-        let options = DatasetOptions::default();
+        let options = DatasetOptions {
+            decoding: settings.decoding,
+            ..DatasetOptions::default()
+        };
         let dataset = match &settings.pairs {
             Pairs::Demo => embedded::training_pairs()?,
             Pairs::Table(path, csv) => Dataset::from_csv(path, csv, options)?,

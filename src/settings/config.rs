@@ -6,6 +6,7 @@ use super::inherit::InheritFlags;
 use super::values::Augment;
 use crate::backend::IntraWeights;
 use crate::eval::flags::{CsvFlags, EvalFlags};
+use crate::eval::picture_flags::PictureFlags;
 use crate::loss::{IntraScale, Method, Modality};
 use crate::optim::ScheduleKind;
 use clap::Args;
@@ -168,6 +169,10 @@ pub struct Config {
     #[command(flatten)]
     #[serde(flatten)]
     pub csv: CsvFlags,
+    /// How pictures are decoded.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub pictures: PictureFlags,
     /// Augmentation of training images.
     #[arg(long, value_enum, default_value_t, help_heading = "Data")]
     pub augment: Augment,

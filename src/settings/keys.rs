@@ -74,15 +74,18 @@ impl Default for Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Alpha;
 
     #[test]
     fn files_have_the_flags_names() {
-        let text = "lr = 1\nval-data = \"demo\"\ncsv-img-key = \"path\"\nval-frequency = 2\n";
+        let text = "lr = 1\nval-data = \"demo\"\ncsv-img-key = \"path\"\nval-frequency = 2\nalpha = \"white\"\n";
         let config = Config::from_toml(text).unwrap();
         assert_eq!(config.lr, 1.0);
         assert_eq!(config.eval.val_data.as_deref(), Some("demo"));
         assert_eq!(config.csv.csv_img_key, "path");
         assert_eq!(config.csv.csv_caption_key, "title");
+        assert_eq!(config.pictures.alpha, Alpha::White);
+        assert!(config.to_toml().unwrap().contains("alpha = \"white\""));
         let again = Config::from_toml(&config.to_toml().unwrap()).unwrap();
         assert_eq!(again.to_toml().unwrap(), config.to_toml().unwrap());
         // Groups of flags make the file no less strict.

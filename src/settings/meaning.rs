@@ -7,7 +7,7 @@ use super::rules;
 use super::values::Augment;
 use crate::data::csv::CsvOptions;
 use crate::data::demo::DEMO;
-use crate::data::{self, ColorJitter};
+use crate::data::{self, ColorJitter, Decoding, Speed};
 use crate::loss::{Intra, Objective};
 use crate::optim::{AdamWConfig, Recipe, Schedule};
 use std::path::{Path, PathBuf};
@@ -47,6 +47,8 @@ pub struct DataSettings {
     pub shuffle_buffer: usize,
     /// Threads that read and decode.
     pub workers: usize,
+    /// How images are decoded.
+    pub decoding: Decoding,
     /// What happens to an image.
     pub augment: data::Augment,
     /// What happens to its colours.
@@ -173,6 +175,7 @@ fn data(config: &Config) -> Result<DataSettings> {
         seed: config.seed,
         shuffle_buffer: config.shuffle_buffer,
         workers: config.workers,
+        decoding: config.pictures.decoding(Speed::Fast),
         augment: match config.augment {
             Augment::None => data::Augment::None,
             Augment::Crop => data::Augment::Crop { scale },

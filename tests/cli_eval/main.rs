@@ -5,6 +5,7 @@ mod embedding;
 mod errors;
 mod imagenet;
 mod naive;
+mod pictures;
 mod place;
 mod protocols;
 mod report;
