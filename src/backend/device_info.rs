@@ -116,7 +116,7 @@ impl Display for DeviceInfo {
 pub(crate) fn gigabytes(bytes: usize) -> String {
     match bytes {
         0..1_000_000_000 => format!("{:.0} MB", bytes as f64 / 1e6),
-        _ => format!("{:.2} GB", bytes as f64 / 1e9),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
     }
 }
 
