@@ -255,10 +255,6 @@ fn main() {
     );
     if flags.each {
         ceilings.time(|| step(&mut || {}));
-        let mut kernels = ceilings.kernels().to_vec();
-        kernels.sort_by(|a, b| b.2.total_cmp(&a.2));
-        for (entry, runs, s) in kernels {
-            println!("    {entry:<46}{:>10.3} ms in {runs:.0}", 1e3 * s);
-        }
+        print!("{}", ceilings.lines());
     }
 }

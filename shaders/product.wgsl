@@ -6,15 +6,20 @@
 // a time through workgroup memory: two buffers, so that one barrier a step is enough, and what comes next is on its way
 // in registers meanwhile. Of 128 × 128 × 8: 1024 multiply-adds an invocation for 32 reads of 16 bytes.
 //
+// On a processor ($M is `lanes`) a load costs dozens of multiply-adds, all memory lies in caches, and the eight lanes of a
+// subgroup read one another's registers cheaply. There a subgroup makes 16 rows of 64 columns, an invocation 8 columns of
+// them. For four steps of the sum it loads 10 vectors, 8 of B and 2 of A, which with those of the other lanes are 16 × 4
+// elements; it makes 512 multiply-adds of them.
+//
 // Where D has few tiles and the sums are long, several workgroups share them: the one at block.z takes `each` steps, and
 // writes them to the part of that number, m × n, which `product_sum` adds up.
 #include activation
 #values A n t
 #values B n t
 #values V wide narrow
-#values M 64 128
+#values M 64 128 lanes
 
-#if kernel product_$A$B_$V_$M_$S_$T lanes_$A$B_$V_$S_$T
+#if kernel product_$A$B_$V_$M_$S_$T
 #if V == wide
 #if S == f32
 const LEFT_BYTES = 16u;
@@ -109,9 +114,11 @@ fn finish(part: u32, row: u32, column: u32, sum: vec4<f32>) {
   }
 #end
 }
-#end
 
-#if kernel product_$A$B_$V_$M_$S_$T
+#if M == lanes
+const THREADS = 64u;
+#else
+const THREADS = 256u;
 #if M == 128
 const DEPTH = 8u;
 #else
@@ -166,8 +173,9 @@ fn stage_right(thread: u32, buffer: u32, v: vec4<f32>) {
 #end
 }
 #end
+#end
 
-#kernel product_$A$B_$V_$M_$S_$T ProductArguments 256
+#kernel product_$A$B_$V_$M_$S_$T ProductArguments THREADS
 #if V == wide
 #buffer left array<vec4<$S>>
 #buffer right array<vec4<$S>>
@@ -183,6 +191,57 @@ fn stage_right(thread: u32, buffer: u32, v: vec4<f32>) {
 #buffer bias array<$T>
 #buffer pre array<$T>
 #end
+  let start = block.z * a.each;
+  let end = min(start + a.each, a.k);
+  let part = block.z * a.m * a.n;
+#if M == lanes
+  let lane = thread % 8u;
+  let row = block.y * 128u + thread / 8u * 16u;
+  let column = block.x * 64u + lane * 8u;
+#each R 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15
+  var c$R = vec4<f32>();
+  var d$R = vec4<f32>();
+#end
+  for (var depth = start; depth < end; depth += 4u) {
+    // Rows 0 to 7, rows 8 to 15: of one row four steps, or of one step four rows.
+#if A == n
+    let l0 = fetch_left(row + lane, depth, a.m, a.k);
+    let l1 = fetch_left(row + 8u + lane, depth, a.m, a.k);
+#else
+    let l0 = fetch_left(depth + lane % 4u, row + lane / 4u * 4u, a.k, a.m);
+    let l1 = fetch_left(depth + lane % 4u, row + 8u + lane / 4u * 4u, a.k, a.m);
+#end
+#if B == n
+#each K 0 1 2 3
+    let p$K = fetch_right(depth + $Ku, column, a.k, a.n);
+    let q$K = fetch_right(depth + $Ku, column + 4u, a.k, a.n);
+#end
+#else
+#each J 0 1 2 3 4 5 6 7
+    let t$J = fetch_right(column + $Ju, depth, a.n, a.k);
+#end
+#each K 0 1 2 3
+    let p$K = vec4<f32>(t0[$K], t1[$K], t2[$K], t3[$K]);
+    let q$K = vec4<f32>(t4[$K], t5[$K], t6[$K], t7[$K]);
+#end
+#end
+#each K 0 1 2 3
+#each R 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15
+#if A == n
+    let a$K_$R = subgroupBroadcast(select(l0, l1, $R > 7)[$K], $Ru % 8u);
+#else
+    let a$K_$R = subgroupBroadcast(select(l0, l1, $R > 7)[$Ru % 4u], $Ru % 8u / 4u * 4u + $Ku);
+#end
+    c$R = fma(vec4<f32>(a$K_$R), p$K, c$R);
+    d$R = fma(vec4<f32>(a$K_$R), q$K, d$R);
+#end
+#end
+  }
+#each R 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15
+  finish(part, row + $Ru, column, c$R);
+  finish(part, row + $Ru, column + 4u, d$R);
+#end
+#else
   let first_row = block.y * $Mu;
   let first_column = block.x * $Mu;
   let x = thread % 16u;
@@ -206,8 +265,6 @@ fn stage_right(thread: u32, buffer: u32, v: vec4<f32>) {
   var f3 = vec4<f32>();
 #end
   var buffer = 0u;
-  let start = block.z * a.each;
-  let end = min(start + a.each, a.k);
   stage_left(thread, buffer, next_left(thread, first_row, start));
   stage_right(thread, buffer, next_right(thread, first_column, start));
   for (var depth = start; depth < end; depth += DEPTH) {
@@ -249,7 +306,6 @@ fn stage_right(thread: u32, buffer: u32, v: vec4<f32>) {
   }
   let row = first_row + 4u * y;
   let column = first_column + 4u * x;
-  let part = block.z * a.m * a.n;
   finish(part, row, column, c0);
   finish(part, row + 1u, column, c1);
   finish(part, row + 2u, column, c2);
@@ -268,76 +324,6 @@ fn stage_right(thread: u32, buffer: u32, v: vec4<f32>) {
   finish(part, row + 66u, column + 64u, f2);
   finish(part, row + 67u, column + 64u, f3);
 #end
-#end
-
-// The same on a processor, where a load costs dozens of multiply-adds, but lanes of a subgroup (8) see one another for
-// little and all memory lies in caches. A subgroup makes 16 rows of 64 columns, an invocation 8 columns of them. For four
-// steps of the sum it loads 10 vectors: 8 of B and, between all lanes, 16 × 4 elements of A. 512 multiply-adds an
-// invocation.
-#kernel lanes_$A$B_$V_$S_$T ProductArguments 64
-#if V == wide
-#buffer left array<vec4<$S>>
-#buffer right array<vec4<$S>>
-#buffer addend array<vec4<$T>>
-#buffer out array<vec4<$T>>
-#buffer bias array<vec4<$T>>
-#buffer pre array<vec4<$T>>
-#else
-#buffer left array<$S>
-#buffer right array<$S>
-#buffer addend array<$T>
-#buffer out array<$T>
-#buffer bias array<$T>
-#buffer pre array<$T>
-#end
-  let lane = thread % 8u;
-  let row = block.y * 128u + thread / 8u * 16u;
-  let column = block.x * 64u + lane * 8u;
-#each R 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15
-  var c$R = vec4<f32>();
-  var d$R = vec4<f32>();
-#end
-  let start = block.z * a.each;
-  let end = min(start + a.each, a.k);
-  for (var depth = start; depth < end; depth += 4u) {
-    // Rows 0 to 7, rows 8 to 15: of one row four steps, or of one step four rows.
-#if A == n
-    let l0 = fetch_left(row + lane, depth, a.m, a.k);
-    let l1 = fetch_left(row + 8u + lane, depth, a.m, a.k);
-#else
-    let l0 = fetch_left(depth + lane % 4u, row + lane / 4u * 4u, a.k, a.m);
-    let l1 = fetch_left(depth + lane % 4u, row + 8u + lane / 4u * 4u, a.k, a.m);
-#end
-#if B == n
-#each K 0 1 2 3
-    let p$K = fetch_right(depth + $Ku, column, a.k, a.n);
-    let q$K = fetch_right(depth + $Ku, column + 4u, a.k, a.n);
-#end
-#else
-#each J 0 1 2 3 4 5 6 7
-    let t$J = fetch_right(column + $Ju, depth, a.n, a.k);
-#end
-#each K 0 1 2 3
-    let p$K = vec4<f32>(t0[$K], t1[$K], t2[$K], t3[$K]);
-    let q$K = vec4<f32>(t4[$K], t5[$K], t6[$K], t7[$K]);
-#end
-#end
-#each K 0 1 2 3
-#each R 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15
-#if A == n
-    let a$K_$R = subgroupBroadcast(select(l0, l1, $R > 7)[$K], $Ru % 8u);
-#else
-    let a$K_$R = subgroupBroadcast(select(l0, l1, $R > 7)[$Ru % 4u], $Ru % 8u / 4u * 4u + $Ku);
-#end
-    c$R = fma(vec4<f32>(a$K_$R), p$K, c$R);
-    d$R = fma(vec4<f32>(a$K_$R), q$K, d$R);
-#end
-#end
-  }
-  let part = block.z * a.m * a.n;
-#each R 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15
-  finish(part, row + $Ru, column, c$R);
-  finish(part, row + $Ru, column + 4u, d$R);
 #end
 #end
 

@@ -71,8 +71,9 @@ def passes(program, variables, only=""):
         "PROPTEST_MAX_SHRINK_ITERS": "0",
         "PROPTEST_DISABLE_FAILURE_PERSISTENCE": "1",
     }
+    command = [program, only] if only else [program]
     try:
-        done = subprocess.run([program, *filter(None, [only])], cwd=ROOT, env=environment, timeout=900, **quiet)
+        done = subprocess.run(command, cwd=ROOT, env=environment, timeout=900, **quiet)
     except subprocess.TimeoutExpired:
         return False
     return done.returncode == 0

@@ -112,6 +112,18 @@ fn run(
     teacher.into_iter().chain(others).collect()
 }
 
+/// Equal to the CPU's, relative to the largest of them.
+fn near(what: &str, got: &[f32], want: &[f32], on: &str) {
+    let largest = want.iter().fold(0f32, |m, v| m.max(v.abs()));
+    assert!(largest > 0.0 && got.len() == want.len());
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        assert!(
+            (got - want).abs() <= tolerance::PARAMETER_GRADIENT * largest,
+            "{what} at {i} on {on}: {got} for {want}"
+        );
+    }
+}
+
 /// More than one tile of columns a block, more than one step of the width: the CPU, which the oracle holds to account, is the reference.
 #[test]
 fn many_rows_and_columns() {
@@ -158,15 +170,40 @@ fn many_rows_and_columns() {
     let want = all(&*cpu);
     for backend in backends(&[Op::Relation]) {
         for (k, ((what, got), (_, want))) in all(&*backend).iter().zip(&want).enumerate() {
-            let largest = want.iter().fold(0f32, |m, v| m.max(v.abs()));
-            assert!(largest > 0.0 && got.len() == want.len());
-            for (i, (got, want)) in got.iter().zip(want).enumerate() {
-                assert!(
-                    (got - want).abs() <= tolerance::PARAMETER_GRADIENT * largest,
-                    "{what} (number {k}) at {i} on {}: {got} for {want}",
-                    backend.name()
-                );
-            }
+            near(&format!("{what} (number {k})"), got, want, backend.name());
+        }
+    }
+}
+
+/// As [`many_rows_and_columns`], of the curvature.
+#[test]
+fn curvature_of_many_rows() {
+    let rows = |n: usize, seed| unit(normal(&[n, 20], seed));
+    let [x, y, u, z] = [1, 2, 3, 4].map(|seed| rows(2200, seed));
+    let all = |backend: &dyn Backend| {
+        let logits = relation(backend, &x, &y, 20.0);
+        let pair = Pair {
+            student: logits.clone(),
+            teacher: None,
+            skip_diagonal: false,
+        };
+        let (mut dx, mut dy, mut dscale) = (None, None, None);
+        let of = HessianProduct {
+            logits: &logits,
+            stats: &backend.relation(&pair).expect("forward"),
+            tangent: (&upload(backend, &u), &upload(backend, &z)),
+            coef: 0.5,
+        };
+        backend
+            .relation_curvature(of, Some(&mut dx), Some(&mut dy), Some(&mut dscale))
+            .expect("curvature");
+        [("dx", dx), ("dy", dy), ("dscale", dscale)]
+            .map(|(what, slot)| (what, values(backend, &slot.expect("a gradient"))))
+    };
+    let want = all(&Cpu::new());
+    for backend in backends(&[Op::RelationCurvature]) {
+        for ((what, got), (_, want)) in all(&*backend).iter().zip(&want) {
+            near(what, got, want, backend.name());
         }
     }
 }

@@ -45,7 +45,8 @@ pub struct Opened {
 impl Opened {
     /// The device of the flags; kernels of an adapter are `timed` by its own clock.
     pub fn new(device: Device, precision: Precision, timed: bool) -> Self {
-        if device == Device::Wgpu {
+        // What it does not have is refused by `device::open`.
+        if device == Device::Wgpu && precision != Precision::AmpBf16 {
             let options = wgpu::Options {
                 f16: precision == Precision::AmpFp16,
                 timed,
@@ -126,9 +127,14 @@ impl Ceilings {
             .expect("download");
     }
 
-    /// What an adapter's kernels took in the last [`Ceilings::time`]: entry, runs, seconds of one run of the body.
-    pub fn kernels(&self) -> &[(&'static str, f64, f64)] {
-        &self.kernels
+    /// A line for each of an adapter's kernels in the last [`Ceilings::time`], the longest first.
+    pub fn lines(&self) -> String {
+        let mut kernels = self.kernels.clone();
+        kernels.sort_by(|a, b| b.2.total_cmp(&a.2));
+        let line = |(entry, runs, s): (&str, f64, f64)| {
+            format!("    {entry:<46}{:>10.3} ms in {runs:.0}\n", 1e3 * s)
+        };
+        kernels.into_iter().map(line).collect()
     }
 
     /// Since the last call, by kernel; nothing where they are not timed.
@@ -148,7 +154,7 @@ impl Ceilings {
             body();
             self.settle();
         });
-        // A first run of a millisecond or less says how many make up the span.
+        // One run tells how many make up the span.
         let (runs, all) = match (SPAN / once).ceil().clamp(1.0, 500.0) {
             1.0 => (1.0, once),
             runs => {
@@ -196,11 +202,10 @@ impl Ceilings {
         match (&mut self.host, of) {
             (Some(host), Ceiling::Products) => host.multiply_adds(),
             (Some(host), Ceiling::Copy) => host.copy(),
-            (None, Ceiling::Products) if self.adapter.is_some() => {
-                let gpu = self.adapter.clone().expect("an adapter");
-                self.multiply_adds(&gpu, false)
-            }
             (None, Ceiling::Products) => {
+                if let Some(gpu) = self.adapter.clone() {
+                    return self.multiply_adds(&gpu, false);
+                }
                 let n = self.side();
                 // Zeros would cost less power, and so run faster.
                 let made = || random(self.backend.as_ref(), &[n, n], 1.0);

@@ -21,8 +21,6 @@ pub struct Bench {
     only: String,
     /// Whether an adapter's kernels have lines of their own.
     each: bool,
-    /// What they took in the last measurement.
-    last: Vec<(&'static str, f64, f64)>,
 }
 
 impl Bench {
@@ -40,7 +38,6 @@ impl Bench {
             repetitions: flags.repetitions.max(1),
             only: flags.only.clone(),
             each: flags.each,
-            last: Vec::new(),
         }
     }
 
@@ -74,11 +71,12 @@ impl Bench {
             return;
         }
         body();
+        let mut kernels = String::new();
         let (times, shares) = (0..self.repetitions)
             .map(|_| {
                 let before = self.ceilings.measure(ceiling);
                 let s = self.ceilings.time(&mut body);
-                self.last = self.ceilings.kernels().to_vec();
+                kernels = self.ceilings.lines();
                 (
                     s,
                     work / s / (0.5 * (before + self.ceilings.measure(ceiling))),
@@ -96,8 +94,8 @@ impl Bench {
             work / s / 1e9,
             100.0 * median(shares)
         );
-        for (entry, runs, s) in self.last.iter().filter(|_| self.each) {
-            println!("    {entry:<46}{:>10.3} ms in {runs:.0}", 1e3 * s);
+        if self.each {
+            print!("{kernels}");
         }
     }
 

@@ -33,7 +33,7 @@ pub fn multiply_adds(gpu: &Gpu, f16: bool, rounds: u32) -> Result<f64> {
         false => "multiply_adds_f32",
     };
     let operations = 2 * EACH * 256 * WORKGROUPS * rounds as usize;
-    // Converges, so that no number becomes special.
+    // x ← x / 2 + 1/2 stays finite: every x goes to 1.
     let arguments = CeilingArguments {
         out,
         rounds,

@@ -6,7 +6,6 @@ use super::faults::Faults;
 use super::memory::Memory;
 use super::pipeline_cache::DiskCache;
 use super::pipelines::{Dispatches, Pipelines};
-use super::product::Tiles;
 use super::readback::{self, Readback};
 use super::source::Lanes;
 use super::{NAME, Options, moves, product};
@@ -36,7 +35,7 @@ pub(super) struct Wgpu {
     faults: Faults,
     /// Whether products may use cooperative matrices.
     cooperative: bool,
-    tiles: Tiles,
+    lanes: Lanes,
     state: Mutex<State>,
 }
 
@@ -137,20 +136,17 @@ impl Wgpu {
             description,
             faults,
             cooperative: cooperative && subgroups,
-            tiles: match lanes.on_processor && lanes.size == 8 {
-                true => Tiles::Lanes,
-                false => Tiles::Shared,
-            },
+            lanes,
         };
-        let lanes = match subgroups && opened.lanes_are_neighbours(info.subgroup_min_size)? {
+        let found = match subgroups && opened.lanes_are_neighbours(info.subgroup_min_size)? {
             true => format!("subgroups of {}", info.subgroup_min_size),
             false => {
-                (opened.cooperative, opened.tiles) = (false, Tiles::Shared);
+                (opened.cooperative, opened.lanes.size) = (false, 0);
                 opened.state().pipelines.without_subgroups();
                 "no subgroups".into()
             }
         };
-        opened.description += &format!(", {lanes}");
+        opened.description += &format!(", {found}");
         if opened.cooperative {
             opened.description += ", cooperative matrices";
         }
@@ -412,12 +408,12 @@ impl Device for Wgpu {
         }
         let parts = product::parts(product);
         if parts == 1 {
-            return self.run(product::launch(product, self.tiles)?);
+            return self.run(product::launch(product, self.lanes.in_a_register())?);
         }
         let bytes = size_of::<f32>() * parts * product.m * product.n;
         let at = self.allocate(bytes, false)?;
         let run = |(each, sum)| self.run(each).and_then(|()| self.run(sum));
-        let done = product::shared(product, self.tiles, parts, at).and_then(run);
+        let done = product::shared(product, self.lanes.in_a_register(), parts, at).and_then(run);
         self.free(at, bytes);
         done
     }

@@ -48,33 +48,34 @@ const SHARE: usize = 512;
 /// From this many elements of the result on, its tiles are of 128 × 128: enough of them to fill a GPU.
 const LARGE: usize = 64 * 128 * 128;
 
-/// Which kernel makes a product's tiles.
+/// What a workgroup makes of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tiles {
-    /// Through workgroup memory, for GPUs.
-    Shared,
-    /// Between the lanes of a subgroup of 8, for adapters that run on a processor.
+enum Tile {
+    /// 64 × 64, through workgroup memory.
+    Of64,
+    /// 128 × 128, through workgroup memory.
+    Of128,
+    /// 128 × 64, between the lanes of subgroups of 8: for adapters that run on a processor.
     Lanes,
 }
 
-/// The entry for the transpositions (`n` or `t`), the width of accesses, the kernel and its tile's side, and the element
-/// types.
+/// The entry for the transpositions (`n` or `t`), the width of accesses, the tile and the element types.
 macro_rules! entries {
     ($sides:literal $wide:expr, $tile:expr, $from:expr, $to:expr) => {
         match ($wide, $tile) {
-            (true, Some(128)) => entries!("product_" $sides "_wide_128" $from, $to),
-            (true, Some(_)) => entries!("product_" $sides "_wide_64" $from, $to),
-            (false, Some(128)) => entries!("product_" $sides "_narrow_128" $from, $to),
-            (false, Some(_)) => entries!("product_" $sides "_narrow_64" $from, $to),
-            (true, None) => entries!("lanes_" $sides "_wide" $from, $to),
-            (false, None) => entries!("lanes_" $sides "_narrow" $from, $to),
+            (true, Tile::Of64) => entries!($sides "_wide_64" $from, $to),
+            (true, Tile::Of128) => entries!($sides "_wide_128" $from, $to),
+            (true, Tile::Lanes) => entries!($sides "_wide_lanes" $from, $to),
+            (false, Tile::Of64) => entries!($sides "_narrow_64" $from, $to),
+            (false, Tile::Of128) => entries!($sides "_narrow_128" $from, $to),
+            (false, Tile::Lanes) => entries!($sides "_narrow_lanes" $from, $to),
         }
     };
-    ($head:literal $sides:literal $end:literal $from:expr, $to:expr) => {
+    ($sides:literal $end:literal $from:expr, $to:expr) => {
         match ($from, $to) {
-            (DType::F32, DType::F32) => Some(concat!($head, $sides, $end, "_f32_f32")),
-            (DType::F16, DType::F32) => Some(concat!($head, $sides, $end, "_f16_f32")),
-            (DType::F16, DType::F16) => Some(concat!($head, $sides, $end, "_f16_f16")),
+            (DType::F32, DType::F32) => Some(concat!("product_", $sides, $end, "_f32_f32")),
+            (DType::F16, DType::F32) => Some(concat!("product_", $sides, $end, "_f16_f32")),
+            (DType::F16, DType::F16) => Some(concat!("product_", $sides, $end, "_f16_f16")),
             _ => None,
         }
     };
@@ -86,8 +87,12 @@ fn wide(at: Address, dtype: DType, stride: usize, length: usize) -> bool {
     stride.is_multiple_of(4) && length.is_multiple_of(4) && at.is_multiple_of(unit)
 }
 
-/// The kernel of a product, its launch and its struct.
-pub(super) fn launch(of: &Product, tiles: Tiles) -> Result<(Kernel, Launch, ProductArguments)> {
+/// The kernel of a product, its launch and its struct, for an adapter whose subgroups are
+/// [registers of a processor](super::source::Lanes::in_a_register) or not.
+pub(super) fn launch(
+    of: &Product,
+    in_a_register: bool,
+) -> Result<(Kernel, Launch, ProductArguments)> {
     let Product {
         m,
         n,
@@ -109,11 +114,15 @@ pub(super) fn launch(of: &Product, tiles: Tiles) -> Result<(Kernel, Launch, Prod
             .into_iter()
             .flatten()
             .all(|at| at.is_multiple_of(4 * d.dtype.size() as u64));
-    // Of rows and columns.
-    let (tile, [rows, columns], threads) = match tiles {
-        Tiles::Lanes => (None, [128, 64], 64),
-        Tiles::Shared if m * n >= LARGE => (Some(128), [128, 128], 256),
-        Tiles::Shared => (Some(64), [64, 64], 256),
+    let tile = match in_a_register {
+        true => Tile::Lanes,
+        false if m * n >= LARGE => Tile::Of128,
+        false => Tile::Of64,
+    };
+    let (rows, columns, threads) = match tile {
+        Tile::Of64 => (64, 64, 256),
+        Tile::Of128 => (128, 128, 256),
+        Tile::Lanes => (128, 64, 64),
     };
     let entry = match (a.transposed, b.transposed) {
         (false, false) => entries!("nn" is_wide, tile, a.dtype, d.dtype),
@@ -164,7 +173,7 @@ pub(super) fn is_cooperative(of: &Product) -> bool {
 
 /// The launch of a product by cooperative matrices.
 pub(super) fn cooperative(of: &Product) -> Result<Call<ProductArguments>> {
-    let (_, launch, arguments) = self::launch(of, Tiles::Shared)?;
+    let (_, launch, arguments) = self::launch(of, false)?;
     let entry = match (of.a.transposed, of.b.transposed, of.d.dtype) {
         (false, false, DType::F32) => "cooperative_nn_f32",
         (false, true, DType::F32) => "cooperative_nt_f32",
@@ -206,7 +215,7 @@ type Call<A> = (Kernel, Launch, A);
 /// The launches of a product whose sums are shared by `parts` workgroups, through memory of `parts` m n f32 at `at`.
 pub(super) fn shared(
     of: &Product,
-    tiles: Tiles,
+    in_a_register: bool,
     parts: usize,
     at: Address,
 ) -> Result<(Call<ProductArguments>, Call<ProductSumArguments>)> {
@@ -215,7 +224,7 @@ pub(super) fn shared(
         d: Matrix { at, ..of.d },
         ..*of
     };
-    let (kernel, mut launch, mut arguments) = self::launch(&whole, tiles)?;
+    let (kernel, mut launch, mut arguments) = self::launch(&whole, in_a_register)?;
     arguments.each = each(of.k, parts) as u32;
     launch.grid[2] = parts as u32;
     let n = of.m * of.n;

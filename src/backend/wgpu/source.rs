@@ -165,8 +165,15 @@ pub(super) fn entries(module: &str) -> Vec<String> {
 pub(super) struct Lanes {
     /// Invocations of a subgroup, or 0 where kernels make no use of them.
     pub size: u32,
-    /// Whether it runs on a processor, eight invocations to a vector register.
+    /// Whether it runs on a processor.
     pub on_processor: bool,
+}
+
+impl Lanes {
+    /// Whether a subgroup is one vector register of a processor.
+    pub fn in_a_register(self) -> bool {
+        self.on_processor && self.size == 8
+    }
 }
 
 /// A kernel's instance for an adapter; `None` if the module has no such kernel.
@@ -193,8 +200,8 @@ pub(super) fn instance(module: &str, entry: &str, lanes: Lanes) -> Result<Option
     };
     values.entry('T').or_insert_with(|| "f32".to_owned());
     values.insert('L', lanes.size.to_string());
-    let on_processor = lanes.on_processor && lanes.size == 8;
-    values.insert('P', if on_processor { "yes" } else { "no" }.to_owned());
+    let in_a_register = if lanes.in_a_register() { "yes" } else { "no" };
+    values.insert('P', in_a_register.to_owned());
     let mut reader = Reader {
         pattern,
         values: &values,

@@ -114,7 +114,7 @@ fn a_product_in_parts_adds_once() {
         return;
     };
     check_product(&device, [300, 130, 70], |product| {
-        let (kernel, launch, arguments) = product::launch(product, product::Tiles::Shared)?;
+        let (kernel, launch, arguments) = product::launch(product, false)?;
         let launch = Launch {
             work: 1 << 40,
             ..launch
