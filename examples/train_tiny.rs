@@ -7,7 +7,7 @@
 //! Data and teacher are the demonstration's. What `train` adds is a run's folder: checkpoints, logs, evaluation, a report.
 
 use clip_distill::backend::{Backend, cpu::Cpu};
-use clip_distill::data::{Augment, Loader, LoaderConfig, Mode, Transform, tokenizer};
+use clip_distill::data::{Augment, Loader, LoaderConfig, Mode, Start, Transform, tokenizer};
 use clip_distill::loss::{Method, Objective};
 use clip_distill::model::{Clip, ClipConfig};
 use clip_distill::optim::{AdamWConfig, Recipe, Schedule, ScheduleKind};
@@ -48,6 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         dataset: Arc::new(embedded::training_pairs()?),
         batch_size: 64,
         seed,
+        length: None,
         shuffle_buffer: 5000,
         mode: Mode::Train,
         workers: 2,
@@ -82,7 +83,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         seed,
     )?;
 
-    for (step, batch) in Loader::new(loader, 0, 0)?.take(STEPS as usize).enumerate() {
+    for (step, batch) in Loader::new(loader, Start::default(), 0)?
+        .take(STEPS as usize)
+        .enumerate()
+    {
         let batch = batch?;
         // The two models have vocabularies of their own.
         let teacher_texts: Vec<Vec<i32>> =

@@ -81,11 +81,8 @@ fn killed_runs_resume_to_the_bit() {
         &place.checkpoint("killed", 12),
     );
     let losses = |name: &str| -> Vec<(u64, f64)> {
-        let text =
-            std::fs::read_to_string(place.path(&format!("logs/{name}/metrics.jsonl"))).unwrap();
-        let parse = |l: &str| serde_json::from_str::<serde_json::Value>(l).unwrap();
-        text.lines()
-            .map(parse)
+        let lines = place.metrics(name).into_iter();
+        lines
             .map(|v| (v["step"].as_u64().unwrap(), v["loss"].as_f64().unwrap()))
             .collect()
     };
@@ -102,10 +99,7 @@ fn memory_savers_change_nothing() {
     let run = |name: &str, more: &str| {
         let args = format!("{RUN} --save-every-steps 12 --name {name} {more}");
         expect(place.train(&args), 0);
-        let log = place.path(&format!("logs/{name}/metrics.jsonl"));
-        let lines = std::fs::read_to_string(log).unwrap();
-        let parse = |l: &str| serde_json::from_str::<serde_json::Value>(l).unwrap();
-        lines.lines().map(parse).collect::<Vec<_>>()
+        place.metrics(name)
     };
     let whole = run("whole", "");
     run("again", "--grad-checkpointing");

@@ -14,7 +14,7 @@ fuzz_target!(|bytes: &[u8]| {
     let options = CsvOptions {
         image_key: "filepath".into(),
         caption_key: "title".into(),
-        separator: if first % 2 == 0 { '\t' } else { ',' },
+        separator: [None, Some('\t'), Some(',')][usize::from(first % 3)],
         data_root: None,
     };
     let _ = csv::read(file.path(), &options);

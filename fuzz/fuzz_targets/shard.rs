@@ -1,4 +1,4 @@
-//! Webdataset shards, plain and gzipped: every sample that comes out is decoded.
+//! Webdataset shards, plain and compressed: every sample that comes out is decoded.
 #![no_main]
 
 use clip_distill::data::pattern::ShardSource;
@@ -14,7 +14,7 @@ fuzz_target!(|bytes: &[u8]| {
     let mut skips = Skips::default();
     let options = DatasetOptions::default();
     webdataset::read(&source, &options, &mut skips, &mut |sample| {
-        let _ = sample.pixels(false);
+        let _ = sample.pixels(&options.decoding, false);
         ControlFlow::Continue(())
     })
     .expect("the file is there");

@@ -1,44 +1,64 @@
-//! What an epoch reads: shards or a table, how often each, and what of them stays in memory.
+//! What a round reads: shards or tables, how often each, and what of them stays in memory.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::csv::{self, CsvOptions};
 use super::error::{Error, Result};
 use super::image::Decoding;
 use super::options::DatasetOptions;
 use super::pattern::{self, ShardSource};
-use super::sample::{Sample, Skips};
+use super::sample::Sample;
+use super::skips::Skips;
 use super::webdataset;
 use crate::tensor::rng::{Philox, Purpose};
 
-/// One shard's samples kept in memory, with what was skipped in it.
+/// More readings of shards, or of rows, in one round are a slip of the pen.
+const MAX_SHARDS: f64 = 1e7;
+const MAX_ROWS: f64 = 1e9;
+
+/// Samples kept in memory, with what was skipped on the way to them.
 type Kept = Arc<(Vec<Arc<Sample>>, Skips)>;
 
-/// Shards or a table, shared by the loaders of all epochs.
+/// Shards or tables, shared by the loaders of all epochs.
 #[derive(Debug)]
 pub struct Dataset {
-    parts: Vec<Part>,
+    content: Content,
     options: DatasetOptions,
+    /// Draws shards or rows with replacement, without end.
+    resampled: bool,
     kept: Mutex<HashMap<usize, Kept>>,
 }
 
 #[derive(Debug)]
-struct Part {
-    content: Content,
-    /// How often an epoch reads it, on average.
+enum Content {
+    /// With how often a round reads each, on average.
+    Shards(Vec<(ShardSource, f32)>),
+    Tables {
+        rows: Kept,
+        spans: Vec<Span>,
+    },
+}
+
+/// The rows of one table: those before `end` that are of no earlier span.
+#[derive(Debug)]
+struct Span {
+    end: usize,
     factor: f32,
 }
 
-#[derive(Debug)]
-enum Content {
-    Shard(ShardSource),
-    Table(Kept),
+/// The order of one round.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Order {
+    /// Of every draw.
+    pub seed: u64,
+    /// Its number.
+    pub round: u32,
+    /// Whether anything is shuffled; else all is read as it stands.
+    pub shuffled: bool,
 }
 
-/// One reading of one part within an epoch.
+/// One reading of one part within a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Visit {
     part: usize,
@@ -51,40 +71,30 @@ impl Dataset {
     /// # Errors
     /// As [`pattern::expand`].
     pub fn from_patterns(patterns: &str, options: DatasetOptions) -> Result<Self> {
-        Self::from_shards(pattern::expand(patterns)?, options)
+        Self::upsampled(pattern::expand_groups(patterns)?, None, options)
     }
 
-    /// The shards that `patterns` names, each `::` part read `factors` times an epoch.
+    /// These lists of shards, each read `factors` times a round; once without factors.
     ///
-    /// A fraction is a probability: with 1.5 a shard is read once or twice. (open_clip draws
-    /// shards with these weights and replacement; here every shard with a factor of at least 1
-    /// is read in every epoch.)
+    /// A fraction is a probability: with 1.5 a shard is read once or twice.
     ///
     /// # Errors
-    /// As [`pattern::expand`]; [`Error::Config`] for a factor that is not within (0, 1000], or
-    /// another number of factors than parts.
-    pub fn upsampled(patterns: &str, factors: &[f32], options: DatasetOptions) -> Result<Self> {
-        let groups = pattern::expand_groups(patterns)?;
-        if groups.len() != factors.len() {
-            return Err(Error::Config(format!(
-                "{} upsampling factors for {} datasets",
-                factors.len(),
-                groups.len()
-            )));
+    /// [`Error::Config`] for no shard at all, a factor that is not positive, or another number of factors than
+    /// lists.
+    pub fn upsampled(
+        groups: Vec<Vec<ShardSource>>,
+        factors: Option<&[f32]>,
+        options: DatasetOptions,
+    ) -> Result<Self> {
+        let factors = checked(factors, groups.len())?;
+        let mut shards = Vec::new();
+        for (group, factor) in groups.into_iter().zip(factors) {
+            shards.extend(group.into_iter().map(|shard| (shard, factor)));
         }
-        let mut parts = Vec::new();
-        for (group, &factor) in groups.into_iter().zip(factors) {
-            if !(factor > 0.0 && factor <= 1000.0) {
-                return Err(Error::Config(format!(
-                    "upsampling factor {factor} is not within (0, 1000]"
-                )));
-            }
-            parts.extend(group.into_iter().map(|s| Part {
-                content: Content::Shard(s),
-                factor,
-            }));
+        if shards.is_empty() {
+            return Err(Error::Config("no shard to read".into()));
         }
-        Self::from_parts(parts, options)
+        Self::new(Content::Shards(shards), options)
     }
 
     /// These shards.
@@ -99,45 +109,117 @@ impl Dataset {
                 return Err(Error::MissingShard { path: path.clone() });
             }
         }
-        let part = |shard| Part {
-            content: Content::Shard(shard),
-            factor: 1.0,
-        };
-        Self::from_parts(shards.into_iter().map(part).collect(), options)
+        Self::upsampled(vec![shards], None, options)
     }
 
-    /// The rows of a table, see [`csv::read`].
+    /// The rows of these tables, each table read `factors` times a round; once without factors.
     ///
     /// # Errors
-    /// As [`csv::read`].
-    pub fn from_csv(path: &Path, csv: &CsvOptions, options: DatasetOptions) -> Result<Self> {
-        let (samples, skips) = csv::read(path, csv)?;
-        Ok(Self::from_samples(samples, skips, options))
+    /// As [`Self::upsampled`].
+    pub fn from_tables(
+        tables: Vec<(Vec<Sample>, Skips)>,
+        factors: Option<&[f32]>,
+        options: DatasetOptions,
+    ) -> Result<Self> {
+        let factors = checked(factors, tables.len())?;
+        let (mut rows, mut skips, mut spans) = (Vec::new(), Skips::default(), Vec::new());
+        for ((samples, skipped), factor) in tables.into_iter().zip(factors) {
+            rows.extend(samples.into_iter().map(Arc::new));
+            skips.merge(&skipped);
+            let end = rows.len();
+            spans.push(Span { end, factor });
+        }
+        if u32::try_from(rows.len()).is_err() {
+            return Err(Error::Config(format!("{} rows are too many", rows.len())));
+        }
+        let rows = Arc::new((rows, skips));
+        Self::new(Content::Tables { rows, spans }, options)
     }
 
     /// These samples, and what was skipped on the way to them.
     pub fn from_samples(samples: Vec<Sample>, skips: Skips, options: DatasetOptions) -> Self {
-        let samples = samples.into_iter().map(Arc::new).collect();
-        let part = Part {
-            content: Content::Table(Arc::new((samples, skips))),
+        let samples: Vec<Arc<Sample>> = samples.into_iter().map(Arc::new).collect();
+        let spans = vec![Span {
+            end: samples.len(),
             factor: 1.0,
-        };
+        }];
+        let rows = Arc::new((samples, skips));
         Self {
-            parts: vec![part],
+            content: Content::Tables { rows, spans },
             options,
+            resampled: false,
             kept: Mutex::default(),
         }
     }
 
-    fn from_parts(parts: Vec<Part>, options: DatasetOptions) -> Result<Self> {
-        if parts.is_empty() {
-            return Err(Error::Config("no shard to read".into()));
-        }
-        Ok(Self {
-            parts,
+    fn new(content: Content, options: DatasetOptions) -> Result<Self> {
+        let dataset = Self {
+            content,
             options,
+            resampled: false,
             kept: Mutex::default(),
-        })
+        };
+        let readings: f64 = dataset.weights().iter().map(|w| f64::from(*w)).sum();
+        let (most, what) = match dataset.content {
+            Content::Shards(_) => (MAX_SHARDS, "shards"),
+            Content::Tables { .. } => (MAX_ROWS, "rows"),
+        };
+        if readings > most {
+            return Err(Error::Config(format!(
+                "the upsampling factors make {readings:.0} readings of {what} in a round, more than {most:.0}"
+            )));
+        }
+        Ok(dataset)
+    }
+
+    /// Draws shards, or rows of tables, with replacement, with chances in proportion to the factors: open_clip's
+    /// `--dataset-resampled`. A round then has no end.
+    pub fn resampled(mut self) -> Self {
+        self.resampled = true;
+        self
+    }
+
+    /// Whether it holds tables, not shards.
+    pub fn is_table(&self) -> bool {
+        matches!(self.content, Content::Tables { .. })
+    }
+
+    /// Whether shards or rows are drawn with replacement.
+    pub fn is_resampled(&self) -> bool {
+        self.resampled
+    }
+
+    /// The shards, and how often a round reads each.
+    pub(super) fn shards(&self) -> Option<&[(ShardSource, f32)]> {
+        match &self.content {
+            Content::Shards(shards) => Some(shards),
+            Content::Tables { .. } => None,
+        }
+    }
+
+    /// How its samples are read.
+    pub(super) fn options(&self) -> &DatasetOptions {
+        &self.options
+    }
+
+    /// How often a round reads each shard, or the rows of each table together.
+    fn weights(&self) -> Vec<f32> {
+        match &self.content {
+            Content::Shards(shards) => shards.iter().map(|(_, factor)| *factor).collect(),
+            Content::Tables { spans, .. } => {
+                let begins = std::iter::once(0).chain(spans.iter().map(|s| s.end));
+                let sizes = begins.zip(spans).map(|(begin, s)| s.end - begin);
+                sizes.zip(spans).map(|(n, s)| n as f32 * s.factor).collect()
+            }
+        }
+    }
+
+    /// Parts that are visited on their own: shards, or all tables together.
+    fn parts(&self) -> usize {
+        match &self.content {
+            Content::Shards(shards) => shards.len(),
+            Content::Tables { .. } => 1,
+        }
     }
 
     /// How its images are decoded.
@@ -150,21 +232,25 @@ impl Dataset {
         self.options.cache
     }
 
-    /// Usable samples in one reading of everything, and what would be skipped, by reading all
-    /// of it but decoding no image: minutes for large data.
-    ///
-    /// # Errors
-    /// [`Error::Io`] for a shard that cannot be opened.
-    pub fn count(&self) -> Result<(u64, Skips)> {
+    /// Usable samples in one reading of part `part`, and what would be skipped, by reading all of it but decoding no
+    /// image.
+    pub(super) fn count_part(&self, part: usize) -> Result<(u64, Skips)> {
         let (mut samples, mut skips) = (0, Skips::default());
-        for part in 0..self.parts.len() {
-            let visit = Visit { part, repeat: 0 };
-            let _ = self.visit(visit, None, &mut skips, &mut |_, _| {
-                samples += 1;
-                ControlFlow::Continue(())
-            })?;
-        }
+        let visit = Visit { part, repeat: 0 };
+        let _ = self.read(visit, None, &mut skips, &mut |_, _| {
+            samples += 1;
+            ControlFlow::Continue(())
+        })?;
         Ok((samples, skips))
+    }
+
+    /// Rows of tables in a round, on average, and what was skipped on the way to them; `None` for shards.
+    pub(super) fn rows(&self) -> Option<(f64, Skips)> {
+        let Content::Tables { rows, .. } = &self.content else {
+            return None;
+        };
+        let readings = self.weights().iter().map(|w| f64::from(*w)).sum();
+        Some((readings, rows.1.clone()))
     }
 
     /// At most `n` usable samples, drawn without replacement, in the order of the data; by reading all
@@ -175,9 +261,9 @@ impl Dataset {
     pub fn draw(&self, n: usize, rng: &mut Philox) -> Result<Vec<Arc<Sample>>> {
         let mut drawn: Vec<(u32, Arc<Sample>)> = Vec::new();
         let mut seen = 0;
-        for part in 0..self.parts.len() {
+        for part in 0..self.parts() {
             let visit = Visit { part, repeat: 0 };
-            let _ = self.visit(visit, None, &mut Skips::default(), &mut |_, sample| {
+            let _ = self.read(visit, None, &mut Skips::default(), &mut |_, sample| {
                 if drawn.len() < n {
                     drawn.push((seen, sample));
                 } else if let Some(place) = drawn.get_mut(rng.below(seen + 1) as usize) {
@@ -191,49 +277,74 @@ impl Dataset {
         Ok(drawn.into_iter().map(|(_, sample)| sample).collect())
     }
 
-    /// What epoch `epoch` reads, in order; shuffled by `seed` if `shuffled`.
-    pub(super) fn visits(&self, seed: u64, epoch: u32, shuffled: bool) -> Vec<Visit> {
-        let mut chance = Philox::new(seed, Purpose::ShardOrder, epoch, 1);
+    /// What a round reads, in order. Without end if it is resampled.
+    pub(super) fn visits(&self, order: Order) -> Box<dyn Iterator<Item = Visit> + '_> {
+        let Content::Shards(shards) = &self.content else {
+            return Box::new(std::iter::once(Visit { part: 0, repeat: 0 }));
+        };
+        let Order { seed, round, .. } = order;
+        if self.resampled {
+            let draws = Draws::new(self.weights(), order);
+            let repeats = draws.enumerate();
+            return Box::new(repeats.map(|(repeat, part)| Visit {
+                part,
+                repeat: repeat as u64,
+            }));
+        }
+        let mut chance = Philox::new(seed, Purpose::ShardOrder, round, 1);
         let mut visits = Vec::new();
-        for (part, Part { factor, .. }) in self.parts.iter().enumerate() {
-            let extra = factor.fract() > 0.0 && chance.uniform() < factor.fract();
-            let times = factor.trunc() as u64 + u64::from(extra);
+        for (part, (_, factor)) in shards.iter().enumerate() {
+            let times = times(*factor, &mut chance);
             visits.extend((0..times).map(|repeat| Visit { part, repeat }));
         }
-        if shuffled {
-            Philox::new(seed, Purpose::ShardOrder, epoch, 0).shuffle(&mut visits);
+        if order.shuffled {
+            Philox::new(seed, Purpose::ShardOrder, round, 0).shuffle(&mut visits);
         }
-        visits
+        Box::new(visits.into_iter())
     }
 
     /// Gives `each` usable sample of one visit with its number, which no other sample of the
-    /// epoch has, until it breaks. `shuffle` holds (seed, epoch) where a table is to be shuffled;
-    /// shards are read in their own order.
+    /// round has, until it breaks. Shards are read in their own order, the rows of tables in that of the round.
     pub(super) fn visit(
         &self,
         visit: Visit,
-        shuffle: Option<(u64, u32)>,
+        order: Order,
         skips: &mut Skips,
         each: &mut dyn FnMut(u64, Arc<Sample>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
-        let place = visit.part as u64 + visit.repeat * self.parts.len() as u64;
+        self.read(visit, Some(order), skips, each)
+    }
+
+    /// The number that a sample has in every round: its first reading's.
+    pub(super) fn identity(&self, number: u64) -> u64 {
+        let place = (number >> 32) % self.parts() as u64;
+        place << 32 | number & u64::from(u32::MAX)
+    }
+
+    /// As [`Self::visit`]; without an order each row of a table comes once.
+    fn read(
+        &self,
+        visit: Visit,
+        order: Option<Order>,
+        skips: &mut Skips,
+        each: &mut dyn FnMut(u64, Arc<Sample>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>> {
+        let place =
+            (visit.part as u64).wrapping_add(visit.repeat.wrapping_mul(self.parts() as u64));
         let number = |i: u64| place << 32 | i;
         let mut next = 0;
-        match &self.parts[visit.part].content {
-            Content::Table(table) => {
-                let mut order: Vec<u32> = (0..table.0.len() as u32).collect();
-                if let Some((seed, epoch)) = shuffle {
-                    Philox::new(seed, Purpose::ShardOrder, epoch, 2).shuffle(&mut order);
-                }
-                skips.merge(&table.1);
-                for i in order {
-                    if each(number(i.into()), table.0[i as usize].clone()).is_break() {
+        match &self.content {
+            Content::Tables { rows, spans } => {
+                skips.merge(&rows.1);
+                for id in self.row_numbers(rows.0.len(), spans, order) {
+                    let row = (id & u64::from(u32::MAX)) as usize;
+                    if each(id, rows.0[row].clone()).is_break() {
                         return Ok(ControlFlow::Break(()));
                     }
                 }
             }
-            Content::Shard(shard) if self.options.cache => {
-                let kept = self.kept(visit.part, shard)?;
+            Content::Shards(shards) if self.options.cache => {
+                let kept = self.kept(visit.part, &shards[visit.part].0)?;
                 skips.merge(&kept.1);
                 for sample in &kept.0 {
                     if each(number(next), sample.clone()).is_break() {
@@ -242,7 +353,8 @@ impl Dataset {
                     next += 1;
                 }
             }
-            Content::Shard(shard) => {
+            Content::Shards(shards) => {
+                let shard = &shards[visit.part].0;
                 let mut flow = ControlFlow::Continue(());
                 webdataset::read(shard, &self.options, skips, &mut |sample| {
                     flow = each(number(next), Arc::new(sample));
@@ -253,6 +365,42 @@ impl Dataset {
             }
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// The numbers of a round's rows: the repetition above the lower half, the row in it.
+    fn row_numbers<'a>(
+        &'a self,
+        rows: usize,
+        spans: &'a [Span],
+        order: Option<Order>,
+    ) -> Box<dyn Iterator<Item = u64> + 'a> {
+        let Some(order) = order else {
+            return Box::new(0..rows as u64);
+        };
+        let Order { seed, round, .. } = order;
+        if self.resampled && rows > 0 {
+            let mut within = Philox::new(seed, Purpose::ShardOrder, round, 2);
+            let draws = Draws::new(self.weights(), order).enumerate();
+            return Box::new(draws.map(move |(repeat, span)| {
+                let begin = if span == 0 { 0 } else { spans[span - 1].end };
+                let row = begin as u64 + u64::from(within.below((spans[span].end - begin) as u32));
+                (repeat as u64) << 32 | row
+            }));
+        }
+        let mut chance = Philox::new(seed, Purpose::ShardOrder, round, 1);
+        let mut numbers = Vec::with_capacity(rows);
+        let mut begin = 0;
+        for span in spans {
+            for row in begin..span.end {
+                let times = times(span.factor, &mut chance);
+                numbers.extend((0..times).map(|repeat| repeat << 32 | row as u64));
+            }
+            begin = span.end;
+        }
+        if order.shuffled {
+            Philox::new(seed, Purpose::ShardOrder, round, 2).shuffle(&mut numbers);
+        }
+        Box::new(numbers.into_iter())
     }
 
     fn kept(&self, part: usize, shard: &ShardSource) -> Result<Kept> {
@@ -270,82 +418,62 @@ impl Dataset {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::super::webdataset::tests::tar_of;
-    use super::*;
-
-    fn folder_of_shards() -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        for i in 0..4 {
-            let tar = tar_of(&[("1.jpg", b"J"), ("1.txt", b"t"), ("2.jpg", b"J")]);
-            std::fs::write(folder.path().join(format!("{i}.tar")), tar).unwrap();
-        }
-        folder
+/// `factors`, or ones, for `n` lists.
+fn checked(factors: Option<&[f32]>, n: usize) -> Result<Vec<f32>> {
+    let Some(factors) = factors else {
+        return Ok(vec![1.0; n]);
+    };
+    if factors.len() != n {
+        let count = factors.len();
+        return Err(Error::Config(format!(
+            "{count} upsampling factors for {n} datasets"
+        )));
     }
-
-    #[test]
-    fn upsampling_repeats_with_distinct_numbers() {
-        let folder = folder_of_shards();
-        let root = folder.path().display();
-        let patterns = format!("{root}/{{0..1}}.tar::{root}/{{2..3}}.tar");
-        let options = DatasetOptions::default;
-        let data = Dataset::upsampled(&patterns, &[2.0, 0.5], options()).unwrap();
-        let (mut all, mut halves) = (std::collections::HashSet::new(), 0);
-        for epoch in 0..200 {
-            let visits = data.visits(3, epoch, true);
-            assert_eq!(visits.iter().filter(|v| v.part < 2).count(), 4);
-            halves += visits.len() - 4;
-            if epoch == 0 {
-                for visit in visits {
-                    data.visit(visit, None, &mut Skips::default(), &mut |n, _| {
-                        assert!(all.insert(n));
-                        ControlFlow::Continue(())
-                    })
-                    .unwrap()
-                    .is_break();
-                }
-            }
-        }
-        assert!((150..250).contains(&halves), "{halves}");
-        assert!(Dataset::upsampled(&patterns, &[1.0], options()).is_err());
-        assert!(Dataset::upsampled(&patterns, &[1.0, f32::NAN], options()).is_err());
-    }
-
-    #[test]
-    fn draws_are_uniform_distinct_and_in_order() {
-        let sample = |i: usize| {
-            let image = super::super::sample::ImageBytes::Bytes(Vec::new());
-            Sample::new(i.to_string(), image, Vec::new(), None)
-        };
-        let samples = (0..10).map(sample).collect();
-        let data = Dataset::from_samples(samples, Skips::default(), DatasetOptions::default());
-        let mut counts = [0u32; 10];
-        for seed in 0..2000 {
-            let mut rng = Philox::new(seed, Purpose::Test, 0, 0);
-            let drawn = data.draw(3, &mut rng).unwrap();
-            let keys: Vec<usize> = drawn.iter().map(|s| s.key.parse().unwrap()).collect();
-            assert!(
-                keys.len() == 3 && keys.is_sorted_by(|a, b| a < b),
-                "{keys:?}"
-            );
-            keys.iter().for_each(|&k| counts[k] += 1);
-        }
-        // 600 ± 20.5 each; five deviations.
-        assert!(counts.iter().all(|c| (497..703).contains(c)), "{counts:?}");
-        let mut rng = Philox::new(0, Purpose::Test, 0, 0);
-        assert_eq!(data.draw(20, &mut rng).unwrap().len(), 10);
-    }
-
-    #[test]
-    fn counting_reads_everything() {
-        let folder = folder_of_shards();
-        let pattern = format!("{}/*.tar", folder.path().display());
-        let data = Dataset::from_patterns(&pattern, DatasetOptions::default()).unwrap();
-        let (samples, skips) = data.count().unwrap();
-        assert_eq!((samples, skips.total()), (4, 4));
-        let missing = vec![ShardSource::Path(folder.path().join("9.tar"))];
-        let error = Dataset::from_shards(missing, DatasetOptions::default()).unwrap_err();
-        assert!(error.to_string().contains("9.tar"), "{error}");
+    match factors.iter().find(|f| !(f.is_finite() && **f > 0.0)) {
+        Some(bad) => Err(Error::Config(format!(
+            "upsampling factor {bad} is not a positive number"
+        ))),
+        None => Ok(factors.to_vec()),
     }
 }
+
+/// How often something is read whose factor is `factor`: its fraction is a chance.
+fn times(factor: f32, chance: &mut Philox) -> u64 {
+    let extra = factor.fract() > 0.0 && chance.uniform() < factor.fract();
+    factor.trunc() as u64 + u64::from(extra)
+}
+
+/// Places drawn with replacement, each with a chance in proportion to its weight, without end.
+struct Draws {
+    /// Sums of the weights up to each place.
+    sums: Vec<f64>,
+    rng: Philox,
+}
+
+impl Draws {
+    fn new(weights: Vec<f32>, order: Order) -> Self {
+        let mut sum = 0.0;
+        let sums = weights.iter().map(|w| {
+            sum += f64::from(*w);
+            sum
+        });
+        Self {
+            sums: sums.collect(),
+            rng: Philox::new(order.seed, Purpose::ShardOrder, order.round, 3),
+        }
+    }
+}
+
+impl Iterator for Draws {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        let draw = f64::from(self.rng.uniform()) * self.sums.last()?;
+        let place = self.sums.partition_point(|sum| *sum <= draw);
+        Some(place.min(self.sums.len() - 1))
+    }
+}
+
+#[cfg(test)]
+#[path = "dataset_tests.rs"]
+mod tests;

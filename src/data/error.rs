@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::skips::{SkipKind, Skips};
+
 /// What can stop the reading of data. A single bad sample is not among them: it is skipped and
 /// counted, see [`crate::data::Stats`].
 #[derive(Debug, thiserror::Error)]
@@ -39,16 +41,41 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
-    /// An epoch does not hold enough usable samples for one batch.
+    /// The data hold fewer usable samples than a batch.
     #[error(
-        "a batch of {batch} does not fit the data: only {samples} usable samples; \
-         take a smaller batch size or more data"
+        "a batch of {batch} does not fit the data: only {samples} usable samples{}; \
+         take a smaller batch size or more data",
+        beside(skips)
     )]
     BatchTooLarge {
         /// Samples per batch asked for.
         batch: usize,
-        /// Usable samples in the epoch.
+        /// Usable samples in the data.
         samples: u64,
+        /// What was skipped.
+        skips: Skips,
+    },
+    /// The data hold no usable sample.
+    #[error("no usable pair of image and caption; found: {skips}{}", hint(skips))]
+    NoPairs {
+        /// What was skipped.
+        skips: Skips,
+    },
+    /// More of the data is unusable than may be.
+    #[error(
+        "{lost} of {seen} {what} are unusable, more than --max-bad-fraction {most} allows: {skips}"
+    )]
+    TooManyBad {
+        /// How many are lost.
+        lost: u64,
+        /// Of how many.
+        seen: u64,
+        /// Of what: pairs or shards.
+        what: &'static str,
+        /// The share that may be.
+        most: f64,
+        /// What was skipped.
+        skips: Skips,
     },
     /// A setting has a value that cannot work.
     #[error("{0}")]
@@ -60,3 +87,29 @@ pub enum Error {
 
 /// Result of the data room.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// `, skipped: …`, if anything was.
+fn beside(skips: &Skips) -> String {
+    match skips.total() {
+        0 => String::new(),
+        _ => format!(", skipped: {skips}"),
+    }
+}
+
+/// What to try, as far as the counts tell.
+fn hint(skips: &Skips) -> &'static str {
+    let images = skips.count(SkipKind::MissingImage);
+    let captions = skips.count(SkipKind::MissingCaption);
+    let keys = "; --image-key, --text-key and --json-text-key name the members that are read";
+    if skips.count(SkipKind::MissingFile) > 0 {
+        return "; --data-root is the folder that relative paths of a table start from";
+    }
+    match (images, captions) {
+        // Every image and every text alone.
+        (1.., 1..) if images == captions => {
+            "; the members of a sample must follow one another in the tar (tar --sort=name)"
+        }
+        (1.., _) | (_, 1..) => keys,
+        _ => "",
+    }
+}

@@ -7,14 +7,23 @@ use super::error::{Error, Result};
 /// More names than this from one pattern are a slip of the pen, not a dataset; so are more bytes of them.
 const MAX_NAMES: usize = 1_000_000;
 const MAX_BYTES: usize = 1 << 28;
+/// Of folders in a folder of shards.
+const MAX_DEPTH: usize = 8;
 /// Of a number in a range, its padding included.
 const MAX_DIGITS: usize = 64;
 
 /// Where the bytes of one shard are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ShardSource {
-    /// A `.tar` or `.tar.gz` file.
+    /// A file: a tar, plain or compressed.
     Path(PathBuf),
+    /// A program that writes the tar to its standard output.
+    Command {
+        /// As it was given, for messages.
+        name: String,
+        /// The program and its arguments.
+        words: Vec<String>,
+    },
     /// A tar, plain or gzipped, inside the binary.
     Memory {
         /// A name for messages.
@@ -29,19 +38,62 @@ impl ShardSource {
     pub fn name(&self) -> String {
         match self {
             Self::Path(path) => path.display().to_string(),
-            Self::Memory { name, .. } => name.clone(),
+            Self::Memory { name, .. } | Self::Command { name, .. } => name.clone(),
         }
+    }
+
+    /// What a name stands for: a shell's command after `pipe:`, an address that curl, gsutil or aws read, else a
+    /// file.
+    ///
+    /// # Errors
+    /// The reason, for an address of another kind.
+    fn named(name: &str) -> Result<Self, String> {
+        let words: Vec<&str> = if let Some(command) = name.strip_prefix("pipe:") {
+            match cfg!(windows) {
+                true => vec!["cmd", "/C", command],
+                false => vec!["sh", "-c", command],
+            }
+        } else {
+            match name.split_once("://").map(|(scheme, _)| scheme) {
+                None => return Ok(Self::Path(PathBuf::from(name))),
+                Some("file") => return Ok(Self::Path(PathBuf::from(&name["file://".len()..]))),
+                Some("http" | "https") => {
+                    vec![
+                        "curl",
+                        "--fail",
+                        "--silent",
+                        "--show-error",
+                        "--location",
+                        "--retry",
+                        "5",
+                        name,
+                    ]
+                }
+                Some("gs") => vec!["gsutil", "cat", name],
+                Some("s3") => vec!["aws", "s3", "cp", name, "-"],
+                Some(scheme) => {
+                    return Err(format!(
+                        "no program is known for {scheme}://; `pipe:COMMAND` reads what a command writes"
+                    ));
+                }
+            }
+        };
+        Ok(Self::Command {
+            name: name.to_owned(),
+            words: words.into_iter().map(str::to_owned).collect(),
+        })
     }
 }
 
 /// Expands a list of patterns separated by `::` to the shards they name, in order.
 ///
 /// `{00..12}` counts (keeping the width), `{a,b}` lists, both nest; `*` and `?` match within one
-/// folder level, sorted by name.
+/// folder level, sorted by name. A folder stands for the tars in it and below it. `pipe:COMMAND` is a command that
+/// writes a shard, `http://`, `https://`, `gs://` and `s3://` are addresses that curl, gsutil and aws read.
 ///
 /// # Errors
 /// [`Error::MissingShard`] for a name without a file, [`Error::Pattern`] for braces that do not
-/// pair, an empty list or a wildcard that matches nothing.
+/// pair, an empty list, a wildcard that matches nothing or a folder without tars.
 pub fn expand(patterns: &str) -> Result<Vec<ShardSource>> {
     let mut shards = Vec::new();
     for group in expand_groups(patterns)? {
@@ -66,14 +118,21 @@ fn expand_one(pattern: &str) -> Result<Vec<ShardSource>> {
     if pattern.trim().is_empty() {
         return Err(wrong("is empty"));
     }
-    if pattern.starts_with("pipe:") || pattern.contains("://") {
-        return Err(wrong(
-            "only files are read; download the shards or mount them first",
-        ));
-    }
     let mut shards = Vec::new();
     for name in braces(pattern).map_err(|reason| wrong(&reason))? {
-        if name.contains(['*', '?']) {
+        let source = ShardSource::named(&name).map_err(|reason| wrong(&reason))?;
+        let ShardSource::Path(path) = &source else {
+            shards.push(source);
+            continue;
+        };
+        if path.is_dir() {
+            let mut found = Vec::new();
+            tars_under(path, 0, &mut found).map_err(|(path, source)| Error::Io { path, source })?;
+            if found.is_empty() {
+                return Err(wrong("is a folder without any .tar"));
+            }
+            shards.extend(found.into_iter().map(ShardSource::Path));
+        } else if !path.is_file() && name.contains(['*', '?']) {
             let found =
                 glob(Path::new(&name)).map_err(|(path, source)| Error::Io { path, source })?;
             if found.is_empty() {
@@ -81,14 +140,67 @@ fn expand_one(pattern: &str) -> Result<Vec<ShardSource>> {
             }
             shards.extend(found.into_iter().map(ShardSource::Path));
         } else {
-            let path = PathBuf::from(&name);
-            if !path.is_file() {
-                return Err(Error::MissingShard { path });
+            // A named pipe is no plain file, and may be read.
+            if !path.exists() {
+                return Err(Error::MissingShard { path: path.clone() });
             }
-            shards.push(ShardSource::Path(path));
+            shards.push(source);
         }
     }
     Ok(shards)
+}
+
+/// Extensions of images. AVIF and HEIC are among them so that they are skipped by name and counted.
+const IMAGES: [&str; 12] = [
+    "jpg", "jpeg", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif",
+];
+
+/// Whether a file of this name is taken for an image.
+pub fn is_image(name: &str) -> bool {
+    let extension = Path::new(name).extension().and_then(|e| e.to_str());
+    extension.is_some_and(|e| IMAGES.iter().any(|i| e.eq_ignore_ascii_case(i)))
+}
+
+/// Whether a file of this name is taken for a shard.
+pub(super) fn is_tar(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let mut parts = name.rsplit('.');
+    match parts.next() {
+        Some("tar" | "tgz" | "tbz2" | "txz" | "tzst") => name.contains('.'),
+        Some("gz" | "bz2" | "xz" | "zst") => parts.next() == Some("tar"),
+        _ => false,
+    }
+}
+
+/// The shards in `folder` and the folders below it, sorted by path.
+fn tars_under(
+    folder: &Path,
+    depth: usize,
+    found: &mut Vec<PathBuf>,
+) -> Result<(), (PathBuf, std::io::Error)> {
+    let wrong = |e| (folder.to_owned(), e);
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(wrong)? {
+        paths.push(entry.map_err(wrong)?.path());
+    }
+    paths.sort();
+    for path in paths {
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        if name.starts_with('.') {
+            continue;
+        }
+        // Links may lead in circles.
+        if path.is_dir() && depth < MAX_DEPTH {
+            tars_under(&path, depth + 1, found)?;
+        } else if is_tar(&name) && path.is_file() {
+            found.push(path);
+        }
+    }
+    Ok(())
 }
 
 /// All strings that `pattern` stands for, as a shell expands braces.
@@ -346,6 +458,21 @@ mod tests {
         assert!(error.to_string().ends_with("b2.tar"), "{error}");
         assert!(expand(&format!("{root}/*.zip")).is_err());
         assert!(expand(&format!("{root}/b0.tar::")).is_err());
-        assert!(expand("pipe:cat x.tar").is_err());
+        // A folder stands for its shards; commands and addresses need not be there.
+        std::fs::create_dir(folder.path().join("d")).unwrap();
+        std::fs::write(folder.path().join("d/0.tar.gz"), b"").unwrap();
+        let found = expand(&root.to_string()).unwrap();
+        let names: Vec<String> = found.iter().map(ShardSource::name).collect();
+        assert_eq!(
+            names,
+            ["b0.tar", "b1.tar", "d/0.tar.gz"].map(|n| format!("{root}/{n}"))
+        );
+        std::fs::remove_file(folder.path().join("d/0.tar.gz")).unwrap();
+        assert!(expand(&format!("{root}/d")).is_err());
+        let found = expand("pipe:cat {0..1}.tar::s3://a/b.tar").unwrap();
+        let names: Vec<String> = found.iter().map(ShardSource::name).collect();
+        assert_eq!(names, ["pipe:cat 0.tar", "pipe:cat 1.tar", "s3://a/b.tar"]);
+        assert!(matches!(&found[2], ShardSource::Command { words, .. } if words[0] == "aws"));
+        assert!(expand("ftp+x://a/b.tar").is_err());
     }
 }

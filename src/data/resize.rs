@@ -57,25 +57,24 @@ pub fn resize(image: &RgbImage, width: u32, height: u32) -> RgbImage {
 /// A region of the resized image: what a crop after [`resize`] gives, without the rest, which in a very
 /// long image would be large.
 ///
-/// The horizontal pass comes first, unless the height loses more than twice the pixels that the width
-/// loses: Pillow 13's rule. The pass between is rounded to 8 bits, so that the order shows.
+/// The passes come in the order of [`vertical_first`]. The values between are rounded to 8 bits, so that the order
+/// shows.
 pub fn resize_region(image: &RgbImage, columns: Axis, rows: Axis) -> RgbImage {
     let mut across = windows(image.width, columns);
     let mut down = windows(image.height, rows);
     let mut image = Cow::Borrowed(image);
-    let lost = |from: u32, to: u64| i128::from(from) - i128::from(to);
-    let (width_lost, height_lost) = (lost(image.width, columns.to), lost(image.height, rows.to));
+    let from = (image.width, image.height);
+    let vertical_first = vertical_first(from, (columns.to, rows.to));
     let (left, width) = shift(&mut across);
     let (top, height) = shift(&mut down);
     if (width, height) != (image.width, image.height) {
         image = Cow::Owned(image.crop(left, top, width, height));
     }
-    let vertical_first = height_lost > 0 && height_lost > 2 * width_lost;
     let simd = pulp::Arch::new();
     for vertical in [vertical_first, !vertical_first] {
         let (windows, changed) = match vertical {
-            true => (&down, height_lost != 0),
-            false => (&across, width_lost != 0),
+            true => (&down, u64::from(from.1) != rows.to),
+            false => (&across, u64::from(from.0) != columns.to),
         };
         if !changed {
             continue;
@@ -96,6 +95,14 @@ pub fn resize_region(image: &RgbImage, columns: Axis, rows: Axis) -> RgbImage {
         });
     }
     image.into_owned()
+}
+
+/// Whether the vertical pass comes first: if the height loses more than twice the pixels that the width loses, which is
+/// Pillow 13's rule. Sizes are (width, height).
+pub(super) fn vertical_first(from: (u32, u32), to: (u64, u64)) -> bool {
+    let lost = |from: u32, to: u64| i128::from(from) - i128::from(to);
+    let (width_lost, height_lost) = (lost(from.0, to.0), lost(from.1, to.1));
+    height_lost > 0 && height_lost > 2 * width_lost
 }
 
 /// Makes windows begin at the first input that any of them has; gives it and how many there are.

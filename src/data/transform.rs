@@ -1,11 +1,12 @@
 //! Images to model input: open_clip's evaluation and training transforms.
 //!
-//! Resizing is Pillow's antialiased bicubic to the bit ([`super::resize`]), sizes and crops follow
-//! torchvision's rounding, so a model sees what it would see under open_clip.
+//! Resizing is Pillow's antialiased bicubic, to the bit ([`super::resize`]) or, for the crops of training, within 1 of
+//! 255. Sizes and crops follow torchvision's rounding, so a model sees what it would see under open_clip.
 
 use super::color_jitter::ColorJitter;
 use super::error::{Error, Result};
-use super::image::RgbImage;
+use super::fast_resize;
+use super::image::{RgbImage, Speed};
 use super::resize::{Axis, resize, resize_region};
 use crate::tensor::Normalisation;
 use crate::tensor::rng::Philox;
@@ -41,6 +42,7 @@ pub struct Transform {
     augment: Augment,
     colour: ColorJitter,
     normalisation: Normalisation,
+    speed: Speed,
 }
 
 impl Transform {
@@ -71,6 +73,7 @@ impl Transform {
             augment,
             colour: ColorJitter::default(),
             normalisation: Normalisation::OPENAI,
+            speed: Speed::Exact,
         })
     }
 
@@ -98,6 +101,12 @@ impl Transform {
         colour.check()?;
         self.colour = colour;
         Ok(self)
+    }
+
+    /// The same with crops resized exactly or fast, within 1 of 255.
+    pub fn at_speed(mut self, speed: Speed) -> Self {
+        self.speed = speed;
+        self
     }
 
     /// Side of the output in pixels.
@@ -132,6 +141,13 @@ impl Transform {
             Augment::None => self.evaluation(image),
             Augment::Crop { scale } => {
                 let region = random_resized_crop(image.width, image.height, scale, rng);
+                let fast = match self.speed {
+                    Speed::Fast => fast_resize::region(image, region, self.size),
+                    Speed::Exact => None,
+                };
+                if let Some(fast) = fast {
+                    return fast;
+                }
                 let [left, top, width, height] = region;
                 resize(&image.crop(left, top, width, height), self.size, self.size)
             }

@@ -6,7 +6,7 @@ use super::features::{Embedded, Loading, Model};
 use super::retrieval::{Captions, Retrieval, retrieval};
 use super::sets::{EvalSet, Protocols};
 use super::zero_shot::{Accuracy, class_embeddings, zero_shot};
-use crate::data::Skips;
+use crate::data::{Seen, Skips};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -72,6 +72,12 @@ impl<'a> Evaluator<'a> {
     pub fn run(&mut self, set: &EvalSet) -> Result<Outcome> {
         let embedded = self.embed(set)?.non_empty(&set.name)?;
         let images = embedded.keys.len();
+        let seen = Seen {
+            pairs: images as u64 + embedded.skips.pairs(),
+            shards: embedded.shards,
+        };
+        let bad = embedded.skips.check(seen, set.max_bad_fraction);
+        bad.map_err(|e| Error::Input(format!("{}: {e}", set.name)))?;
         let accuracy = match &set.classes {
             Some(classes) => Some(self.classify(set, classes, &embedded)?),
             None => None,

@@ -5,7 +5,7 @@ use super::normalise;
 use crate::autodiff::Tape;
 use crate::backend::Backend;
 use crate::data::{
-    self, Augment, Dataset, Loader, LoaderConfig, Mode, Skips, Transform, tokenizer,
+    self, Augment, Dataset, Loader, LoaderConfig, Mode, Skips, Start, Transform, tokenizer,
 };
 use crate::model::{Clip, Parameters};
 use crate::tensor::Normalisation;
@@ -60,6 +60,8 @@ pub struct Embedded {
     pub classes: Vec<Option<String>>,
     /// What could not be used.
     pub skips: Skips,
+    /// Shards that were read; 0 for tables and folders.
+    pub shards: u64,
 }
 
 impl Embedded {
@@ -140,6 +142,7 @@ impl Model<'_> {
             dataset: dataset.clone(),
             batch_size: loading.batch_size,
             seed: 0,
+            length: None,
             shuffle_buffer: 0,
             mode: Mode::Evaluate,
             workers: loading.workers,
@@ -147,7 +150,7 @@ impl Model<'_> {
             transform,
             tokenizer: no_tokens,
         };
-        let mut loader = Loader::new(config, 0, 0)?;
+        let mut loader = Loader::new(config, Start::default(), 0)?;
         let mut out = Embedded::default();
         for batch in loader.by_ref() {
             let batch = batch?;
@@ -158,7 +161,8 @@ impl Model<'_> {
             out.classes.extend(batch.classes);
             seen(out.keys.len());
         }
-        out.skips = loader.stats().skips;
+        let stats = loader.stats();
+        (out.skips, out.shards) = (stats.skips, stats.shards);
         Ok(out)
     }
 }

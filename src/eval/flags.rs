@@ -1,7 +1,6 @@
 //! The flags that name evaluation data, shared by `eval` and `train`.
 
 use super::error::{Result, input};
-use crate::data::csv::CsvOptions;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -12,11 +11,15 @@ use std::path::PathBuf;
 pub struct EvalFlags {
     /// Retrieval: shards, a CSV file, or `demo`.
     ///
-    /// webdataset shards (several captions as `captions` in the JSON, or one per line of the .txt), a CSV file, or
-    /// `demo` for the demonstration's held-out splits.
+    /// webdataset shards, CSV files (both as --train-data), or `demo` for the demonstration's held-out splits. All
+    /// captions of an image take part.
     #[arg(long, value_name = "DATA", help_heading = "Evaluation")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_data: Option<String>,
+    /// As --data-root, for --val-data (default: --data-root, if it is one folder).
+    #[arg(long, value_name = "DIRS", help_heading = "Evaluation")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub val_data_root: Option<String>,
     /// Zero-shot classification: shards with classes.
     ///
     /// webdataset shards whose samples have a .cls file, or `class` in the JSON.
@@ -94,6 +97,11 @@ impl EvalFlags {
         let belongs = [
             ("--classnames", self.classnames.is_some(), "--zeroshot-data"),
             ("--templates", self.templates.is_some(), "--zeroshot-data"),
+            (
+                "--val-data-root",
+                self.val_data_root.is_some(),
+                "--val-data",
+            ),
             ("--coco-captions", self.coco_captions.is_some(), "--coco"),
             (
                 "--flickr-captions",
@@ -104,6 +112,7 @@ impl EvalFlags {
         for (flag, given, to) in belongs {
             let there = match to {
                 "--zeroshot-data" => self.zeroshot_data.is_some(),
+                "--val-data" => self.val_data.is_some(),
                 "--coco" => self.coco.is_some(),
                 _ => self.flickr.is_some(),
             };
@@ -112,64 +121,6 @@ impl EvalFlags {
             }
         }
         Ok(())
-    }
-}
-
-/// How CSV files are read.
-#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct CsvFlags {
-    /// CSV column of the image's path.
-    #[arg(
-        long,
-        default_value = "filepath",
-        value_name = "COLUMN",
-        help_heading = "Data"
-    )]
-    pub csv_img_key: String,
-    /// CSV column of the caption.
-    #[arg(
-        long,
-        default_value = "title",
-        value_name = "COLUMN",
-        help_heading = "Data"
-    )]
-    pub csv_caption_key: String,
-    /// CSV separator (default: a tab).
-    #[arg(
-        long,
-        default_value = "\t",
-        hide_default_value = true,
-        help_heading = "Data"
-    )]
-    pub csv_separator: String,
-    /// Folder that relative paths of a CSV file start from.
-    #[arg(long, value_name = "DIR", help_heading = "Data")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub data_root: Option<PathBuf>,
-}
-
-impl CsvFlags {
-    /// Rules that no single flag can check.
-    ///
-    /// # Errors
-    /// If the separator is not one character.
-    pub fn check(&self) -> Result<()> {
-        if self.csv_separator.len() == 1 {
-            Ok(())
-        } else {
-            input("--csv-separator must be one character")
-        }
-    }
-
-    /// What the data room makes of them.
-    pub fn options(&self) -> CsvOptions {
-        CsvOptions {
-            image_key: self.csv_img_key.clone(),
-            caption_key: self.csv_caption_key.clone(),
-            separator: self.csv_separator.chars().next().unwrap_or('\t'),
-            data_root: self.data_root.clone(),
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Folders of images: a plain one, or one of a folder a class.
 
 use super::error::{Result, input, unreadable};
+use crate::data::pattern::is_image;
 use crate::data::sample::{ImageBytes, Sample};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -44,17 +45,6 @@ fn entries(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
         }
     }
     Ok(out)
-}
-
-/// Extensions of images. AVIF and HEIC are among them so that they are skipped by name and counted.
-const IMAGES: [&str; 12] = [
-    "jpg", "jpeg", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif",
-];
-
-/// Whether a file of this name is taken for an image.
-pub fn is_image(name: &str) -> bool {
-    let extension = Path::new(name).extension().and_then(|e| e.to_str());
-    extension.is_some_and(|e| IMAGES.iter().any(|i| e.eq_ignore_ascii_case(i)))
 }
 
 /// The images of a plain folder, named by their paths within it.

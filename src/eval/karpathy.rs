@@ -1,7 +1,8 @@
 //! Karpathy's splits of MSCOCO and Flickr30k: `dataset_coco.json`, `dataset_flickr30k.json`.
 
 use super::error::{Error, Result, input, unreadable};
-use crate::data::sample::{ImageBytes, Sample, SkipKind, Skips};
+use crate::data::sample::{ImageBytes, Sample};
+use crate::data::{SkipKind, Skips};
 use serde::Deserialize;
 use std::path::Path;
 
@@ -53,7 +54,7 @@ pub fn test_split(json: &Path, root: &Path) -> Result<(Vec<Sample>, Skips)> {
             .collect();
         if captions.is_empty() {
             let place = format!("{}: {}", json.display(), image.filename);
-            skips.add(SkipKind::EmptyCaption, place);
+            skips.add(SkipKind::EmptyCaption, || place);
             continue;
         }
         let nested = root.join(&image.filepath).join(&image.filename);

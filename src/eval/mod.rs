@@ -13,6 +13,7 @@ pub mod folders;
 pub mod imagenet;
 pub mod karpathy;
 mod neighbours;
+pub mod pair_flags;
 pub mod picture_flags;
 pub mod report;
 mod retrieval;

@@ -2,6 +2,7 @@
 
 use super::evaluator::Outcome;
 use super::retrieval::{Recall, Retrieval};
+use crate::data::{Cost, Skips};
 use serde_json::{Map, Value, json};
 
 /// Name and value (a share, 0 to 1) of every metric of an outcome.
@@ -64,11 +65,6 @@ pub fn json(about: Map<String, Value>, outcomes: &[Outcome]) -> Value {
     let datasets: Vec<Value> = outcomes
         .iter()
         .map(|o| {
-            let skipped: Map<String, Value> = o
-                .skips
-                .iter()
-                .map(|(kind, n, _)| (kind.to_string(), json!(n)))
-                .collect();
             let mut of = Map::new();
             of.insert("name".into(), json!(o.name));
             of.insert("images".into(), json!(o.images));
@@ -78,7 +74,8 @@ pub fn json(about: Map<String, Value>, outcomes: &[Outcome]) -> Value {
             if o.first_caption.is_some() {
                 of.insert("captions".into(), json!(o.captions));
             }
-            of.insert("skipped".into(), Value::Object(skipped));
+            of.insert("skipped".into(), counts(&o.skips, |c| c != Cost::Nothing));
+            of.insert("noted".into(), counts(&o.skips, |c| c == Cost::Nothing));
             Value::Object(of)
         })
         .collect();
@@ -86,6 +83,15 @@ pub fn json(about: Map<String, Value>, outcomes: &[Outcome]) -> Value {
     out.insert("metrics".into(), Value::Object(numbers));
     out.insert("datasets".into(), Value::Array(datasets));
     Value::Object(out)
+}
+
+/// The counts of those kinds that `keep` keeps, by their names.
+pub fn counts(skips: &Skips, keep: impl Fn(Cost) -> bool) -> Value {
+    let kept = skips.iter().filter(|(kind, ..)| keep(kind.cost()));
+    Value::Object(
+        kept.map(|(kind, n, _)| (kind.to_string(), json!(n)))
+            .collect(),
+    )
 }
 
 /// One table of all outcomes in per cent, and a line for each set of which something was skipped.
@@ -123,10 +129,19 @@ pub fn table(model: &str, outcomes: &[Outcome]) -> String {
         }
     }
     let mut out = layout(&rows);
-    for o in outcomes.iter().filter(|o| o.skips.total() > 0) {
-        out.push_str(&format!("{}: skipped: {}\n", o.name, o.skips));
+    for o in outcomes {
+        for (word, skips) in told(&o.skips) {
+            out.push_str(&format!("{}: {word}: {skips}\n", o.name));
+        }
     }
     out
+}
+
+/// What was skipped and what is worth knowing, if anything, each with its word.
+pub fn told(skips: &Skips) -> impl Iterator<Item = (&'static str, Skips)> + use<> {
+    let of = |costs: bool| skips.only(|kind| (kind.cost() != Cost::Nothing) == costs);
+    let both = [("skipped", of(true)), ("noted", of(false))];
+    both.into_iter().filter(|(_, skips)| !skips.is_empty())
 }
 
 /// Columns of which no row but the header has anything are left out; words to the left, numbers to
@@ -158,7 +173,7 @@ fn layout(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{SkipKind, Skips};
+    use crate::data::SkipKind;
     use crate::eval::Accuracy;
 
     fn outcomes() -> [Outcome; 2] {
@@ -172,7 +187,7 @@ mod tests {
             text_to_image: recall(r1 / 2.0),
         };
         let mut skips = Skips::default();
-        skips.add(SkipKind::MissingImage, "x.jpg".into());
+        skips.add(SkipKind::MissingImage, || "x.jpg".into());
         let imagenet = Outcome {
             name: "imagenet".into(),
             prefix: "imagenet".into(),

@@ -2,15 +2,16 @@
 
 use super::classes::{ClassSet, Classes};
 use super::error::{Result, input};
-use super::flags::{CsvFlags, EvalFlags};
+use super::flags::EvalFlags;
 use super::imagenet::{self, TestSet};
+use super::pair_flags::{MAX_BAD_FRACTION, PairFlags};
 use super::picture_flags::PictureFlags;
 use super::{folders, karpathy};
+use crate::data::csv::{self, CsvOptions};
 use crate::data::demo::{self as corpus, DEMO, Split};
 use crate::data::sample::Sample;
-use crate::data::{Dataset, DatasetOptions, Decoding, ShardSource, Skips, Speed, csv};
+use crate::data::{Dataset, DatasetOptions, Decoding, Pairs, ShardSource, Skips, Speed};
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 
 /// Under which protocols images and captions are to find each other.
@@ -38,6 +39,8 @@ pub struct EvalSet {
     pub classes: Option<Classes>,
     /// Retrieval between the images and their captions.
     pub retrieval: Protocols,
+    /// The share of unusable pairs or shards above which there is no result.
+    pub max_bad_fraction: f64,
 }
 
 impl EvalFlags {
@@ -45,9 +48,11 @@ impl EvalFlags {
     ///
     /// # Errors
     /// If anything is missing or malformed.
-    pub fn open(&self, csv: &CsvFlags, pictures: &PictureFlags) -> Result<Vec<EvalSet>> {
+    pub fn open(&self, how: &PairFlags, pictures: &PictureFlags) -> Result<Vec<EvalSet>> {
         let decoding = pictures.decoding(Speed::Exact);
+        let max_bad_fraction = how.max_bad_fraction;
         self.check()?;
+        how.check()?;
         let mut sets = Vec::new();
         let imagenet = [
             (&self.imagenet_val, TestSet::Val),
@@ -65,14 +70,14 @@ impl EvalFlags {
                 dataset: table(samples, Skips::default(), decoding),
                 classes: Some(test.classes(class_set.clone())),
                 retrieval: Protocols::None,
+                max_bad_fraction,
             });
         }
         if let (Some(shards), Some(names)) = (&self.zeroshot_data, &self.classnames) {
             let set = ClassSet::from_files(names, self.templates.as_deref())?;
             let options = DatasetOptions {
                 require_caption: false,
-                decoding,
-                ..DatasetOptions::default()
+                ..how.options(decoding)
             };
             sets.push(EvalSet {
                 name: "zeroshot-data".into(),
@@ -80,6 +85,7 @@ impl EvalFlags {
                 dataset: Arc::new(Dataset::from_patterns(shards, options)?),
                 classes: Some(Classes::by_name_or_index(Arc::new(set))),
                 retrieval: Protocols::None,
+                max_bad_fraction,
             });
         }
         let karpathy = [
@@ -100,6 +106,7 @@ impl EvalFlags {
                 dataset: table(samples, skips, decoding),
                 classes: None,
                 retrieval: Protocols::Both,
+                max_bad_fraction,
             });
         }
         match self.val_data.as_deref() {
@@ -108,12 +115,40 @@ impl EvalFlags {
             Some(data) => sets.push(EvalSet {
                 name: "val-data".into(),
                 prefix: String::new(),
-                dataset: Arc::new(pairs(data, csv, decoding)?),
+                dataset: Arc::new(self.pairs(data, how, decoding)?),
                 classes: None,
                 retrieval: Protocols::Both,
+                max_bad_fraction,
             }),
         }
         Ok(sets)
+    }
+
+    /// Shards or tables of images with captions.
+    fn pairs(&self, data: &str, how: &PairFlags, decoding: Decoding) -> Result<Dataset> {
+        let roots = self.val_data_root.as_deref();
+        // Several folders are those of the training tables.
+        let usual = how.data_root.as_deref().filter(|r| !r.contains([',', ':']));
+        let options = how.options(decoding);
+        match how.pairs(data, roots.or(usual))? {
+            Pairs::Tables(files) => {
+                let (mut rows, mut skips) = (Vec::new(), Skips::default());
+                for (path, data_root) in files {
+                    let csv = CsvOptions {
+                        data_root,
+                        ..how.csv()
+                    };
+                    let (more, skipped) = csv::read(&path, &csv)?;
+                    rows.extend(more);
+                    skips.merge(&skipped);
+                }
+                if rows.is_empty() {
+                    return input(format!("{data}: no usable row; skipped: {skips}"));
+                }
+                Ok(Dataset::from_samples(by_image(rows), skips, options))
+            }
+            shards => Ok(shards.open(&how.csv(), None, options)?),
+        }
     }
 }
 
@@ -123,24 +158,6 @@ fn table(samples: Vec<Sample>, skips: Skips, decoding: Decoding) -> Arc<Dataset>
         ..DatasetOptions::default()
     };
     Arc::new(Dataset::from_samples(samples, skips, options))
-}
-
-/// Shards or a table of images with captions.
-fn pairs(data: &str, flags: &CsvFlags, decoding: Decoding) -> Result<Dataset> {
-    let options = DatasetOptions {
-        caption_lines: true,
-        decoding,
-        ..DatasetOptions::default()
-    };
-    if let Some("csv" | "tsv") = Path::new(data).extension().and_then(|e| e.to_str()) {
-        flags.check()?;
-        let (rows, skips) = csv::read(Path::new(data), &flags.options())?;
-        if rows.is_empty() {
-            return input(format!("{data}: no usable row; skipped: {skips}"));
-        }
-        return Ok(Dataset::from_samples(by_image(rows), skips, options));
-    }
-    Ok(Dataset::from_patterns(data, options)?)
 }
 
 /// Rows of the same image become one sample with all their captions.
@@ -196,6 +213,7 @@ pub fn demo_sets(retrieval: Protocols) -> Result<Vec<EvalSet>> {
                 dataset: Arc::new(Dataset::from_shards(vec![shard], options)?),
                 classes: Some(Classes::by_name_or_index(classes.clone())),
                 retrieval,
+                max_bad_fraction: MAX_BAD_FRACTION,
             })
         })
         .collect()

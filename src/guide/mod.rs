@@ -3,9 +3,8 @@
 //! Every page is a Markdown file in `src/guide`, which reads as well on a forge. The Rust in it runs as
 //! documentation tests.
 //!
-//! For users: [`first_run`], [`losses`], [`results`], [`inheritance`], [`pictures`], [`evaluation`], [`flags`],
-//! [`speed`],
-//! [`cuda`], [`wgsl`]. For those who want to trust it or change it: [`verification`], [`architecture`],
+//! For users: [`first_run`], [`losses`], [`results`], [`inheritance`], [`data`], [`pictures`], [`evaluation`],
+//! [`flags`], [`speed`], [`cuda`], [`wgsl`]. For those who want to trust it or change it: [`verification`], [`architecture`],
 //! [`adding_an_operation`].
 
 /// A page, which sees the targets of `links.md` first: of two definitions of a link Markdown takes the first, so
@@ -26,6 +25,7 @@ pages! {
     losses
     results
     inheritance
+    data
     pictures
     evaluation
     flags

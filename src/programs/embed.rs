@@ -8,9 +8,10 @@
 
 use super::help::Screen;
 use super::{ModelFlags, Request, check_output, write_json};
-use crate::data::{Dataset, DatasetOptions, Decoding, Skips, Speed};
+use crate::data::pattern::{self, is_image};
+use crate::data::{Cost, Dataset, DatasetOptions, IMAGE_KEYS, Skips, Speed, keys};
 use crate::eval::picture_flags::PictureFlags;
-use crate::eval::{Loading, Model, classes, folders};
+use crate::eval::{Loading, Model, classes, folders, report};
 use crate::io::{self, Entry};
 use crate::notices::notice;
 use crate::settings::error::{Result, input, unwritten, usage};
@@ -32,9 +33,12 @@ pub struct Flags {
     /// The model.
     #[command(flatten)]
     pub model: ModelFlags,
-    /// A folder of images (JPEG, PNG, WebP, GIF, BMP, TIFF), or shards.
+    /// A folder of images (JPEG, PNG, WebP, GIF, BMP, TIFF) or of shards, or shards as --train-data names them.
     #[arg(long, value_name = "DIR|SHARDS", help_heading = "Data")]
     pub images: Option<String>,
+    /// Extensions of the members of a shard that hold the image, the preferred one first.
+    #[arg(long, default_value = IMAGE_KEYS, value_name = "KEYS", help_heading = "Data")]
+    pub image_key: String,
     /// How pictures are decoded.
     #[command(flatten)]
     pub pictures: PictureFlags,
@@ -92,10 +96,7 @@ pub fn embed(flags: &Flags) -> Result<String> {
     }
     check_output(&flags.out)?;
     let dataset = match &flags.images {
-        Some(data) => Some(Arc::new(images(
-            data,
-            flags.pictures.decoding(Speed::Exact),
-        )?)),
+        Some(data) => Some(Arc::new(images(data, flags)?)),
         None => None,
     };
     let texts = match &flags.texts {
@@ -106,7 +107,10 @@ pub fn embed(flags: &Flags) -> Result<String> {
     let mut work = Work {
         model: trained.model(&backend),
         entries: Vec::new(),
-        names: Map::from_iter([("model".to_string(), json!(trained.name))]),
+        names: Map::from_iter([
+            ("model".to_string(), json!(trained.name)),
+            ("pictures".to_string(), json!(flags.pictures)),
+        ]),
         text: String::new(),
     };
     if let Some(dataset) = dataset {
@@ -122,18 +126,23 @@ pub fn embed(flags: &Flags) -> Result<String> {
     work.write(&flags.out)
 }
 
-fn images(data: &str, decoding: Decoding) -> Result<Dataset> {
+fn images(data: &str, flags: &Flags) -> Result<Dataset> {
     let options = DatasetOptions {
         require_caption: false,
-        decoding,
+        image_keys: keys(&flags.image_key),
+        decoding: flags.pictures.decoding(Speed::Exact),
         ..DatasetOptions::default()
     };
+    if options.image_keys.is_empty() {
+        return usage("--image-key names no key");
+    }
     let folder = Path::new(data);
-    if folder.is_dir() {
+    // A folder of shards holds no images of its own.
+    if folder.is_dir() && pattern::expand(data).is_err() {
         let samples = folders::plain(folder)?;
         return Ok(Dataset::from_samples(samples, Skips::default(), options));
     }
-    if folder.is_file() && folders::is_image(data) {
+    if folder.is_file() && is_image(data) {
         return usage(format!(
             "--images {data}: is a single image; name its folder, or webdataset shards"
         ));
@@ -162,16 +171,12 @@ impl Work<'_> {
         let n = embedded.keys.len();
         self.put("image_features", n, embedded.images);
         self.text += &rate(n, "images", started);
-        if embedded.skips.total() > 0 {
-            self.text += &format!("skipped: {}\n", embedded.skips);
+        for (word, skips) in report::told(&embedded.skips) {
+            self.text += &format!("{word}: {skips}\n");
         }
-        let skipped: Map<String, Value> = embedded
-            .skips
-            .iter()
-            .map(|(kind, n, _)| (kind.to_string(), json!(n)))
-            .collect();
         self.names.insert("images".into(), json!(embedded.keys));
-        self.names.insert("skipped".into(), Value::Object(skipped));
+        let skipped = report::counts(&embedded.skips, |cost| cost != Cost::Nothing);
+        self.names.insert("skipped".into(), skipped);
         Ok(())
     }
 

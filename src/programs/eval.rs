@@ -2,7 +2,8 @@
 
 use super::help::Screen;
 use super::{ModelFlags, Request, check_output, write_json};
-use crate::eval::flags::{CsvFlags, EvalFlags};
+use crate::eval::flags::EvalFlags;
+use crate::eval::pair_flags::PairFlags;
 use crate::eval::picture_flags::PictureFlags;
 use crate::eval::{Evaluator, report};
 use crate::notices::notice;
@@ -22,9 +23,9 @@ pub struct Flags {
     /// What to evaluate on.
     #[command(flatten)]
     pub sets: EvalFlags,
-    /// How CSV files are read.
+    /// How pairs are read.
     #[command(flatten)]
-    pub csv: CsvFlags,
+    pub pairs: PairFlags,
     /// How pictures are decoded.
     #[command(flatten)]
     pub pictures: PictureFlags,
@@ -96,7 +97,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request<Flags>>
 /// If the checkpoint or any data cannot be used, or the device fails.
 pub fn evaluate(flags: &Flags) -> Result<Report> {
     flags.model.check()?;
-    flags.csv.check()?;
+    flags.pairs.check()?;
     if flags.sets.is_empty() {
         return usage(
             "nothing to evaluate on: give --val-data (demo, shards or a CSV file), --zeroshot-data, \
@@ -106,7 +107,7 @@ pub fn evaluate(flags: &Flags) -> Result<Report> {
     if let Some(path) = &flags.out {
         check_output(path)?;
     }
-    let sets = flags.sets.open(&flags.csv, &flags.pictures)?;
+    let sets = flags.sets.open(&flags.pairs, &flags.pictures)?;
     let (backend, trained, loading) = flags.model.open()?;
     let mut evaluator =
         Evaluator::new(trained.model(&backend), loading).saying(|line| notice(line));
@@ -120,6 +121,8 @@ pub fn evaluate(flags: &Flags) -> Result<Report> {
     about.insert("checkpoint".into(), json!(weights));
     about.insert("parameters".into(), json!(trained.parameters.elements()));
     about.insert("model_cfg".into(), json!(trained.clip.config()));
+    about.insert("pictures".into(), json!(flags.pictures));
+    about.insert("pairs".into(), json!(flags.pairs));
     let path = flags.out.clone();
     Ok(Report {
         table: report::table(&trained.name, &outcomes),

@@ -5,6 +5,7 @@
 //! run that broke off, and with other runs drawn into the same charts.
 
 mod chart;
+mod data;
 mod evaluation;
 mod format;
 mod page;

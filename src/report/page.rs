@@ -2,6 +2,7 @@
 
 use super::Extras;
 use super::chart::{Chart, Line, Unit};
+use super::data;
 use super::evaluation;
 use super::format::{colour, percent};
 use super::pictures;
@@ -32,6 +33,10 @@ pub fn page(runs: &[RunLog], extras: &Extras) -> String {
                 .unwrap_or_default(),
         ),
         ("Optimisation", optimisation(runs, last)),
+        (
+            "Data that were not used, or read otherwise",
+            data::section(run),
+        ),
         ("Configuration", configuration(runs)),
     ];
     let mut out = String::new();

@@ -14,8 +14,10 @@ const POINTS: usize = 300;
 pub struct RunLog {
     /// Its name in the report.
     pub label: String,
-    /// Lines of metrics.jsonl.
+    /// Lines of metrics.jsonl that are of steps.
     pub metrics: Vec<Map<String, Value>>,
+    /// Those that are of the data of an epoch.
+    pub data: Vec<Map<String, Value>>,
     /// Lines of results.jsonl.
     pub results: Vec<Map<String, Value>>,
     /// The text of config.toml, and what it says.
@@ -47,9 +49,12 @@ impl RunLog {
         // `.` and `..` have no name of their own.
         let path: PathBuf = folder.canonicalize().unwrap_or_else(|_| folder.into());
         let name = path.file_name().unwrap_or(folder.as_os_str());
+        let all = lines("metrics.jsonl")?.into_iter();
+        let (data, metrics) = all.partition(|line| line.contains_key("data"));
         Ok(Self {
             label: name.to_string_lossy().into_owned(),
-            metrics: lines("metrics.jsonl")?,
+            metrics,
+            data,
             results: lines("results.jsonl")?,
             config: (config, table),
         })

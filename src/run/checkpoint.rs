@@ -5,6 +5,7 @@
 //! and the run's configuration. It is written under a temporary name, every file synced, and
 //! renamed last, so a crash or a full disk at any moment leaves the older ones as they were.
 
+use crate::data::Start;
 use crate::io::{self, Entry, Pending};
 use crate::model::Clip;
 use crate::settings::error::{Error, Result, failed, file, input, unreadable, unwritten, usage};
@@ -38,6 +39,9 @@ pub struct Position {
     pub epoch: u32,
     /// Batches of that epoch that are done.
     pub batch: u64,
+    /// Where that epoch begins in the data, if not at a round of its own number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Start>,
 }
 
 /// A state to be written as `train_state.safetensors`.
@@ -334,6 +338,7 @@ mod tests {
             step,
             epoch: 1,
             batch: 2,
+            start: Some(Start { round: 3, read: 4 }),
         }
     }
 

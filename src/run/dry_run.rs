@@ -34,7 +34,7 @@ fn parameters(clip: &Clip) -> [usize; 3] {
 /// If a model or the data cannot be opened.
 pub fn dry_run(settings: &Settings) -> Result<String> {
     let config = &settings.config;
-    config.eval.open(&config.csv, &config.pictures)?;
+    config.eval.open(&config.pairs, &config.pictures)?;
     let student = student(settings)?;
     let teacher = match config.teacher.as_deref().filter(|_| settings.distils()) {
         Some(DEMO) => Some(embedded::teacher_config()?),

@@ -1,13 +1,14 @@
 //! The loop: epochs, steps, logs, evaluations, checkpoints.
 
 use super::checkpoint::{self, Position, Snapshot};
+use super::data_account::DataAccount;
 use super::evaluation::{Evaluations, Found};
 use super::interrupt;
 use super::log::{JsonLines, Progress};
 use super::log_line::{self, Window};
 use super::source::{Source, tokenizer};
 use super::tensorboard::{EventWriter, Kind};
-use crate::data::{Batch, Loader, Skips, Tokenizer};
+use crate::data::{Batch, Loader, Tokenizer};
 use crate::eval::Outcome;
 use crate::io;
 use crate::notices::{notice, warning};
@@ -68,7 +69,7 @@ pub(super) struct Run {
     /// While it goes.
     progress: Option<Progress>,
     saved: Option<(Position, PathBuf)>,
-    skips: Skips,
+    data: DataAccount,
     window: Window,
     /// The last step, until its numbers are here.
     last: Option<LastStep>,
@@ -129,7 +130,7 @@ impl Run {
             board,
             progress: Some(progress),
             saved: from.map(|path| (position, path)),
-            skips: Skips::default(),
+            data: DataAccount::new(label),
             window: Window::new(),
             last: None,
         })
@@ -137,9 +138,9 @@ impl Run {
 
     /// Trains to the end.
     pub(super) fn go(mut self) -> Result<Summary> {
-        let counted = self.source.counted();
-        if counted.total() > 0 {
-            warning(format_args!("{}: unusable: {counted}", self.label));
+        let counted = self.source.counted().clone();
+        if !counted.skips.is_empty() {
+            self.data.tell(&counted.skips);
         }
         let outcome = self.epochs();
         let outcome = outcome.and(self.settle());
@@ -149,9 +150,7 @@ impl Run {
             self.report();
         }
         outcome?;
-        if self.skips.total() > 0 {
-            warning(format_args!("{}: skipped: {}", self.label, self.skips));
-        }
+        self.data.sum_up();
         if let Some(line) = self.trainer.backend().account() {
             notice(format_args!("{}: {line}", self.label));
         }
@@ -191,7 +190,9 @@ impl Run {
                 break;
             }
             if whole && self.position.batch == 0 {
-                return usage("the data have less than a batch: take a smaller --batch-size");
+                return usage(
+                    "the data have less than a step: take a smaller --batch-size or --accum-freq",
+                );
             }
             self.position = Position {
                 epoch: self.position.epoch + 1,
@@ -215,9 +216,32 @@ impl Run {
 
     /// Runs to the end of the epoch, or of the run: then the answer is false.
     fn epoch(&mut self) -> Result<bool> {
-        let mut loader = self
-            .source
-            .epoch(self.position.epoch, self.position.batch)?;
+        let first = self.position.batch;
+        let mut loader = self.source.epoch(
+            self.position.epoch,
+            self.position.start,
+            self.position.batch,
+        )?;
+        let outcome = self.steps(&mut loader);
+        let stats = loader.stats();
+        self.data.tell(&stats.skips);
+        self.data.add(&stats.skips);
+        if self.position.batch > first {
+            self.settle()?;
+            self.metrics
+                .write(DataAccount::line(self.position, first, &stats))?;
+        }
+        let ended = outcome?;
+        self.source.check(&stats, true)?;
+        if ended {
+            // Where the next one begins.
+            self.position.start = self.source.after(&loader, self.position.batch);
+        }
+        Ok(ended)
+    }
+
+    /// The steps of an epoch, to its end or that of the run.
+    fn steps(&mut self, loader: &mut Loader) -> Result<bool> {
         let mut waited = 0.0;
         let ended = loop {
             if self.finished() {
@@ -231,15 +255,16 @@ impl Run {
             {
                 break true;
             }
-            let Some(batch) = joined(&mut loader, parts)? else {
+            let Some(batch) = joined(loader, parts)? else {
                 break true;
             };
-            let now = loader.stats().waited;
-            self.window.waited += now - waited;
-            waited = now;
+            let stats = loader.stats();
+            self.window.waited += stats.waited - waited;
+            waited = stats.waited;
+            self.data.tell(&stats.skips);
+            self.source.check(&stats, false)?;
             self.step(&batch)?;
         };
-        self.skips.merge(&loader.stats().skips);
         Ok(ended)
     }
 

@@ -31,7 +31,7 @@ pub(crate) struct Found {
 fn sets(config: &Config) -> Result<Vec<EvalSet>> {
     match config.eval.is_empty() {
         true => Ok(eval::demo_sets(Protocols::First)?),
-        false => Ok(config.eval.open(&config.csv, &config.pictures)?),
+        false => Ok(config.eval.open(&config.pairs, &config.pictures)?),
     }
 }
 

@@ -72,7 +72,7 @@ fn begun(folder: &Path) -> bool {
 }
 
 /// Keys that say nothing about the result.
-const NEUTRAL: [&str; 13] = [
+const NEUTRAL: [&str; 14] = [
     "grad-checkpointing",
     "logs",
     "name",
@@ -84,6 +84,7 @@ const NEUTRAL: [&str; 13] = [
     "val-frequency",
     "threads",
     "workers",
+    "max-bad-fraction",
     "backend",
     "device",
 ];
@@ -97,7 +98,7 @@ const STARTING: [&str; 6] = [
     "teacher-checkpoint",
 ];
 /// Keys that say what batch N of an epoch is.
-const DATA: [&str; 7] = [
+const DATA: [&str; 19] = [
     "train-data",
     "train-num-samples",
     "batch-size",
@@ -105,6 +106,18 @@ const DATA: [&str; 7] = [
     "shuffle-buffer",
     "data-root",
     "train-data-upsampling-factors",
+    "dataset-resampled",
+    "dataset-type",
+    "csv-img-key",
+    "csv-caption-key",
+    "csv-separator",
+    "image-key",
+    "text-key",
+    "json-text-key",
+    "json-text-key-probs",
+    "caption-lines",
+    "max-image-pixels",
+    "alpha",
 ];
 
 /// The settings in `config` except `kind`'s and those that say nothing about the result.
@@ -143,7 +156,11 @@ pub(crate) fn changes(old: &toml::Table, new: &toml::Table) -> Vec<String> {
 pub(crate) fn compare(config: &Config, saved: &TrainState, dir: &Path) -> Result<()> {
     let evaluation = EvalFlags::keys();
     let aside = |key: &str| STARTING.contains(&key) || evaluation.iter().any(|k| k == key);
-    let old = without(saved.config.parse().unwrap_or_default(), aside);
+    // A checkpoint of an earlier version lacks the flags that came later: they had their defaults.
+    let saved_config =
+        Config::from_toml(&saved.config).and_then(|c| toml::Table::try_from(c).map_err(failed));
+    let old = saved_config.or_else(|_| saved.config.parse().map_err(failed));
+    let old = without(old.unwrap_or_default(), aside);
     let new = without(toml::Table::try_from(config).map_err(failed)?, aside);
     if saved.position.batch != 0 {
         let data = |all: &toml::Table| without(all.clone(), |key| !DATA.contains(&key));

@@ -5,6 +5,7 @@
 
 pub mod checkpoint;
 pub mod cost;
+mod data_account;
 pub mod device;
 pub mod dry_run;
 pub mod embedded;

@@ -11,7 +11,7 @@ use crate::io;
 use crate::notices::notice;
 use crate::settings::config::Call;
 use crate::settings::error::{Result, input};
-use crate::settings::meaning::{Pairs, Settings};
+use crate::settings::meaning::Settings;
 pub use crate::train::feature_cache::FeatureCache;
 use crate::train::feature_cache::Share;
 use crate::train::step::Trainer;
@@ -40,10 +40,7 @@ pub fn train(
         Share::new(cache.clone(), &(teacher, device))
     });
     let teacher = teacher(settings, backend.as_ref())?.map(|t| t.with_cache(cache));
-    if !matches!(settings.data.pairs, Pairs::Demo)
-        && config.steps.is_none()
-        && config.train_num_samples.is_none()
-    {
+    if !settings.data.is_demo() && config.steps.is_none() && config.train_num_samples.is_none() {
         notice(format_args!(
             "{label}: counting the pairs; --train-num-samples N would spare this"
         ));

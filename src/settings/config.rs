@@ -5,7 +5,8 @@ use super::error::{Error, Result};
 use super::inherit::InheritFlags;
 use super::values::Augment;
 use crate::backend::IntraWeights;
-use crate::eval::flags::{CsvFlags, EvalFlags};
+use crate::eval::flags::EvalFlags;
+use crate::eval::pair_flags::PairFlags;
 use crate::eval::picture_flags::PictureFlags;
 use crate::loss::{IntraScale, Method, Modality};
 use crate::optim::ScheduleKind;
@@ -152,23 +153,31 @@ pub struct Config {
 
     /// Training pairs: shards, a CSV file, or `demo`.
     ///
-    /// webdataset shards ('a/{00000..00331}.tar::b/*.tar'), a CSV file of image paths and captions, or `demo` for
-    /// the emoji inside this program.
+    /// webdataset shards ('a/{00000..00331}.tar::b/*.tar', a folder of them, 'pipe:COMMAND'), CSV files of image
+    /// paths and captions ('a.csv,b.csv'), or `demo` for the emoji inside this program.
     #[arg(long, value_name = "DATA", help_heading = "Data")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train_data: Option<String>,
-    /// Pairs in an epoch (default: counted in the data).
+    /// Pairs that an epoch sees, more or less than there are (default: all, counted in the data).
+    ///
+    /// An epoch goes on where the last one ended: no pair comes twice before all came once.
     #[arg(long, value_name = "N", help_heading = "Data")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train_num_samples: Option<u64>,
     /// How often an epoch reads each dataset of --train-data: 1::2.5
+    ///
+    /// With --train-num-samples or --dataset-resampled only their ratio counts.
     #[arg(long, value_name = "FACTORS", help_heading = "Data")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train_data_upsampling_factors: Option<String>,
-    /// How CSV files are read.
+    /// Draws shards (or rows of tables) with replacement.
+    #[arg(long, help_heading = "Data")]
+    #[serde(default)]
+    pub dataset_resampled: bool,
+    /// How pairs are read.
     #[command(flatten)]
     #[serde(flatten)]
-    pub csv: CsvFlags,
+    pub pairs: PairFlags,
     /// How pictures are decoded.
     #[command(flatten)]
     #[serde(flatten)]

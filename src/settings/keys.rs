@@ -82,8 +82,8 @@ mod tests {
         let config = Config::from_toml(text).unwrap();
         assert_eq!(config.lr, 1.0);
         assert_eq!(config.eval.val_data.as_deref(), Some("demo"));
-        assert_eq!(config.csv.csv_img_key, "path");
-        assert_eq!(config.csv.csv_caption_key, "title");
+        assert_eq!(config.pairs.csv_img_key, "path");
+        assert_eq!(config.pairs.csv_caption_key, "title");
         assert_eq!(config.pictures.alpha, Alpha::White);
         assert!(config.to_toml().unwrap().contains("alpha = \"white\""));
         let again = Config::from_toml(&config.to_toml().unwrap()).unwrap();

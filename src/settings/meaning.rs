@@ -5,12 +5,12 @@ use super::device::DeviceFlags;
 use super::error::{Error, Result, usage};
 use super::rules;
 use super::values::Augment;
-use crate::data::csv::CsvOptions;
 use crate::data::demo::DEMO;
-use crate::data::{self, ColorJitter, Decoding, Speed};
+use crate::data::{self, ColorJitter, DatasetOptions, Speed};
+use crate::eval::pair_flags::PairFlags;
 use crate::loss::{Intra, Objective};
 use crate::optim::{AdamWConfig, Recipe, Schedule};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// A run's configuration, and what it means.
 #[derive(Clone, Debug)]
@@ -33,10 +33,18 @@ pub struct Settings {
 pub struct DataSettings {
     /// `--train-data`, as it was given.
     pub name: String,
-    /// What that is.
-    pub pairs: Pairs,
-    /// Pairs of an epoch, if they need not be counted.
+    /// How it is read.
+    pub how: PairFlags,
+    /// How often a round reads each dataset.
+    pub factors: Option<Vec<f32>>,
+    /// Whether shards or rows are drawn with replacement.
+    pub resampled: bool,
+    /// Pairs that an epoch sees, if a flag says it.
     pub samples: Option<u64>,
+    /// The share of unusable pairs that ends a run.
+    pub max_bad_fraction: f64,
+    /// Where counts of shards are kept.
+    pub counts: PathBuf,
     /// Pairs of a batch.
     pub batch_size: usize,
     /// Batches of a step.
@@ -47,23 +55,19 @@ pub struct DataSettings {
     pub shuffle_buffer: usize,
     /// Threads that read and decode.
     pub workers: usize,
-    /// How images are decoded.
-    pub decoding: Decoding,
+    /// How samples are read and their images decoded.
+    pub options: DatasetOptions,
     /// What happens to an image.
     pub augment: data::Augment,
     /// What happens to its colours.
     pub colour: ColorJitter,
 }
 
-/// Where training pairs come from.
-#[derive(Clone, Debug)]
-pub enum Pairs {
-    /// The corpus inside the program.
-    Demo,
-    /// A CSV or TSV file.
-    Table(PathBuf, CsvOptions),
-    /// Webdataset shards, and how often an epoch reads each dataset of them.
-    Shards(String, Option<Vec<f32>>),
+impl DataSettings {
+    /// Whether it is the corpus inside the program.
+    pub fn is_demo(&self) -> bool {
+        self.name == DEMO
+    }
 }
 
 impl Settings {
@@ -147,15 +151,8 @@ fn data(config: &Config) -> Result<DataSettings> {
     let Some(name) = config.train_data.clone() else {
         return usage("--train-data is missing");
     };
-    let extension = Path::new(&name).extension().and_then(|e| e.to_str());
-    let pairs = match (name.as_str(), extension) {
-        (DEMO, _) => Pairs::Demo,
-        (_, Some("csv" | "tsv")) => Pairs::Table(PathBuf::from(&name), config.csv.options()),
-        _ => {
-            let text = config.train_data_upsampling_factors.as_deref();
-            Pairs::Shards(name.clone(), text.map(factors).transpose()?)
-        }
-    };
+    let factors = config.train_data_upsampling_factors.as_deref();
+    let factors = factors.map(self::factors).transpose()?;
     let scale = match config.aug_scale[..] {
         [from, to] => (from as f32, to as f32),
         _ => return usage("--aug-scale takes two numbers"),
@@ -168,14 +165,18 @@ fn data(config: &Config) -> Result<DataSettings> {
     let [brightness, contrast, saturation, hue] = strengths.map(|x| x as f32);
     Ok(DataSettings {
         name,
-        pairs,
+        how: config.pairs.clone(),
+        factors,
+        resampled: config.dataset_resampled,
         samples: config.train_num_samples,
+        max_bad_fraction: config.pairs.max_bad_fraction,
+        counts: config.logs.join("counts.json"),
         batch_size: config.batch_size,
         accum_freq: config.accum_freq,
         seed: config.seed,
         shuffle_buffer: config.shuffle_buffer,
         workers: config.workers,
-        decoding: config.pictures.decoding(Speed::Fast),
+        options: config.pairs.options(config.pictures.decoding(Speed::Fast)),
         augment: match config.augment {
             Augment::None => data::Augment::None,
             Augment::Crop => data::Augment::Crop { scale },

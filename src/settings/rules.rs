@@ -11,7 +11,7 @@ use crate::loss::Objective;
 /// # Errors
 /// With the first rule that does not hold.
 pub(super) fn check(config: &Config, objective: &Objective) -> Result<()> {
-    config.csv.check()?;
+    config.pairs.check()?;
     config.eval.check()?;
     config.inherit.check(config.init.is_some())?;
     let Some(data) = &config.train_data else {

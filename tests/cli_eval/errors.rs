@@ -129,7 +129,7 @@ fn damaged_data_are_counted() {
     entries[8].1.truncate(50); // p04's image
     let whole = tar(&entries);
     place.write("cut.tar", &whole[..whole.len() - 2000]);
-    let table = place.run("eval", "model --val-data cut.tar");
+    let table = place.run("eval", "model --val-data cut.tar --max-bad-fraction 1");
     for word in [
         "1 empty caption",
         "p03",
@@ -150,13 +150,13 @@ fn damaged_data_are_counted() {
         {"filename": "a.png", "split": "test", "sentences": [{"raw": "one"}]},
         {"filename": "b.png", "split": "test", "sentences": [{"raw": "two"}]}]}"#;
     place.write("coco/dataset_coco.json", list);
-    let table = place.run("eval", "model --coco coco");
-    assert!(table.contains("1 missing image"), "{table}");
+    let table = place.run("eval", "model --coco coco --max-bad-fraction 0.5");
+    assert!(table.contains("1 missing file"), "{table}");
     std::fs::remove_file(place.path("coco/a.png")).unwrap();
     place.refuses(
         "eval",
         "model --coco coco",
-        &["coco", "no usable image", "2 missing image"],
+        &["coco", "no usable image", "2 missing file"],
     );
     place.write("torn.tar", &whole[..300]);
     place.refuses(

@@ -40,7 +40,7 @@ fn both_protocols_equal_their_definitions() {
         let entries: Vec<Entry> = (15 * shard..15 * (shard + 1)).flat_map(sample).collect();
         place.write_tar(&format!("val/{shard}.tar"), &entries);
     }
-    let metrics = place.metrics("model --val-data val/{0..1}.tar --batch-size 7");
+    let metrics = place.metrics("model --val-data val/{0..1}.tar --batch-size 7 --caption-lines");
     let (images, all) = features(&place);
     let first: Vec<_> = all.iter().map(|c| c[..1].to_vec()).collect();
     let (first, all) = (
@@ -73,7 +73,7 @@ fn tables_and_karpathys_files_give_what_shards_give() {
     let place = Place::new();
     let entries: Vec<Entry> = (0..IMAGES).flat_map(sample).collect();
     place.write_tar("val.tar", &entries);
-    let of_shards = place.metrics("model --val-data val.tar");
+    let of_shards = place.metrics("model --val-data val.tar --caption-lines");
     let mut table = String::from("caption,image\n");
     let mut images = Vec::new();
     for i in 0..IMAGES {

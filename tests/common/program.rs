@@ -50,8 +50,20 @@ impl Folder {
         self.run(env!("CARGO_BIN_EXE_train"), args)
     }
 
-    /// The lines of a run's metrics.jsonl.
+    /// The lines of steps in a run's metrics.jsonl.
     pub fn metrics(&self, run: &str) -> Vec<Value> {
+        let mut lines = self.lines(run);
+        lines.retain(|line| line.get("loss").is_some());
+        lines
+    }
+
+    /// What a run's metrics.jsonl says about its data, epoch by epoch.
+    pub fn accounts(&self, run: &str) -> Vec<Value> {
+        let lines = self.lines(run).into_iter();
+        lines.filter_map(|line| line.get("data").cloned()).collect()
+    }
+
+    fn lines(&self, run: &str) -> Vec<Value> {
         let path = self.path(&format!("logs/{run}/metrics.jsonl"));
         let text = std::fs::read_to_string(path).unwrap();
         text.lines()

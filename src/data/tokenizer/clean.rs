@@ -156,12 +156,15 @@ fn characters(text: &str) -> String {
             '\u{80}'..='\u{9f}' => out.push(windows_1252(c as u8)),
             '\u{2bc}' | '\u{2018}'..='\u{201b}' => out.push('\''),
             '\u{201c}'..='\u{201f}' => out.push('"'),
+            // ftfy keeps the long s of this ligature; NFKC would not.
+            '\u{fb05}' => out.push_str("\u{17f}t"),
             '\u{132}'
             | '\u{133}'
             | '\u{149}'
             | '\u{1c4}'..='\u{1cc}'
             | '\u{1f1}'..='\u{1f3}'
-            | '\u{fb00}'..='\u{fb06}'
+            | '\u{fb00}'..='\u{fb04}'
+            | '\u{fb06}'
             | '\u{3000}'
             | '\u{ff01}'..='\u{ffef}' => {
                 out.extend(std::iter::once(c).nfkc());
@@ -196,6 +199,7 @@ mod tests {
             ("voilÃ\u{a0} !", "voilà !"),
             ("ﬁsh ＦＵＬＬ\u{3000}width", "fish full width"),
             ("\u{1b}[31mred\u{1b}[0m\u{feff}", "red"),
+            ("\u{fb05}\u{fb06} \u{fb00}", "\u{17f}tst ff"),
             ("e\u{301}", "é"),
             ("caf&amp;eacute; &lt;b&gt; &amp;amp;lt;", "café <b> <"),
             ("<b> R&ampD &amp;amp;eacute;", "<b> r&d &eacute;"),

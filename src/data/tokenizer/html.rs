@@ -19,6 +19,35 @@ const LEGACY: [&str; 106] = [
     "yacute", "yen", "yuml",
 ];
 
+/// The names that stand for two characters, under the second of them, as HTML's table of named character references
+/// has them; [`NAMED_ENTITIES`] has the first alone.
+const SECOND: [(char, &str); 8] = [
+    (
+        '\u{338}',
+        "NotEqualTilde NotGreaterFullEqual NotGreaterGreater NotGreaterSlantEqual NotHumpDownHump \
+         NotHumpEqual NotLeftTriangleBar NotLessLess NotLessSlantEqual NotNestedGreaterGreater \
+         NotNestedLessLess NotPrecedesEqual NotRightTriangleBar NotSquareSubset NotSquareSuperset \
+         NotSucceedsEqual NotSucceedsTilde nGg nGtv nLl nLtv napE napid nbump nbumpe ncongdot nedot nesim \
+         ngE ngeqq ngeqslant nges nlE nleqq nleqslant nles notinE notindot npart npre npreceq nrarrc \
+         nrarrw nsce nsubE nsubseteqq nsucceq nsupE nsupseteqq",
+    ),
+    (
+        '\u{20d2}',
+        "NotSubset NotSuperset nGt nLt nang nsubset nsupset nvap nvge nvgt nvle nvlt nvltrie nvrtrie \
+         nvsim vnsub vnsup",
+    ),
+    ('\u{200a}', "ThickSpace"),
+    ('\u{333}', "acE"),
+    ('\u{20e5}', "bne bnequiv nparsl"),
+    (
+        '\u{fe00}',
+        "caps cups gesl gvertneqq gvnE lates lesg lvertneqq lvnE smtes sqcaps sqcups varsubsetneq \
+         varsubsetneqq varsupsetneq varsupsetneqq vsubnE vsubne vsupnE vsupne",
+    ),
+    ('\u{6a}', "fjlig"),
+    ('\u{331}', "race"),
+];
+
 /// Which references count.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rule {
@@ -57,11 +86,15 @@ pub(super) fn unescape(text: &str, rule: Rule) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-fn lookup(name: &str) -> Option<&'static str> {
-    NAMED_ENTITIES
-        .binary_search_by(|(n, _)| (*n).cmp(name.as_bytes()))
-        .ok()
-        .map(|i| NAMED_ENTITIES[i].1)
+/// The characters that a name stands for.
+fn lookup(name: &str) -> Option<String> {
+    let place = NAMED_ENTITIES.binary_search_by(|(n, _)| (*n).cmp(name.as_bytes()));
+    let mut found = NAMED_ENTITIES[place.ok()?].1.to_owned();
+    let second = SECOND
+        .iter()
+        .find(|(_, names)| names.split_ascii_whitespace().any(|n| n == name));
+    found.extend(second.map(|(c, _)| c));
+    Some(found)
 }
 
 /// Decodes `name;` at the start of `body`; returns how many bytes it took.
@@ -74,7 +107,7 @@ fn named(body: &str, rule: Rule, out: &mut String) -> Option<usize> {
                 return None;
             }
             if let Some(value) = lookup(name) {
-                out.push_str(value);
+                out.push_str(&value);
             } else {
                 // Capitals that would already mean something ("&LTE;" begins with "&LT") stay.
                 let shadowed = LEGACY.iter().any(|l| name.starts_with(l));
@@ -97,7 +130,7 @@ fn named(body: &str, rule: Rule, out: &mut String) -> Option<usize> {
             if body[name.len()..].starts_with(';')
                 && let Some(value) = lookup(name)
             {
-                out.push_str(value);
+                out.push_str(&value);
                 return Some(name.len() + 1);
             }
             // The longest name that needs no semicolon.
@@ -105,7 +138,7 @@ fn named(body: &str, rule: Rule, out: &mut String) -> Option<usize> {
                 .iter()
                 .filter(|l| name.starts_with(**l))
                 .max_by_key(|l| l.len())?;
-            out.push_str(lookup(prefix)?);
+            out.push_str(&lookup(prefix)?);
             Some(prefix.len())
         }
     }
@@ -181,6 +214,20 @@ mod tests {
         assert!(LEGACY.iter().all(|n| lookup(n).is_some()));
     }
 
+    /// Python's `html.entities.html5` has 93 names of two characters, none without a semicolon.
+    #[test]
+    fn names_of_two_characters_are_whole() {
+        let names: Vec<&str> = SECOND
+            .iter()
+            .flat_map(|(_, n)| n.split_ascii_whitespace())
+            .collect();
+        assert_eq!(names.len(), 93);
+        for name in names {
+            assert_eq!(lookup(name).unwrap().chars().count(), 2, "{name}");
+            assert!(!LEGACY.contains(&name));
+        }
+    }
+
     #[test]
     fn references_decode_as_python_does() {
         for (text, closed, lenient) in [
@@ -198,6 +245,12 @@ mod tests {
                 "PÉREZ &Nope; &; &# &#x;",
                 "P&EACUTE;REZ &Nope; &; &# &#x;",
             ),
+            (
+                "&NotEqualTilde;&bne;",
+                "\u{2242}\u{338}=\u{20e5}",
+                "\u{2242}\u{338}=\u{20e5}",
+            ),
+            ("&fjlig; &FJLIG; &acE", "fj FJ &acE", "fj &FJLIG; &acE"),
             ("&amp;amp;", "&amp;", "&amp;"),
             ("&é &", "&é &", "&é &"),
         ] {

@@ -21,7 +21,7 @@ const FIXED: [&str; 10] = [
 pub(super) fn words(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
-        rest = rest.trim_start();
+        rest = rest.trim_start_matches(separates);
         let first = rest.chars().next()?;
         let len = if matches!(first, '<' | '\'')
             && let Some(fixed) = FIXED.iter().find(|f| rest.starts_with(**f))
@@ -32,14 +32,18 @@ pub(super) fn words(text: &str) -> impl Iterator<Item = &str> {
         } else if first.is_numeric() {
             first.len_utf8()
         } else {
-            run(rest, |c| {
-                !c.is_whitespace() && !is_letter(c) && !c.is_numeric()
-            })
+            run(rest, |c| !separates(c) && !is_letter(c) && !c.is_numeric())
         };
         let (word, tail) = rest.split_at(len);
         rest = tail;
         Some(word)
     })
+}
+
+/// Whitespace, and the iota below. That is no letter, but without regard to case the reference takes it for the
+/// letter iota where it lists what is not one: so no part of its expression matches it.
+fn separates(c: char) -> bool {
+    c.is_whitespace() || c == '\u{345}'
 }
 
 /// Length in bytes of the characters at the start of `text` that satisfy `is`.
@@ -93,6 +97,7 @@ mod tests {
             cut("it's we'll!' don't 'x"),
             ["it", "'s", "we", "'ll", "!'", "don", "'t", "'", "x"]
         );
+        assert_eq!(cut("x\u{345}y !\u{345}"), ["x", "y", "!"]);
         assert_eq!(
             cut("<|endoftext|>!<|endoftext|> <|start"),
             ["<|endoftext|>", "!<|", "endoftext", "|>", "<|", "start"]

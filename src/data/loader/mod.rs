@@ -4,19 +4,28 @@
 //! augment and tokenise; one thread puts batches together by number. Batch `b` of `B` samples
 //! holds numbers `b B` to `(b + 1) B`, always, so that a resumed epoch need only count samples.
 //! In training, an undecodable one is replaced by the next decodable after its batch, which then
-//! also comes in its own turn: no batch shrinks, none holds a sample twice, nothing moves.
+//! also comes in its own turn: no batch shrinks, nothing moves.
+//!
+//! A round is one reading of all the data in an order of its own. An epoch that needs more samples than are left
+//! of its round goes on with the next, so that an epoch has the batches that were planned, whatever is
+//! undecodable and however much was promised.
+
+mod batches;
+mod reader;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use self::batches::assemble;
+use self::reader::Reader;
 use super::dataset::Dataset;
 use super::error::{Error, Result};
-use super::sample::{Sample, SkipKind, Skips, Stats};
+use super::sample::{Sample, Stats};
+use super::skips::{SkipKind, Skips};
 use super::transform::Transform;
 use crate::tensor::Normalisation;
 use crate::tensor::rng::{Philox, Purpose};
@@ -28,7 +37,7 @@ pub type Tokenizer = Arc<dyn Fn(&str) -> Vec<i32> + Send + Sync>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Every batch is full: undecodable samples are replaced, the remainder is dropped. One of
-    /// several captions is drawn for each epoch.
+    /// several captions is drawn in each round.
     Train,
     /// Every sample comes once: batches are smaller by their undecodable samples, the last may
     /// be smaller still. The first caption is taken.
@@ -42,8 +51,10 @@ pub struct LoaderConfig {
     pub dataset: Arc<Dataset>,
     /// Samples in a batch.
     pub batch_size: usize,
-    /// Of every draw, with the epoch and the sample's number.
+    /// Of every draw, with the round and the sample's number.
     pub seed: u64,
+    /// Samples of an epoch; without it an epoch is the rest of its round.
+    pub length: Option<u64>,
     /// Samples in the shuffle buffer; 0 reads everything in its own order.
     pub shuffle_buffer: usize,
     /// Full batches or all samples.
@@ -56,6 +67,22 @@ pub struct LoaderConfig {
     pub transform: Transform,
     /// Captions to tokens.
     pub tokenizer: Tokenizer,
+}
+
+/// Where an epoch begins in the data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Start {
+    /// The round.
+    pub round: u32,
+    /// Samples of that round that were given out before.
+    pub read: u64,
+}
+
+impl Start {
+    /// The beginning of a round.
+    pub fn of_round(round: u32) -> Self {
+        Self { round, read: 0 }
+    }
 }
 
 /// Samples of one step; all lists have one item a sample, in one order.
@@ -112,6 +139,8 @@ impl Batch {
 
 /// A sample as a batch holds it.
 struct Ready {
+    /// What it is in every round.
+    identity: u64,
     sample: Arc<Sample>,
     image: Vec<u8>,
     caption: String,
@@ -125,6 +154,7 @@ pub struct Loader {
     batches: Option<Receiver<Result<Batch>>>,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    batch_size: usize,
     samples: u64,
     waited: f64,
 }
@@ -138,13 +168,32 @@ struct Shared {
     done: Condvar,
 }
 
+/// A sample to be prepared.
+struct Task {
+    /// Within the epoch.
+    number: u64,
+    round: u32,
+    /// Within the round.
+    id: u64,
+    sample: Arc<Sample>,
+}
+
 #[derive(Default)]
 struct State {
-    queue: VecDeque<(u64, u64, Arc<Sample>)>,
+    queue: VecDeque<Task>,
     outcomes: BTreeMap<u64, Outcome>,
     /// The reader hands out numbers below this only.
     window: u64,
-    /// Samples in the epoch, once known.
+    /// Samples that the reader has given out.
+    read: u64,
+    /// Those of them that are unusable.
+    failed: u64,
+    /// Shards that the reader has begun.
+    shards: u64,
+    /// For each round so far: the number that its first sample has or would have, which is below zero where the
+    /// epoch begins within it.
+    rounds: Vec<(i128, u32)>,
+    /// Samples in the epoch, once known; never where an epoch goes on with the next round.
     total: Option<u64>,
     failure: Option<Error>,
     skips: Skips,
@@ -177,13 +226,13 @@ impl Shared {
 }
 
 impl Loader {
-    /// Starts epoch `epoch` at batch `skip_batches`: batches that a resumed run has had are
+    /// Starts an epoch that begins at `start`, at its batch `skip_batches`: batches that a resumed run has had are
     /// read over, not decoded, and those that follow are what they would have been.
     ///
     /// # Errors
     /// [`Error::Config`] for a batch size of 0 or a shuffle buffer over 2³² - 1 samples,
     /// [`Error::Worker`] if no thread can be started. What goes wrong later comes as an item.
-    pub fn new(config: LoaderConfig, epoch: u32, skip_batches: u64) -> Result<Self> {
+    pub fn new(config: LoaderConfig, start: Start, skip_batches: u64) -> Result<Self> {
         if config.batch_size == 0 {
             return Err(Error::Config("a batch of 0 samples".into()));
         }
@@ -200,15 +249,16 @@ impl Loader {
             batches: Some(receiver),
             shared: shared.clone(),
             threads: Vec::new(),
+            batch_size: config.batch_size,
             samples: 0,
             waited: 0.0,
         };
         let first = skip_batches.saturating_mul(config.batch_size as u64);
         let (c, s) = (config.clone(), shared.clone());
-        loader.spawn("data-read", move || read(&c, &s, epoch, first))?;
+        loader.spawn("data-read", move || Reader::new(&c, &s, first).run(start))?;
         for _ in 0..config.workers.max(1) {
             let (c, s) = (config.clone(), shared.clone());
-            loader.spawn("data-work", move || work(&c, &s, epoch))?;
+            loader.spawn("data-work", move || work(&c, &s))?;
         }
         loader.spawn("data-batch", move || {
             assemble(&config, &shared, skip_batches, &sender);
@@ -233,10 +283,30 @@ impl Loader {
 
     /// Samples, skips and waiting so far.
     pub fn stats(&self) -> Stats {
+        let state = self.shared.lock();
         Stats {
             samples: self.samples,
-            skips: self.shared.lock().skips.clone(),
+            skips: state.skips.clone(),
+            read: state.read,
+            failed: state.failed,
+            shards: state.shards,
             waited: self.waited,
+        }
+    }
+
+    /// Where the epoch after this one begins if this one has `batches`, all of which were taken.
+    pub fn after(&self, batches: u64) -> Start {
+        let number = i128::from(batches) * self.batch_size as i128;
+        let state = self.shared.lock();
+        let last = state
+            .rounds
+            .iter()
+            .rev()
+            .find(|(begin, _)| *begin <= number);
+        let (begin, round) = last.copied().unwrap_or_default();
+        Start {
+            round,
+            read: u64::try_from(number - begin).unwrap_or_default(),
         }
     }
 }
@@ -282,65 +352,22 @@ impl Drop for Loader {
     }
 }
 
-/// The reader: numbers the epoch's samples and queues those from number `first` on.
-fn read(config: &LoaderConfig, shared: &Shared, epoch: u32, first: u64) {
-    let mut number = 0;
-    let mut emit = |id: u64, sample: Arc<Sample>| -> ControlFlow<()> {
-        let mut state = shared.lock();
-        while !state.stop && number >= first && number >= state.window {
-            state = Shared::wait(&shared.work, state);
-        }
-        if state.stop {
-            return ControlFlow::Break(());
-        }
-        if number >= first {
-            state.queue.push_back((number, id, sample));
-            shared.work.notify_all();
-        }
-        number += 1;
-        ControlFlow::Continue(())
-    };
-    let shuffled = config.shuffle_buffer > 0;
-    let mut draw = Philox::new(config.seed, Purpose::Shuffle, epoch, 0);
-    let mut buffer: Vec<(u64, Arc<Sample>)> = Vec::new();
-    for visit in config.dataset.visits(config.seed, epoch, shuffled) {
-        let mut skips = Skips::default();
-        let table_order = shuffled.then_some((config.seed, epoch));
-        let flow = config
-            .dataset
-            .visit(visit, table_order, &mut skips, &mut |id, sample| {
-                if !shuffled {
-                    return emit(id, sample);
-                }
-                if buffer.len() < config.shuffle_buffer {
-                    buffer.push((id, sample));
-                    return ControlFlow::Continue(());
-                }
-                let place = draw.below(buffer.len() as u32) as usize;
-                let (id, sample) = std::mem::replace(&mut buffer[place], (id, sample));
-                emit(id, sample)
-            });
-        shared.lock().skips.merge(&skips);
-        match flow {
-            Ok(ControlFlow::Continue(())) => {}
-            Ok(ControlFlow::Break(())) => return,
-            Err(error) => return shared.fail(error),
-        }
+/// The error for a round of `samples` usable samples, less than a batch.
+fn too_few(config: &LoaderConfig, samples: u64, skips: Skips) -> Error {
+    match samples {
+        0 => Error::NoPairs { skips },
+        _ => Error::BatchTooLarge {
+            batch: config.batch_size,
+            samples,
+            skips,
+        },
     }
-    draw.shuffle(&mut buffer);
-    for (id, sample) in buffer {
-        if emit(id, sample).is_break() {
-            return;
-        }
-    }
-    shared.lock().total = Some(number);
-    shared.done.notify_all();
 }
 
 /// A worker: prepares what is queued until all must stop.
-fn work(config: &LoaderConfig, shared: &Shared, epoch: u32) {
+fn work(config: &LoaderConfig, shared: &Shared) {
     loop {
-        let (number, id, sample) = {
+        let task = {
             let mut state = shared.lock();
             loop {
                 if state.stop {
@@ -352,31 +379,35 @@ fn work(config: &LoaderConfig, shared: &Shared, epoch: u32) {
                 state = Shared::wait(&shared.work, state);
             }
         };
-        let outcome = Arc::new(prepare(config, epoch, id, sample));
+        let number = task.number;
+        let outcome = Arc::new(prepare(config, task));
         shared.lock().outcomes.insert(number, outcome);
         shared.done.notify_all();
     }
 }
 
-fn prepare(
-    config: &LoaderConfig,
-    epoch: u32,
-    id: u64,
-    sample: Arc<Sample>,
-) -> Result<Ready, (SkipKind, String)> {
-    let mut draw = Philox::new(config.seed, Purpose::Augment, epoch, id);
+fn prepare(config: &LoaderConfig, task: Task) -> Result<Ready, (SkipKind, String)> {
+    let Task {
+        round, id, sample, ..
+    } = task;
+    let mut draw = Philox::new(config.seed, Purpose::Augment, round, id);
     let pixels = sample.pixels(config.dataset.decoding(), config.dataset.caches())?;
     let image = config.transform.pixels(&pixels, &mut draw).pixels;
     drop(pixels);
     let choice = match (config.mode, sample.captions.len()) {
         (Mode::Train, n @ 2..) => {
-            let mut draw = Philox::new(config.seed, Purpose::Caption, epoch, id);
-            draw.below(n.min(u32::MAX as usize) as u32) as usize
+            let mut draw = Philox::new(config.seed, Purpose::Caption, round, id);
+            if sample.weights.is_empty() {
+                draw.below(n.min(u32::MAX as usize) as u32) as usize
+            } else {
+                sample.caption_at(draw.uniform())
+            }
         }
         _ => 0,
     };
     let caption = sample.captions.get(choice).cloned().unwrap_or_default();
     Ok(Ready {
+        identity: config.dataset.identity(id),
         image,
         text: (config.tokenizer)(&caption),
         caption,
@@ -384,117 +415,5 @@ fn prepare(
     })
 }
 
-/// The assembler: sends batches in order, then hangs up.
-fn assemble(
-    config: &LoaderConfig,
-    shared: &Shared,
-    first: u64,
-    batches: &SyncSender<Result<Batch>>,
-) {
-    for index in first.. {
-        let made = make_batch(config, shared, index);
-        let last = !matches!(made, Ok(Some(_)));
-        if let Some(item) = made.transpose()
-            && !item.as_ref().is_ok_and(Batch::is_empty)
-            && batches.send(item).is_err()
-        {
-            return;
-        }
-        if last {
-            return;
-        }
-    }
-}
-
-/// Batch `index`, or `None` at the end of the epoch. Empty where an evaluation's samples are all
-/// undecodable.
-fn make_batch(config: &LoaderConfig, shared: &Shared, index: u64) -> Result<Option<Batch>> {
-    let size = config.batch_size as u64;
-    let start = index.saturating_mul(size);
-    let end = start.saturating_add(size);
-    let ahead = size.saturating_mul(config.prefetch.max(1) as u64);
-    widen(shared, end.saturating_add(ahead));
-    let mut picked = Vec::with_capacity(config.batch_size.min(1 << 16));
-    let mut next = end;
-    for number in start..end {
-        let Some(outcome) = outcome(shared, number)? else {
-            break;
-        };
-        match &*outcome {
-            Ok(_) => picked.push(outcome),
-            Err((kind, reason)) => {
-                shared.lock().skips.add(*kind, reason.clone());
-                if config.mode == Mode::Evaluate {
-                    continue;
-                }
-                // One that follows takes its place in the batch, and in its own turn comes again.
-                while let Some(substitute) = self::outcome(shared, next)? {
-                    next += 1;
-                    if substitute.is_ok() {
-                        picked.push(substitute);
-                        break;
-                    }
-                }
-            }
-        }
-    }
-    let total = shared.lock().total;
-    let ended = total.is_some_and(|total| total <= start);
-    match config.mode {
-        Mode::Train if picked.len() < config.batch_size => {
-            if index == 0 {
-                return Err(Error::BatchTooLarge {
-                    batch: config.batch_size,
-                    samples: picked.len() as u64,
-                });
-            }
-            return Ok(None);
-        }
-        Mode::Evaluate if ended => return Ok(None),
-        _ => {}
-    }
-    let mut batch = Batch {
-        index,
-        images: Vec::with_capacity(picked.len() * config.transform.len()),
-        normalisation: config.transform.normalisation(),
-        ..Batch::default()
-    };
-    for outcome in &picked {
-        if let Ok(ready) = &**outcome {
-            batch.push(ready);
-        }
-    }
-    let mut state = shared.lock();
-    state.outcomes = state.outcomes.split_off(&end);
-    Ok(Some(batch))
-}
-
-fn widen(shared: &Shared, window: u64) {
-    let mut state = shared.lock();
-    if state.window < window {
-        state.window = window;
-        shared.work.notify_all();
-    }
-}
-
-/// Waits for the outcome of sample `number`; `None` if the epoch has fewer samples.
-fn outcome(shared: &Shared, number: u64) -> Result<Option<Outcome>> {
-    widen(shared, number.saturating_add(1));
-    let mut state = shared.lock();
-    loop {
-        if let Some(outcome) = state.outcomes.get(&number) {
-            return Ok(Some(outcome.clone()));
-        }
-        if let Some(error) = state.failure.take() {
-            return Err(error);
-        }
-        if state.stop || state.total.is_some_and(|total| number >= total) {
-            return Ok(None);
-        }
-        state = Shared::wait(&shared.done, state);
-    }
-}
-
 #[cfg(test)]
-#[path = "loader_tests.rs"]
 mod tests;

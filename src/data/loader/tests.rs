@@ -1,10 +1,10 @@
 use std::collections::HashSet;
 
-use super::super::options::DatasetOptions;
-use super::super::pattern::ShardSource;
-use super::super::transform::Augment;
-use super::super::webdataset::tests::tar_of;
 use super::*;
+use crate::data::options::DatasetOptions;
+use crate::data::pattern::ShardSource;
+use crate::data::transform::Augment;
+use crate::data::webdataset::tests::tar_of;
 
 fn png(value: u8) -> Vec<u8> {
     let pixel = image::Rgb([value, 255 - value, 77]);
@@ -54,6 +54,7 @@ fn config(dataset: Arc<Dataset>, batch_size: usize) -> LoaderConfig {
         dataset,
         batch_size,
         seed: 11,
+        length: None,
         shuffle_buffer: 10,
         mode: Mode::Train,
         workers: 2,
@@ -64,7 +65,7 @@ fn config(dataset: Arc<Dataset>, batch_size: usize) -> LoaderConfig {
 }
 
 fn all(config: &LoaderConfig, epoch: u32, skip: u64) -> Vec<Batch> {
-    Loader::new(config.clone(), epoch, skip)
+    Loader::new(config.clone(), Start::of_round(epoch), skip)
         .unwrap()
         .map(Result::unwrap)
         .collect()
@@ -110,7 +111,7 @@ fn evaluation_gives_every_sample_once_in_order() {
     config.mode = Mode::Evaluate;
     config.shuffle_buffer = 0;
     config.transform = Transform::new(8, Augment::None).unwrap();
-    let mut loader = Loader::new(config, 0, 0).unwrap();
+    let mut loader = Loader::new(config, Start::default(), 0).unwrap();
     let batches: Vec<Batch> = loader.by_ref().map(Result::unwrap).collect();
     let keys: Vec<&String> = batches.iter().flat_map(|b| &b.keys).collect();
     let expected: Vec<String> = (0..20)
@@ -149,7 +150,7 @@ fn captions_are_drawn_anew_each_epoch() {
 fn a_batch_larger_than_the_data_is_an_error_with_both_numbers() {
     for (batch, bad, usable) in [(11, vec![], "10"), (10, vec![2, 3], "8")] {
         let config = config(dataset(1, 10, &bad, false), batch);
-        let mut loader = Loader::new(config, 0, 0).unwrap();
+        let mut loader = Loader::new(config, Start::default(), 0).unwrap();
         let error = loader.next().unwrap().unwrap_err().to_string();
         assert!(error.contains(&batch.to_string()), "{error}");
         assert!(error.contains(usable), "{error}");
@@ -173,7 +174,7 @@ fn many_undecodable_samples_neither_block_nor_shrink() {
 fn dropping_midway_stops_the_threads() {
     let config = config(dataset(4, 50, &[], false), 5);
     for taken in [0, 1, 3] {
-        let mut loader = Loader::new(config.clone(), 0, 0).unwrap();
+        let mut loader = Loader::new(config.clone(), Start::default(), 0).unwrap();
         for _ in 0..taken {
             loader.next().unwrap().unwrap();
         }
@@ -185,7 +186,7 @@ fn dropping_midway_stops_the_threads() {
 fn a_panicking_tokenizer_is_an_error() {
     let mut config = config(dataset(1, 10, &[], false), 5);
     config.tokenizer = Arc::new(|text| text.bytes().map(|b| 1 / (i32::from(b) - 32)).collect());
-    let mut loader = Loader::new(config, 0, 0).unwrap();
+    let mut loader = Loader::new(config, Start::default(), 0).unwrap();
     assert!(matches!(loader.next(), Some(Err(Error::Worker(_)))));
     assert!(loader.next().is_none());
 }
@@ -198,7 +199,7 @@ fn a_shard_that_vanishes_is_an_error() {
     let pattern = path.display().to_string();
     let data = Dataset::from_patterns(&pattern, DatasetOptions::default()).unwrap();
     std::fs::remove_file(&path).unwrap();
-    let mut loader = Loader::new(config(Arc::new(data), 1), 0, 0).unwrap();
+    let mut loader = Loader::new(config(Arc::new(data), 1), Start::default(), 0).unwrap();
     let error = loader.next().unwrap().unwrap_err();
     assert!(error.to_string().contains("0.tar"), "{error}");
 }
@@ -215,16 +216,145 @@ fn a_table_loads_like_shards() {
     }
     let path = folder.path().join("table.tsv");
     std::fs::write(&path, table).unwrap();
-    let csv = super::super::csv::CsvOptions {
+    let csv = crate::data::csv::CsvOptions {
         data_root: Some(folder.path().to_owned()),
         ..Default::default()
     };
-    let data = Dataset::from_csv(&path, &csv, DatasetOptions::default()).unwrap();
+    let table = crate::data::csv::read(&path, &csv).unwrap();
+    let data = Dataset::from_tables(vec![table], None, DatasetOptions::default()).unwrap();
     let config = config(Arc::new(data), 3);
-    let mut loader = Loader::new(config, 0, 0).unwrap();
+    let mut loader = Loader::new(config, Start::default(), 0).unwrap();
     let batches: Vec<Batch> = loader.by_ref().map(Result::unwrap).collect();
     assert!(batches.len() >= 3);
-    assert!(loader.stats().skips.count(SkipKind::MissingImage) <= 1);
+    assert!(loader.stats().skips.count(SkipKind::MissingFile) <= 1);
     let keys: HashSet<_> = batches.iter().flat_map(|b| b.keys.clone()).collect();
     assert!(keys.len() >= 9 && !keys.contains("5.png"));
+}
+
+/// The keys of `epochs` epochs of `length` samples that go on where the last one ended.
+fn epochs(config: &LoaderConfig, epochs: u64, length: u64) -> Vec<Vec<Batch>> {
+    let mut config = config.clone();
+    config.length = Some(length);
+    let mut start = Start::default();
+    let mut all = Vec::new();
+    for _ in 0..epochs {
+        let mut loader = Loader::new(config.clone(), start, 0).unwrap();
+        let batches: Vec<Batch> = loader.by_ref().map(Result::unwrap).collect();
+        assert_eq!(batches.len() as u64, length / config.batch_size as u64);
+        for skip in 0..=batches.len() {
+            let rest = Loader::new(config.clone(), start, skip as u64).unwrap();
+            let rest: Vec<Batch> = rest.map(Result::unwrap).collect();
+            assert_eq!(rest, batches[skip..], "resumed after {skip} batches");
+        }
+        start = loader.after(batches.len() as u64);
+        all.push(batches);
+    }
+    all
+}
+
+fn keys(epochs: &[Vec<Batch>]) -> Vec<String> {
+    let batches = epochs.iter().flatten();
+    batches.flat_map(|b| b.keys.clone()).collect()
+}
+
+/// No sample comes twice before all came once, whether an epoch is longer or shorter than the data.
+#[test]
+fn an_epoch_of_any_length_goes_on_with_the_next_order() {
+    for workers in [1, 2, 8] {
+        let mut config = config(dataset(2, 5, &[], false), 2);
+        config.workers = workers;
+        for (length, n) in [(24, 2), (4, 5), (10, 3), (6, 8)] {
+            let all = keys(&epochs(&config, n, length));
+            assert_eq!(all.len() as u64, n * length);
+            let rounds: Vec<HashSet<&String>> =
+                all.chunks(10).map(|c| c.iter().collect()).collect();
+            for (i, round) in rounds.iter().enumerate() {
+                let whole = 10.min(all.len() - i * 10);
+                assert_eq!(round.len(), whole, "round {i} of epochs of {length}");
+            }
+            assert!(
+                all.len() < 20 || all[..10] != all[10..20],
+                "each round has its order"
+            );
+        }
+    }
+}
+
+/// The captions and crops of the same sample differ from round to round within an epoch.
+#[test]
+fn a_round_has_draws_of_its_own() {
+    let config = config(dataset(1, 8, &[], false), 8);
+    let epoch = epochs(&config, 1, 32).remove(0);
+    let of_first = epoch.iter().map(|b| {
+        let at = b.keys.iter().position(|k| k == "0003").unwrap();
+        let size = b.images.len() / 8;
+        (
+            b.captions[at].clone(),
+            b.images[at * size..][..size].to_vec(),
+        )
+    });
+    assert_eq!(of_first.collect::<HashSet<_>>().len(), 4);
+}
+
+#[test]
+fn undecodable_samples_cost_no_step() {
+    // Of 16 samples, all planned for, 5 cannot be decoded: the next order fills the batches.
+    let config = config(dataset(2, 8, &[1, 5, 6, 11, 15], false), 4);
+    for batches in &epochs(&config, 3, 16) {
+        for batch in batches {
+            assert_eq!(batch.keys.iter().collect::<HashSet<_>>().len(), 4);
+        }
+    }
+}
+
+#[test]
+fn data_without_a_batch_say_what_they_hold() {
+    let of = |bad: &[usize], batch_size: usize| {
+        let mut config = config(dataset(1, 6, bad, false), batch_size);
+        config.length = Some(batch_size as u64 * 3);
+        let mut loader = Loader::new(config, Start::default(), 0).unwrap();
+        let error = loader.next().unwrap().unwrap_err();
+        assert!(loader.next().is_none());
+        error.to_string()
+    };
+    let all = of(&[0, 1, 2, 3, 4, 5], 3);
+    assert!(all.starts_with("no usable pair"), "{all}");
+    assert!(all.contains("undecodable image (000"), "{all}");
+    let few = of(&[0, 1, 2, 3], 3);
+    assert!(few.contains("only 2 usable samples, skipped: "), "{few}");
+    assert!(of(&[], 7).contains("only 6 usable samples"));
+    let tar = tar_of(&[
+        ("1.jpg", b"J"),
+        ("2.jpg", b"J"),
+        ("1.txt", b"t"),
+        ("2.txt", b"t"),
+    ]);
+    let shard = ShardSource::Memory {
+        name: "0.tar".into(),
+        bytes: tar.leak(),
+    };
+    let data = Dataset::from_shards(vec![shard], DatasetOptions::default()).unwrap();
+    let mut loader = Loader::new(config(Arc::new(data), 1), Start::default(), 0).unwrap();
+    let error = loader.next().unwrap().unwrap_err().to_string();
+    assert!(error.contains("must follow one another"), "{error}");
+}
+
+#[test]
+fn resampled_epochs_never_end_by_themselves() {
+    let data = Dataset::from_samples(
+        (0..5)
+            .map(|i| {
+                let image = crate::data::sample::ImageBytes::Bytes(png(i));
+                Sample::new(i.to_string(), image, vec![format!("c {i}")], None)
+            })
+            .collect(),
+        Skips::default(),
+        DatasetOptions::default(),
+    );
+    let mut config = config(Arc::new(data.resampled()), 4);
+    config.length = Some(40);
+    let all = all(&config, 0, 0);
+    assert_eq!(all.len(), 10);
+    assert_eq!(self::all(&config, 0, 3), all[3..]);
+    assert_ne!(self::all(&config, 1, 0), all);
 }
