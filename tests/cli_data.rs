@@ -282,6 +282,22 @@ fn tables_of_several_kinds_train() {
     );
 }
 
+/// A run that ends within an epoch has seen too little to be judged by it.
+#[test]
+fn few_pairs_of_a_short_run_are_no_verdict() {
+    let place = place();
+    shard(&place.path("holes.tar"), &pairs(0, 16, &[2]));
+    let short = "--steps 1 --shuffle-buffer 0";
+    let text = said(train(&place, "holes.tar", "short", short), 0);
+    assert!(text.contains("undecodable image: 002"), "{text}");
+    for flag in ["--dataset-resampled", "--train-data-upsampling-factors 2"] {
+        refuses(
+            train(&place, "demo", "demo", flag),
+            &["demo", "--dataset-resampled"],
+        );
+    }
+}
+
 /// The texts of the list are evaluated, not the .txt beside it; training draws from the same.
 #[test]
 fn evaluation_takes_the_captions_that_training_takes() {

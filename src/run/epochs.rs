@@ -232,7 +232,7 @@ impl Run {
                 .write(DataAccount::line(self.position, first, &stats))?;
         }
         let ended = outcome?;
-        self.source.check(&stats, true)?;
+        self.source.check(&stats, ended)?;
         if ended {
             // Where the next one begins.
             self.position.start = self.source.after(&loader, self.position.batch);

@@ -67,6 +67,11 @@ pub(super) fn check(config: &Config, objective: &Objective) -> Result<()> {
             config.grad_clip_norm.is_none_or(|x| x > 0.0),
             "--grad-clip-norm must be positive",
         ),
+        (
+            data != DEMO
+                || !config.dataset_resampled && config.train_data_upsampling_factors.is_none(),
+            "--dataset-resampled and --train-data-upsampling-factors say nothing about --train-data demo",
+        ),
         (config.workers > 0, "--workers must be at least 1"),
         (
             config.device.threads != Some(0),
