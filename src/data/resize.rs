@@ -57,8 +57,7 @@ pub fn resize(image: &RgbImage, width: u32, height: u32) -> RgbImage {
 /// A region of the resized image: what a crop after [`resize`] gives, without the rest, which in a very
 /// long image would be large.
 ///
-/// The passes come in the order of [`vertical_first`]. The values between are rounded to 8 bits, so that the order
-/// shows.
+/// The passes come in Pillow's order. The values between are rounded to 8 bits, so that the order shows.
 pub fn resize_region(image: &RgbImage, columns: Axis, rows: Axis) -> RgbImage {
     let mut across = windows(image.width, columns);
     let mut down = windows(image.height, rows);

@@ -186,6 +186,8 @@ struct State {
     window: u64,
     /// Samples that the reader has given out.
     read: u64,
+    /// The number of the sample that the reader gives out next, when it has it.
+    in_hand: u64,
     /// Those of them that are unusable.
     failed: u64,
     /// Shards that the reader has begun.
@@ -296,8 +298,20 @@ impl Loader {
 
     /// Where the epoch after this one begins if this one has `batches`, all of which were taken.
     pub fn after(&self, batches: u64) -> Start {
-        let number = i128::from(batches) * self.batch_size as i128;
-        let state = self.shared.lock();
+        let samples = batches.saturating_mul(self.batch_size as u64);
+        let number = i128::from(samples);
+        let mut state = self.shared.lock();
+        // A round may end there: then the next one begins, and the reader knows it when it has come so far.
+        let known = |state: &State| {
+            state.in_hand >= samples
+                || state
+                    .rounds
+                    .last()
+                    .is_some_and(|(begin, _)| *begin >= number)
+        };
+        while !(known(&state) || state.stop || state.failure.is_some() || state.total.is_some()) {
+            state = Shared::wait(&self.shared.done, state);
+        }
         let last = state
             .rounds
             .iter()

@@ -35,6 +35,7 @@ impl<'a> Reader<'a> {
         loop {
             let begin = i128::from(self.number) - i128::from(pass);
             self.shared.lock().rounds.push((begin, round));
+            self.shared.done.notify_all();
             match self.round(round, pass) {
                 Ok(ControlFlow::Break(())) => return,
                 Err(error) => return self.shared.fail(error),
@@ -51,9 +52,7 @@ impl<'a> Reader<'a> {
                 let error = self.too_few(samples);
                 return self.shared.fail(error);
             }
-            round = round.wrapping_add(1);
-            // None, unless the data have become fewer.
-            pass = u64::try_from(-(begin + read)).unwrap_or_default();
+            (round, pass) = (round.wrapping_add(1), 0);
         }
     }
 
@@ -114,6 +113,10 @@ impl<'a> Reader<'a> {
     fn emit(&mut self, round: u32, id: u64, sample: Arc<Sample>) -> ControlFlow<()> {
         let (number, shared) = (self.number, self.shared);
         let mut state = shared.lock();
+        state.in_hand = number;
+        if number >= state.window {
+            shared.done.notify_all();
+        }
         while !state.stop && number >= self.first && number >= state.window {
             state = Shared::wait(&shared.work, state);
         }

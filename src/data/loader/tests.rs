@@ -280,6 +280,22 @@ fn an_epoch_of_any_length_goes_on_with_the_next_order() {
     }
 }
 
+/// Where the next epoch begins is told without reading into it, and in one way only.
+#[test]
+fn an_epoch_knows_where_the_next_begins() {
+    let mut config = config(dataset(2, 5, &[], false), 2);
+    for (length, round, read) in [(10, 1, 0), (4, 0, 4), (24, 2, 4), (20, 2, 0)] {
+        config.length = Some(length);
+        for _ in 0..20 {
+            let mut loader = Loader::new(config.clone(), Start::default(), 0).unwrap();
+            for _ in 0..length / 2 {
+                loader.next().unwrap().unwrap();
+            }
+            assert_eq!(loader.after(length / 2), Start { round, read });
+        }
+    }
+}
+
 /// The captions and crops of the same sample differ from round to round within an epoch.
 #[test]
 fn a_round_has_draws_of_its_own() {

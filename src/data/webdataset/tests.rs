@@ -387,3 +387,53 @@ fn commands_give_shards_and_their_failure_is_counted() {
     let (_, skips) = run("echo '<html>'; cat /dev/zero".into(), usize::MAX);
     assert_eq!(skips.count(SkipKind::DamagedShard), 1, "{skips}");
 }
+
+/// Contiguous files are plain ones; of sparse files GNU's old form is read, holes and all, and POSIX's is counted.
+#[test]
+fn contiguous_and_sparse_members() {
+    let header = |name: &str, kind: tar::EntryType, size: u64| {
+        let mut header = tar::Header::new_gnu();
+        header.set_path(name).unwrap();
+        header.set_entry_type(kind);
+        header.set_size(size);
+        header
+    };
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut plain = header("1.jpg", tar::EntryType::Continuous, 4);
+    plain.set_cksum();
+    builder.append(&plain, &b"JPEG"[..]).unwrap();
+    let mut text = header("1.txt", tar::EntryType::Regular, 3);
+    text.set_cksum();
+    builder.append(&text, &b"one"[..]).unwrap();
+    // 1000 bytes, of which the last 488 are there.
+    let mut sparse = header("2.jpg", tar::EntryType::GNUSparse, 488);
+    let gnu = sparse.as_gnu_mut().unwrap();
+    let octal = |n: u64| -> [u8; 12] { format!("{n:011o}\0").into_bytes().try_into().unwrap() };
+    gnu.realsize = octal(1000);
+    (gnu.sparse[0].offset, gnu.sparse[0].numbytes) = (octal(512), octal(488));
+    sparse.set_cksum();
+    builder.append(&sparse, &[7u8; 488][..]).unwrap();
+    let mut text = header("2.txt", tar::EntryType::Regular, 3);
+    text.set_cksum();
+    builder.append(&text, &b"two"[..]).unwrap();
+    builder
+        .append_pax_extensions([("GNU.sparse.major", &b"1"[..])])
+        .unwrap();
+    let mut posix = header("3.jpg", tar::EntryType::Regular, 4);
+    posix.set_cksum();
+    builder.append(&posix, &b"0\n.."[..]).unwrap();
+    let (samples, skips) = read_all(builder.into_inner().unwrap(), &DatasetOptions::default());
+    let bytes: Vec<&Vec<u8>> = samples
+        .iter()
+        .map(|s| match &s.image {
+            ImageBytes::Bytes(bytes) => bytes,
+            ImageBytes::File(path) => panic!("{}", path.display()),
+        })
+        .collect();
+    assert_eq!(
+        bytes,
+        [&b"JPEG".to_vec(), &[vec![0; 512], vec![7; 488]].concat()]
+    );
+    assert_eq!(skips.count(SkipKind::NotAFile), 1, "{skips}");
+    assert_eq!(skips.total(), 0, "{skips}");
+}
