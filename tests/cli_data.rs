@@ -350,8 +350,10 @@ fn counts_are_kept_beside_the_runs() {
     expect(train(&place, "a.tar", "two", "--epochs 1"), 0);
     assert_eq!((steps(&place, "one"), steps(&place, "two")), (2, 5));
     std::fs::write(place.path("sizes.json"), r#"{"a.tar": 12}"#).unwrap();
-    expect(train(&place, "a.tar", "three", "--epochs 1"), 0);
+    let text = said(train(&place, "a.tar", "three", "--epochs 1"), 0);
     assert_eq!(steps(&place, "three"), 3);
+    let words = "12 pairs in an epoch of 1 shards: 1 by sizes.json";
+    assert!(text.contains(words), "{text}");
 }
 
 #[cfg(unix)]

@@ -29,6 +29,27 @@ pub struct Counted {
     pub read: usize,
 }
 
+impl Counted {
+    /// How many pairs there are and how that is known; `None` where nothing was counted in shards.
+    pub fn words(&self) -> Option<String> {
+        let ways = [
+            (self.declared, "by sizes.json or __len__ beside them"),
+            (self.kept, "as counted before"),
+            (self.read, "as counted now"),
+        ];
+        let known = ways.iter().filter(|(n, _)| *n > 0);
+        let known: Vec<String> = known.map(|(n, how)| format!("{n} {how}")).collect();
+        let shards = self.declared + self.kept + self.read;
+        (shards > 0).then(|| {
+            let pairs = self.pairs;
+            format!(
+                "{pairs} pairs in an epoch of {shards} shards: {}",
+                known.join(", ")
+            )
+        })
+    }
+}
+
 impl Dataset {
     /// Counts the pairs of a round. Shards are read, as far as neither their writer nor `cache` knows them: minutes
     /// for large data.

@@ -46,6 +46,9 @@ pub fn train(
         ));
     }
     let source = Source::open(&settings.data, clip.config(), config.steps.is_none())?;
+    if let Some(words) = source.counted().words() {
+        notice(format_args!("{label}: {words}"));
+    }
     let total = source.total_steps(&config)?;
     let mut position = Position::default();
     let mut state = None;
