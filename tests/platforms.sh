@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks that the program compiles for macOS on Apple's chips, Windows and Linux on ARM, without warnings, and runs the
-# CPU's operations on ARM in an emulator.
+# CPU's operations and the decoders on ARM in an emulator.
 #
 #   tests/platforms.sh [TARGET ...]       # all three without
 #
@@ -49,7 +49,7 @@ case " ${targets[*]} " in *" $arm "*)
   export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
   export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu"
   export CLIP_DISTILL_TENANTS=cpu PROPTEST_CASES=8
-  for suite in ops convolutions losses; do
+  for suite in ops convolutions losses images pictures; do
     cargo test --target $arm --test $suite
   done
   ;;
