@@ -73,8 +73,8 @@ kinds! {
     /// A file within a shard too large to be an image or a text. A pair that it leaves incomplete is
     /// counted as such.
     OversizedEntry, Nothing, "oversized entry";
-    /// A file within a shard that is no plain file: a link, or sparse in a form not read.
-    NotAFile, Nothing, "entry that is no plain file";
+    /// A member of a shard that is a link, or a sparse file in the POSIX form, which is not read.
+    NotAFile, Nothing, "link or sparse file not read";
     /// A file within a shard that no flag asks for.
     UnusedEntry, Nothing, "unused entry";
     /// Several tars in one file: those after the first end mark are read, too, unlike in webdataset.
